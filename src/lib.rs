@@ -1,0 +1,6 @@
+//! Tidegate: the control plane of a global edge.
+
+pub mod model;
+pub mod rpc;
+pub mod store;
+pub mod xds;

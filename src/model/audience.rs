@@ -1,0 +1,74 @@
+//! Who asks, and which part of that a resource reads.
+
+use std::{collections::BTreeSet, fmt, sync::Arc};
+
+/// A revision of the store: one counter over all keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision(pub u64);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a site, and each proxy of it, does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Terminates clients and routes them to core sites.
+    Edge,
+    /// Runs services.
+    Core,
+}
+
+impl Role {
+    /// `edge` or `core`, as in SPIFFE ids and manifests.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Edge => "edge",
+            Self::Core => "core",
+        }
+    }
+
+    /// The inverse of [`Role::as_str`].
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "edge" => Some(Self::Edge),
+            "core" => Some(Self::Core),
+            _ => None,
+        }
+    }
+}
+
+/// Who asks: all proxies of one audience are served the same resources. Made by `identity::resolve` alone.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Audience {
+    /// Name of the proxy's `Site`.
+    pub site: Arc<str>,
+    /// Role of that site.
+    pub role: Role,
+    /// A certificate proved the site: only then are Secrets served.
+    pub proven: bool,
+    /// Rollout cohort from the node metadata; empty by default.
+    pub cohort: Arc<str>,
+}
+
+/// The part of an [`Audience`] that one resource reads; equal scopes share the compiled bytes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// Nothing: one copy for everyone (Secrets).
+    Global,
+    /// The role alone (a core's clusters and its route configuration).
+    Role(Role),
+    /// One site (an edge's groups, every load assignment, a core's listener).
+    Site(Arc<str>),
+    /// The Gateways that share an (address, port): an edge's listeners, route configurations, virtual hosts.
+    Gateways {
+        /// The address that the listener binds.
+        bind: Arc<str>,
+        /// Its port.
+        port: u16,
+        /// (namespace, name) of each Gateway.
+        gateways: Arc<BTreeSet<(String, String)>>,
+    },
+}

@@ -1,0 +1,11 @@
+//! The contract of the store: ordered keys, one revision counter, listing, watching, transactions, leases.
+//!
+//! Two implementations, etcd (production) and embedded (one process, nothing to install); nothing above knows which
+//! one runs. [`follow`] turns either into one stream that survives compaction, disconnection and restarts.
+
+mod contract;
+
+pub use contract::{
+    Batch, Change, Compare, KeyValue, LeaseId, Listing, Op, Store, StoreError, Transaction, TxnOutcome, WatchEvent,
+    Watcher,
+};

@@ -1,0 +1,163 @@
+//! Types, versions and the immutable resource.
+
+use std::{fmt, sync::Arc};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::{Message, encoding};
+
+use crate::model::ObjectRef;
+
+/// The xDS types that we serve, in make-before-break order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs, reason = "Envoy's own names")]
+pub enum ResourceType {
+    Cluster,
+    Endpoints,
+    Secret,
+    Listener,
+    Route,
+}
+
+impl ResourceType {
+    /// In make-before-break order; the discriminant is the index.
+    pub const ALL: [Self; 5] = [Self::Cluster, Self::Endpoints, Self::Secret, Self::Listener, Self::Route];
+
+    /// The type URL.
+    pub fn url(self) -> &'static str {
+        match self {
+            Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+            Self::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+            Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
+            Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+        }
+    }
+
+    /// The inverse of [`ResourceType::url`].
+    pub fn from_url(url: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|t| t.url() == url)
+    }
+
+    /// `CDS`, `EDS`, `SDS`, `LDS`, `RDS`.
+    pub fn short(self) -> &'static str {
+        match self {
+            Self::Cluster => "CDS",
+            Self::Endpoints => "EDS",
+            Self::Secret => "SDS",
+            Self::Listener => "LDS",
+            Self::Route => "RDS",
+        }
+    }
+
+    /// Accepts `CDS` or Envoy's word (`cluster`, `endpoint`, `secret`, `listener`, `route`), in any case.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.to_ascii_lowercase().trim_end_matches('s') {
+            "cd" | "cluster" => Some(Self::Cluster),
+            "ed" | "endpoint" => Some(Self::Endpoints),
+            "sd" | "secret" => Some(Self::Secret),
+            "ld" | "listener" => Some(Self::Listener),
+            "rd" | "route" => Some(Self::Route),
+            _ => None,
+        }
+    }
+
+    /// An empty first subscription means everything (LDS and CDS alone).
+    pub fn wildcard(self) -> bool {
+        matches!(self, Self::Cluster | Self::Listener)
+    }
+}
+
+/// First 16 hex digits of the blake3 hash of a resource's canonical bytes: equal on every replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version(u64);
+
+impl Version {
+    /// The version of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        let hash = blake3::hash(bytes);
+        let mut first = [0; 8];
+        first.copy_from_slice(&hash.as_bytes()[..8]);
+        Self(u64::from_be_bytes(first))
+    }
+
+    /// Reads what `Display` wrote; anything else is no version of ours.
+    pub fn parse(text: &str) -> Option<Self> {
+        (text.len() == 16).then(|| u64::from_str_radix(text, 16).ok().map(Self)).flatten()
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// An object that a resource came from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Source {
+    /// The object.
+    pub object: ObjectRef,
+    /// Hash of what it contributed: the culprit of a NACK is the one whose contribution changed.
+    pub contribution: u64,
+}
+
+/// One compiled resource: immutable, encoded once, shared by everyone who sees it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Resource {
+    /// Its type.
+    pub kind: ResourceType,
+    /// Its name, as in the payload.
+    pub name: Arc<str>,
+    /// Hash of `payload`.
+    pub version: Version,
+    /// The encoded `envoy.service.discovery.v3.Resource` as field 2 of a response, tag and length included.
+    pub body: Bytes,
+    /// The message itself, canonical bytes (what the `Any` carries).
+    pub payload: Bytes,
+    /// Assignments and secrets that must follow it on the wire whenever it is sent.
+    pub children: Vec<(ResourceType, Arc<str>)>,
+    /// The clusters and route configurations that it names.
+    pub requires: Vec<(ResourceType, Arc<str>)>,
+    /// The objects that it came from, sorted.
+    pub sources: Vec<Source>,
+}
+
+impl Resource {
+    /// Builds a resource from canonical bytes.
+    pub fn new(kind: ResourceType, name: &str, payload: Bytes) -> Self {
+        let version = Version::of(&payload);
+        let body = encode_body(kind, name, version, &payload);
+        Self {
+            kind,
+            name: name.into(),
+            version,
+            body,
+            payload,
+            children: Vec::new(),
+            requires: Vec::new(),
+            sources: Vec::new(),
+        }
+    }
+}
+
+impl fmt::Debug for Resource {
+    /// Never the payload: it may be a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}@{}", self.kind.short(), self.name, self.version)
+    }
+}
+
+/// `Resource { name = 3, version = 1, resource = 2 }` as field 2 of a `DeltaDiscoveryResponse`.
+fn encode_body(kind: ResourceType, name: &str, version: Version, payload: &Bytes) -> Bytes {
+    let any = prost_types::Any { type_url: kind.url().to_owned(), value: payload.to_vec() };
+    let mut inner = BytesMut::with_capacity(payload.len() + name.len() + 128);
+    encoding::string::encode(1, &version.to_string(), &mut inner);
+    encoding::message::encode(2, &any, &mut inner);
+    encoding::string::encode(3, &name.to_owned(), &mut inner);
+    let mut body = BytesMut::with_capacity(inner.len() + 8);
+    encoding::encode_key(2, encoding::WireType::LengthDelimited, &mut body);
+    encoding::encode_varint(inner.len() as u64, &mut body);
+    body.put(inner);
+    debug_assert!(any.encoded_len() > 0);
+    body.freeze()
+}
