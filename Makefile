@@ -1,0 +1,34 @@
+# The commands of this repository. `make demo` shows Tidegate at work, `make test` checks everything.
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test lint fmt deny e2e
+
+DEMO_ARGS ?=
+
+help: ## this list
+	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: ## protoc, etcd and Envoy, where they are missing
+	@scripts/setup.sh
+
+build: setup ## the library and the binary
+	cargo build
+
+demo: setup ## a control plane, one edge, two cores and back ends on this machine; DEMO_ARGS=--once exits after the tour
+	cargo run --quiet -- demo --envoy .tools/bin/envoy $(DEMO_ARGS)
+
+test: setup lint ## format, lints, and every test, those with real Envoys and etcd included
+	cargo test --no-fail-fast
+
+lint: setup ## format and lints, warnings refused
+	cargo fmt --check
+	cargo clippy --all-targets --quiet -- -D warnings
+
+fmt: ## formats the code
+	cargo fmt
+
+e2e: setup ## only the tests with real Envoys and etcd
+	cargo test --test e2e
+
+deny: ## licences, bans and sources of the dependencies (builds cargo-deny into .tools/ the first time: minutes)
+	@[ -x .tools/bin/cargo-deny ] || cargo install --quiet --locked --root .tools cargo-deny
+	.tools/bin/cargo-deny --log-level warn check bans licenses sources
