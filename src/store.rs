@@ -4,8 +4,11 @@
 //! one runs. [`follow`] turns either into one stream that survives compaction, disconnection and restarts.
 
 mod contract;
+mod embedded;
+mod limits;
 
 pub use contract::{
     Batch, Change, Compare, KeyValue, LeaseId, Listing, Op, Store, StoreError, Transaction, TxnOutcome, WatchEvent,
     Watcher,
 };
+pub use embedded::Embedded;

@@ -64,7 +64,7 @@ pub enum WatchEvent {
 pub type Watcher = mpsc::Receiver<Result<WatchEvent, StoreError>>;
 
 /// A lease: keys bound to it go when it ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(pub i64);
 
 /// A condition of a transaction.
