@@ -1,7 +1,9 @@
 //! Tidegate: the control plane of a global edge.
 
+pub mod cli;
 pub mod compile;
 pub mod model;
 pub mod rpc;
 pub mod store;
+pub mod telemetry;
 pub mod xds;
