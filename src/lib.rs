@@ -2,8 +2,10 @@
 
 pub mod bootstrap;
 pub mod certs;
+pub mod cli;
 pub mod compile;
 pub mod model;
 pub mod rpc;
 pub mod store;
+pub mod telemetry;
 pub mod xds;

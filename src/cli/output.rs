@@ -1,0 +1,73 @@
+//! Tables, JSON and YAML.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::Failure;
+
+/// Plain columns, as wide as their widest cell and three blanks apart. An empty cell is printed as `-`, the blanks
+/// after the last cell of a line are not printed.
+pub(crate) struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table with its headings.
+    pub(crate) fn new(headings: &[&str]) -> Self {
+        Self { rows: vec![headings.iter().map(|h| (*h).to_owned()).collect()] }
+    }
+
+    /// Adds a line.
+    pub(crate) fn row(&mut self, cells: Vec<String>) {
+        self.rows.push(cells.into_iter().map(|c| if c.is_empty() { "-".to_owned() } else { c }).collect());
+    }
+
+    /// Whether there is no line below the headings.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.len() == 1
+    }
+
+    /// Prints it.
+    pub(crate) fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let width = |column: usize| {
+            self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        for row in &self.rows {
+            let mut line = String::new();
+            for (cell, width) in row.iter().zip(&widths) {
+                line.push_str(cell);
+                line.extend(std::iter::repeat_n(' ', width + 3 - cell.chars().count()));
+            }
+            writeln!(out, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// Prints `value` as indented JSON.
+pub(crate) fn json(value: &impl Serialize, out: &mut dyn Write) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::Failed(error.to_string()))?;
+    Ok(writeln!(out, "{text}")?)
+}
+
+/// `value` as YAML, ending in one line break.
+pub(crate) fn yaml(value: &impl Serialize) -> Result<String, Failure> {
+    let mut text = serde_saphyr::to_string(value).map_err(|error| Failure::Failed(error.to_string()))?;
+    text.truncate(text.trim_end().len());
+    text.push('\n');
+    Ok(text)
+}
+
+/// Prints values as YAML documents, parted by `---`, so that `apply` can read them.
+pub(crate) fn yaml_documents<T: Serialize>(values: &[T], out: &mut dyn Write) -> Result<(), Failure> {
+    for (n, value) in values.iter().enumerate() {
+        if n > 0 {
+            writeln!(out, "---")?;
+        }
+        out.write_all(yaml(value)?.as_bytes())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! `proxy status` and `proxy config`: what proxies have, and what they said about it.
+
+use serde_json::{Value, json};
+
+use super::{
+    Failure, Global, Io, Output, ProxyConfigArgs, ProxyStatusArgs,
+    client::{Client, call},
+    output::{self, Table},
+};
+use crate::rpc;
+
+const TYPES: [&str; 5] = ["CDS", "EDS", "SDS", "LDS", "RDS"];
+
+/// `tidegate proxy status`.
+pub(crate) async fn status(global: &Global, args: &ProxyStatusArgs, io: &mut Io<'_>) -> Result<(), Failure> {
+    let mut client = Client::connect(global).await?;
+    let mut rows = call!(client, global.request_timeout, proxy_status, rpc::ProxyStatusRequest {})?.proxies;
+    if let Some(missing) = args.names.iter().find(|name| rows.iter().all(|row| &row.id != *name)) {
+        return Err(Failure::Failed(format!("no proxy {missing} is connected")));
+    }
+    rows.retain(|row| args.names.is_empty() || args.names.contains(&row.id));
+    match global.output {
+        Some(Output::Json) => output::json(&rows.iter().map(row_json).collect::<Vec<_>>(), io.out)?,
+        Some(Output::Yaml) => {
+            io.out.write_all(output::yaml(&rows.iter().map(row_json).collect::<Vec<_>>())?.as_bytes())?;
+        }
+        Some(Output::Name) => {
+            for row in &rows {
+                writeln!(io.out, "{}", row.id)?;
+            }
+        }
+        _ if rows.is_empty() => writeln!(io.err, "no proxy is connected")?,
+        format => status_table(&rows, format == Some(Output::Wide), io)?,
+    }
+    Ok(())
+}
+
+fn status_table(rows: &[rpc::ProxyRow], wide: bool, io: &mut Io<'_>) -> Result<(), Failure> {
+    let mut headings = vec!["NAME", "SITE", "ROLE"];
+    headings.extend(TYPES);
+    headings.extend(["CONNECTED", "ERROR"]);
+    if wide {
+        headings.push("PROVEN");
+    }
+    let mut table = Table::new(&headings);
+    let mut told = Vec::new();
+    for row in rows {
+        let mut cells = vec![row.id.clone(), row.site.clone(), row.role.clone()];
+        let mut faulty = Vec::new();
+        for name in TYPES {
+            let Some(status) = row.types.iter().find(|t| t.r#type == name) else {
+                cells.push(String::new());
+                continue;
+            };
+            cells.push(match status.state.as_str() {
+                "NOT_SUBSCRIBED" => String::new(),
+                state if wide => format!("{state} {}", status.resources),
+                state => state.to_owned(),
+            });
+            if !status.errors.is_empty() {
+                faulty.push(name);
+            }
+            told.extend(status.errors.iter().map(|error| format!("{}: {name}: {}", row.id, error.trim())));
+        }
+        if row.refused.is_empty() {
+            cells.extend([age(row.connected_seconds), faulty.join(",")]);
+        } else {
+            cells.extend([String::new(), "refused".to_owned()]);
+            told.push(format!("{}: refused: {}", row.id, row.refused));
+        }
+        if wide {
+            cells.push(if row.proven { "yes" } else { "no" }.to_owned());
+        }
+        table.row(cells);
+    }
+    table.print(io.out)?;
+    if !told.is_empty() {
+        writeln!(io.out)?;
+    }
+    for line in told {
+        writeln!(io.out, "{line}")?;
+    }
+    Ok(())
+}
+
+fn row_json(row: &rpc::ProxyRow) -> Value {
+    let types: Vec<Value> = row
+        .types
+        .iter()
+        .map(|t| json!({"type": t.r#type, "state": t.state, "resources": t.resources, "errors": t.errors}))
+        .collect();
+    let mut value = json!({
+        "id": row.id, "site": row.site, "role": row.role, "proven": row.proven,
+        "connectedSeconds": row.connected_seconds, "types": types,
+    });
+    if !row.refused.is_empty() {
+        value["refused"] = row.refused.clone().into();
+    }
+    value
+}
+
+/// `42s`, `7m`, `5h12m`, `3d4h`: the two greatest units that say something.
+fn age(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    match () {
+        () if minutes < 2 => format!("{seconds}s"),
+        () if hours < 2 => format!("{minutes}m"),
+        () if days < 2 => format!("{hours}h{}m", minutes % 60),
+        () => format!("{days}d{}h", hours % 24),
+    }
+}
+
+/// `tidegate proxy config`.
+pub(crate) async fn config(global: &Global, args: &ProxyConfigArgs, io: &mut Io<'_>) -> Result<(), Failure> {
+    let kind = args.kind.as_deref().map(type_name).transpose()?.unwrap_or_default();
+    let mut client = Client::connect(global).await?;
+    let request = rpc::ProxyConfigRequest { proxy: args.name.clone(), r#type: kind.to_owned() };
+    let resources = call!(client, global.request_timeout, proxy_config, request)?.resources;
+    match global.output {
+        Some(Output::Json) => output::json(&resources.iter().map(resource_json).collect::<Vec<_>>(), io.out)?,
+        Some(Output::Yaml) => {
+            let documents: Vec<Value> = resources.iter().map(resource_json).collect();
+            output::yaml_documents(&documents, io.out)?;
+        }
+        Some(Output::Name) => {
+            for resource in &resources {
+                writeln!(io.out, "{}", resource.name)?;
+            }
+        }
+        _ if resources.is_empty() => writeln!(io.err, "{} is served nothing of it", args.name)?,
+        _ => {
+            let mut table = Table::new(&["TYPE", "NAME", "VERSION"]);
+            for resource in resources {
+                table.row(vec![resource.r#type, resource.name, resource.version]);
+            }
+            table.print(io.out)?;
+        }
+    }
+    Ok(())
+}
+
+fn resource_json(resource: &rpc::ConfigResource) -> Value {
+    let body: Value = serde_json::from_str(&resource.json).unwrap_or_else(|_| resource.json.clone().into());
+    json!({"type": resource.r#type, "name": resource.name, "version": resource.version, "resource": body})
+}
+
+fn type_name(word: &str) -> Result<&'static str, Failure> {
+    Ok(match word.to_ascii_lowercase().trim_end_matches('s') {
+        "cd" | "cluster" => "CDS",
+        "ed" | "endpoint" => "EDS",
+        "sd" | "secret" => "SDS",
+        "ld" | "listener" => "LDS",
+        "rd" | "route" => "RDS",
+        "all" | "al" => "",
+        _ => return Err(Failure::Usage(format!("{word:?} is no type; there are lds, rds, cds, eds, sds and all"))),
+    })
+}
