@@ -1,2 +1,5 @@
-//! e2e
-fn main() {}
+//! Tests of the whole: the built binary with real Envoys and etcd, as processes on loopback addresses.
+#![allow(clippy::unwrap_used, reason = "this crate is tests and their tools: a failed unwrap is a failed test")]
+
+mod harness;
+mod harness_works;

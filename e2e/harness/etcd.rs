@@ -1,0 +1,108 @@
+//! A one-member etcd on an address of its own, driven with `etcdctl` as an operator would.
+
+use std::net::Ipv4Addr;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::{Addresses, Process, Request};
+
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// An etcd server; its data outlive [`Etcd::stop`] and end with the value.
+pub(crate) struct Etcd {
+    process: Option<Process>,
+    dir: TempDir,
+    ip: Ipv4Addr,
+    _addresses: Addresses,
+}
+
+impl Etcd {
+    /// Starts one and waits until it answers.
+    pub(crate) fn start() -> Self {
+        let addresses = Addresses::next();
+        let ip = addresses.take();
+        let mut etcd = Self { process: None, dir: TempDir::new().unwrap(), ip, _addresses: addresses };
+        etcd.start_again();
+        etcd
+    }
+
+    /// `http://IP:PORT` of the client port.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}:2379", self.ip)
+    }
+
+    /// Starts it on the same data and ports, after [`Etcd::stop`].
+    pub(crate) fn start_again(&mut self) {
+        let peer = format!("http://{}:2380", self.ip);
+        let mut command = Command::new("etcd");
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .args(["--name", "one", "--log-level", "warn", "--logger", "zap", "--unsafe-no-fsync"])
+            .arg("--data-dir")
+            .arg(self.dir.path().join("data"))
+            .args(["--listen-client-urls", &self.url(), "--advertise-client-urls", &self.url()])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("one={peer}")]);
+        let process = self.process.insert(Process::spawn("etcd", self.dir.path(), command));
+        let health = Request::get(&format!("http://{}:2379/health", self.ip));
+        process.wait_for("etcd is healthy", START_LIMIT, || {
+            let answer = health.send()?;
+            if answer.text().contains("true") { Ok(()) } else { Err(answer.text()) }
+        });
+    }
+
+    /// Kills the server; the data stay.
+    pub(crate) fn stop(&mut self) {
+        self.process = None;
+    }
+
+    /// The server's process: pause it, resume it.
+    ///
+    /// # Panics
+    /// While it is stopped.
+    pub(crate) fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("etcd was stopped")
+    }
+
+    /// `etcdctl put KEY VALUE`.
+    pub(crate) fn put(&self, key: &str, value: &str) {
+        self.ctl(&["put", "--", key, value]);
+    }
+
+    /// The value of a key, if it exists.
+    pub(crate) fn get(&self, key: &str) -> Option<String> {
+        let output = self.ctl(&["get", "--print-value-only", key]);
+        // An absent key prints nothing; an empty value prints its line end.
+        output.strip_suffix('\n').map(str::to_owned)
+    }
+
+    /// All keys under a prefix, in order.
+    pub(crate) fn keys(&self, prefix: &str) -> Vec<String> {
+        let output = self.ctl(&["get", "--prefix", "--keys-only", prefix]);
+        output.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// `etcdctl del KEY`; whether the key existed.
+    pub(crate) fn delete(&self, key: &str) -> bool {
+        self.ctl(&["del", key]).trim() == "1"
+    }
+
+    /// Runs `etcdctl` with these arguments and returns its output.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub(crate) fn ctl(&self, arguments: &[&str]) -> String {
+        let output = Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .args(["--endpoints", &self.url(), "--dial-timeout", "5s", "--command-timeout", "10s"])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .expect("etcdctl runs: scripts/setup.sh installs it");
+        assert!(output.status.success(), "etcdctl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
