@@ -1,5 +1,6 @@
 //! Tidegate: the control plane of a global edge.
 
+pub mod catalog;
 pub mod compile;
 pub mod model;
 pub mod rpc;
