@@ -3,6 +3,7 @@
 pub mod bootstrap;
 pub mod certs;
 pub mod cli;
+pub mod catalog;
 pub mod compile;
 pub mod model;
 pub mod rpc;

@@ -1,0 +1,264 @@
+//! Keys of the store → typed, indexed objects: what is stored, what of it can be read, and what a change touches.
+//!
+//! An object that cannot be read is out of service, it alone; nothing here looks at references between objects, which
+//! `compile::resolve` judges whenever it reads them.
+
+mod configuration;
+mod runtime;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    model::{KeyError, Keyspace, Kind, LiveEndpoint, Object, ObjectRef, Problem, Revision, Severity, StoreKey},
+    store::{Change, KeyValue, Listing},
+};
+
+pub use configuration::{Configuration, Stored};
+pub use runtime::{LiveEndpoints, Runtime};
+
+/// Reads one stored manifest: the object and warnings about it, or everything that is wrong with it.
+pub type Parse = fn(&ObjectRef, &[u8]) -> Result<(Object, Vec<String>), Vec<String>>;
+
+/// Reads one live endpoint.
+pub type ParseEndpoint = fn(&[u8]) -> Result<LiveEndpoint, String>;
+
+/// Something that a compilation may look at. It is recorded when it is read, found or not, and reported by
+/// [`Changed`] when a later answer could differ.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Read {
+    /// One object, or its absence.
+    Object(ObjectRef),
+    /// Every object of a kind.
+    All(Kind),
+    /// Every object of a namespaced kind in one namespace.
+    InNamespace(Kind, String),
+    /// The objects that name this one: HTTPRoutes a Gateway, EndpointSets a Service or a Site.
+    Referrers(ObjectRef),
+    /// The live endpoints of a Service at a site.
+    Endpoints {
+        /// The site's name.
+        site: String,
+        /// The Service.
+        service: ObjectRef,
+    },
+}
+
+/// What could be read differently now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// From the [`Configuration`].
+    pub configuration: BTreeSet<Read>,
+    /// From the [`Runtime`].
+    pub runtime: BTreeSet<Read>,
+}
+
+impl Changed {
+    /// Nothing that anyone can read has changed.
+    pub fn is_empty(&self) -> bool {
+        self.configuration.is_empty() && self.runtime.is_empty()
+    }
+
+    /// Whether one of `reads` could have another answer now.
+    pub fn touches(&self, reads: &BTreeSet<Read>) -> bool {
+        let meets = |changed: &BTreeSet<Read>| {
+            let (few, many) = if changed.len() < reads.len() { (changed, reads) } else { (reads, changed) };
+            few.iter().any(|read| many.contains(read))
+        };
+        meets(&self.configuration) || meets(&self.runtime)
+    }
+
+    /// Adds the changes of a later step.
+    pub fn merge(&mut self, later: Changed) {
+        self.configuration.extend(later.configuration);
+        self.runtime.extend(later.runtime);
+    }
+}
+
+/// Everything that is stored, as far as it can be read. One task owns and writes it; readers take cheap clones of
+/// [`Catalog::configuration`] and [`Catalog::runtime`].
+#[derive(Debug)]
+pub struct Catalog {
+    keyspace: Keyspace,
+    parse: Parse,
+    parse_endpoint: ParseEndpoint,
+    configuration: Configuration,
+    runtime: Runtime,
+    /// Each key that stands in the store, with the revision of its last write.
+    keys: BTreeMap<String, Revision>,
+    /// What is wrong with a key's value, or with the key.
+    faults: BTreeMap<String, Vec<Problem>>,
+}
+
+impl Catalog {
+    /// An empty catalog that reads keys of `keyspace`.
+    pub fn new(keyspace: Keyspace, parse: Parse, parse_endpoint: ParseEndpoint) -> Self {
+        Self {
+            keyspace,
+            parse,
+            parse_endpoint,
+            configuration: Configuration::default(),
+            runtime: Runtime::default(),
+            keys: BTreeMap::new(),
+            faults: BTreeMap::new(),
+        }
+    }
+
+    /// The objects, as they are now.
+    pub fn configuration(&self) -> &Configuration {
+        &self.configuration
+    }
+
+    /// The live endpoints, as they are now.
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    /// Takes in the changes of a revision (or of several, in order).
+    pub fn apply(&mut self, changes: &[Change]) -> Changed {
+        let mut changed = Changed::default();
+        for change in changes {
+            match change {
+                Change::Put(entry) => self.put(entry, &mut changed),
+                Change::Delete(key) => self.delete(key, &mut changed),
+            }
+        }
+        changed
+    }
+
+    /// Takes in a whole listing: what it has anew, what it has in another version, and what it no longer has.
+    pub fn reset(&mut self, listing: &Listing) -> Changed {
+        let mut changed = Changed::default();
+        let listed: BTreeSet<&str> = listing.entries.iter().map(|entry| entry.key.as_str()).collect();
+        let gone: Vec<String> = self.keys.keys().filter(|key| !listed.contains(key.as_str())).cloned().collect();
+        for key in gone {
+            self.delete(&key, &mut changed);
+        }
+        for entry in &listing.entries {
+            if self.keys.get(&entry.key) != Some(&entry.mod_revision) {
+                self.put(entry, &mut changed);
+            }
+        }
+        changed
+    }
+
+    /// What is wrong with single keys: unreadable values, unknown keys, live endpoints that count nowhere.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems: Vec<Problem> = self.faults.values().flatten().cloned().collect();
+        for (site, service, endpoints) in self.runtime.iter() {
+            let counted = self.configuration.referrers(service).any(|set| {
+                set.endpoint_set().is_some_and(|spec| spec.site == site) && set.reference.namespace == service.namespace
+            });
+            if counted {
+                continue;
+            }
+            problems.extend(endpoints.keys().map(|id| {
+                let key = self.keyspace.format(&StoreKey::Endpoint {
+                    site: site.to_owned(),
+                    namespace: service.namespace.clone(),
+                    service: service.name.clone(),
+                    id: id.clone(),
+                });
+                Problem {
+                    object: None,
+                    severity: Severity::Warning,
+                    reason: "EndpointSetNotFound".into(),
+                    message: format!(
+                        "the live endpoint is ignored: no EndpointSet of {service} stands at Site {site}; apply one"
+                    ),
+                    revision: self.keys.get(&key).copied().unwrap_or_default(),
+                    key,
+                }
+            }));
+        }
+        problems
+    }
+
+    fn put(&mut self, entry: &KeyValue, changed: &mut Changed) {
+        self.keys.insert(entry.key.clone(), entry.mod_revision);
+        self.faults.remove(&entry.key);
+        match self.keyspace.parse(&entry.key) {
+            Ok(StoreKey::Object(reference)) => self.put_object(reference, entry, changed),
+            Ok(StoreKey::Endpoint { site, namespace, service, id }) => {
+                let service = ObjectRef::new(Kind::Service, &namespace, &service);
+                let endpoint = match (self.parse_endpoint)(&entry.value) {
+                    Ok(endpoint) => Some(endpoint),
+                    Err(message) => {
+                        self.fault(entry, None, Severity::Error, "InvalidEndpoint", message);
+                        None
+                    }
+                };
+                if self.runtime.set(&site, &service, &id, endpoint) {
+                    changed.runtime.insert(Read::Endpoints { site, service });
+                }
+            }
+            Ok(StoreKey::Head | StoreKey::Reserved) => {}
+            Err(error) => self.fault(entry, None, Severity::Warning, "UnknownKey", error.to_string()),
+        }
+    }
+
+    fn put_object(&mut self, reference: ObjectRef, entry: &KeyValue, changed: &mut Changed) {
+        let parsed = (self.parse)(&reference, &entry.value).and_then(|(object, warnings)| {
+            if object.reference() == reference {
+                Ok((object, warnings))
+            } else {
+                Err(vec![format!("the value is {}, the key is of {reference}", object.reference())])
+            }
+        });
+        match parsed {
+            Ok((object, warnings)) => {
+                for warning in warnings {
+                    self.fault(entry, Some(&reference), Severity::Warning, "Tolerated", warning);
+                }
+                let stored = Stored {
+                    reference: reference.into(),
+                    object,
+                    create_revision: entry.create_revision,
+                    mod_revision: entry.mod_revision,
+                    key: entry.key.clone(),
+                };
+                self.configuration.set(stored, &mut changed.configuration);
+            }
+            Err(faults) => {
+                for fault in faults {
+                    self.fault(entry, Some(&reference), Severity::Error, "InvalidObject", fault);
+                }
+                self.configuration.remove(&reference, &mut changed.configuration);
+            }
+        }
+    }
+
+    fn delete(&mut self, key: &str, changed: &mut Changed) {
+        self.keys.remove(key);
+        self.faults.remove(key);
+        match self.keyspace.parse(key) {
+            Ok(StoreKey::Object(reference)) => self.configuration.remove(&reference, &mut changed.configuration),
+            Ok(StoreKey::Endpoint { site, namespace, service, id }) => {
+                let service = ObjectRef::new(Kind::Service, &namespace, &service);
+                if self.runtime.set(&site, &service, &id, None) {
+                    changed.runtime.insert(Read::Endpoints { site, service });
+                }
+            }
+            Ok(StoreKey::Head | StoreKey::Reserved) | Err(KeyError::Foreign(_) | KeyError::Unknown(_)) => {}
+        }
+    }
+
+    fn fault(
+        &mut self,
+        entry: &KeyValue,
+        object: Option<&ObjectRef>,
+        severity: Severity,
+        reason: &str,
+        message: String,
+    ) {
+        self.faults.entry(entry.key.clone()).or_default().push(Problem {
+            object: object.cloned(),
+            key: entry.key.clone(),
+            severity,
+            reason: reason.into(),
+            message,
+            revision: entry.mod_revision,
+        });
+    }
+}

@@ -1,0 +1,182 @@
+//! The objects: an immutable value to its readers, cheap to clone, with an index of who names whom.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use crate::model::{
+    CertificateSpec, EndpointSetSpec, FleetSpec, GatewaySpec, HttpRouteSpec, Kind, Object, ObjectRef,
+    ReferenceGrantSpec, Revision, ServiceSpec, SiteSpec, Spec,
+};
+
+use super::Read;
+
+/// One object and where it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored {
+    /// Who it is.
+    pub reference: Arc<ObjectRef>,
+    /// What it says.
+    pub object: Object,
+    /// Its age: where the oldest wins, the lowest does.
+    pub create_revision: Revision,
+    /// The revision of its last write.
+    pub mod_revision: Revision,
+    /// Its key in the store.
+    pub key: String,
+}
+
+macro_rules! specs {
+    ($($(#[$doc:meta])* $name:ident: $variant:ident => $spec:ty;)*) => {
+        impl Stored {
+            $($(#[$doc])*
+            pub fn $name(&self) -> Option<&$spec> {
+                match &self.object.spec {
+                    Spec::$variant(spec) => Some(spec),
+                    _ => None,
+                }
+            })*
+        }
+    };
+}
+
+specs! {
+    /// Its spec, if it is the Fleet.
+    fleet: Fleet => FleetSpec;
+    /// Its spec, if it is a Site.
+    site: Site => SiteSpec;
+    /// Its spec, if it is a Certificate.
+    certificate: Certificate => CertificateSpec;
+    /// Its spec, if it is a ReferenceGrant.
+    reference_grant: ReferenceGrant => ReferenceGrantSpec;
+    /// Its spec, if it is a Service.
+    service: Service => ServiceSpec;
+    /// Its spec, if it is an EndpointSet.
+    endpoint_set: EndpointSet => EndpointSetSpec;
+    /// Its spec, if it is a Gateway.
+    gateway: Gateway => GatewaySpec;
+    /// Its spec, if it is an HTTPRoute.
+    http_route: HttpRoute => HttpRouteSpec;
+}
+
+type Objects = BTreeMap<Arc<ObjectRef>, Arc<Stored>>;
+type Referrers = BTreeMap<Arc<ObjectRef>, Arc<BTreeSet<Arc<ObjectRef>>>>;
+
+/// A set of objects. A clone shares everything; the catalog writes on without disturbing it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Configuration {
+    kinds: BTreeMap<Kind, Arc<Objects>>,
+    referrers: Arc<Referrers>,
+}
+
+impl Configuration {
+    /// One object.
+    pub fn get(&self, reference: &ObjectRef) -> Option<&Arc<Stored>> {
+        self.kinds.get(&reference.kind)?.get(reference)
+    }
+
+    /// Every object of a kind, by namespace and name.
+    pub fn all(&self, kind: Kind) -> impl Iterator<Item = &Arc<Stored>> {
+        self.kinds.get(&kind).into_iter().flat_map(|objects| objects.values())
+    }
+
+    /// Every object, by kind, namespace and name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Stored>> {
+        self.kinds.values().flat_map(|objects| objects.values())
+    }
+
+    /// The objects of a kind in one namespace, by name.
+    pub fn in_namespace<'a>(&'a self, kind: Kind, namespace: &str) -> impl Iterator<Item = &'a Arc<Stored>> + use<'a> {
+        let first = ObjectRef { kind, namespace: namespace.to_owned(), name: String::new() };
+        let objects = self.kinds.get(&kind);
+        let namespace = namespace.to_owned();
+        objects.into_iter().flat_map(move |objects| {
+            let namespace = namespace.clone();
+            objects
+                .range::<ObjectRef, _>(&first..)
+                .map(|(_, stored)| stored)
+                .take_while(move |stored| stored.reference.namespace == namespace)
+        })
+    }
+
+    /// The objects that name `target`: HTTPRoutes a Gateway, EndpointSets a Service or a Site. It need not exist.
+    pub fn referrers(&self, target: &ObjectRef) -> impl Iterator<Item = &Arc<Stored>> {
+        self.referrers.get(target).into_iter().flat_map(|names| names.iter()).filter_map(|name| self.get(name))
+    }
+
+    /// Puts an object in; `changed` learns what can be read differently. A rewrite that says the same changes nothing.
+    pub(super) fn set(&mut self, stored: Stored, changed: &mut BTreeSet<Read>) {
+        let before = self.get(&stored.reference).cloned();
+        let same = before
+            .as_ref()
+            .is_some_and(|old| old.object == stored.object && old.create_revision == stored.create_revision);
+        if !same {
+            if let Some(before) = &before {
+                self.unlink(before, changed);
+            }
+            self.link(&stored, changed);
+        }
+        let objects = Arc::make_mut(self.kinds.entry(stored.reference.kind).or_default());
+        objects.insert(stored.reference.clone(), Arc::new(stored));
+    }
+
+    /// Takes an object out.
+    pub(super) fn remove(&mut self, reference: &ObjectRef, changed: &mut BTreeSet<Read>) {
+        let Some(stored) = self.get(reference).cloned() else { return };
+        self.unlink(&stored, changed);
+        if let Some(objects) = self.kinds.get_mut(&reference.kind) {
+            Arc::make_mut(objects).remove(reference);
+            // A kind without objects equals one that never had any.
+            if objects.is_empty() {
+                self.kinds.remove(&reference.kind);
+            }
+        }
+    }
+
+    fn link(&mut self, stored: &Stored, changed: &mut BTreeSet<Read>) {
+        note(&stored.reference, changed);
+        for target in targets(&stored.object) {
+            let referrers = Arc::make_mut(&mut self.referrers);
+            Arc::make_mut(referrers.entry(Arc::new(target.clone())).or_default()).insert(stored.reference.clone());
+            changed.insert(Read::Referrers(target));
+        }
+    }
+
+    fn unlink(&mut self, stored: &Stored, changed: &mut BTreeSet<Read>) {
+        note(&stored.reference, changed);
+        for target in targets(&stored.object) {
+            let referrers = Arc::make_mut(&mut self.referrers);
+            if let Some(names) = referrers.get_mut(&target) {
+                Arc::make_mut(names).remove(&stored.reference);
+                if names.is_empty() {
+                    referrers.remove(&target);
+                }
+            }
+            changed.insert(Read::Referrers(target));
+        }
+    }
+}
+
+/// What a change of the object alters, apart from who refers to whom.
+fn note(reference: &ObjectRef, changed: &mut BTreeSet<Read>) {
+    changed.insert(Read::Object(reference.clone()));
+    changed.insert(Read::All(reference.kind));
+    if reference.kind.namespaced() {
+        changed.insert(Read::InNamespace(reference.kind, reference.namespace.clone()));
+    }
+}
+
+/// The objects under which `object` is indexed.
+fn targets(object: &Object) -> BTreeSet<ObjectRef> {
+    match &object.spec {
+        Spec::HttpRoute(route) => {
+            route.parents.iter().map(|p| ObjectRef::new(Kind::Gateway, &p.namespace, &p.name)).collect()
+        }
+        Spec::EndpointSet(set) => BTreeSet::from([
+            ObjectRef::new(Kind::Service, &object.metadata.namespace, &set.service),
+            ObjectRef::new(Kind::Site, "", &set.site),
+        ]),
+        _ => BTreeSet::new(),
+    }
+}

@@ -1,0 +1,104 @@
+//! Everything that an audience has: which resources, by type and name, and the scope that each is compiled in.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use crate::{
+    catalog::Stored,
+    model::{Audience, Kind, ObjectRef, Role, Scope, SiteSpec},
+    xds::ResourceType,
+};
+
+use super::{reader::Reader, resolve};
+
+/// One resource of an audience; equal units are compiled once, whoever has them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Unit {
+    /// Its type.
+    pub kind: ResourceType,
+    /// Its name.
+    pub name: Arc<str>,
+    /// What of the audience it reads.
+    pub scope: Scope,
+}
+
+/// Everything that an audience has, sorted, each once. `None`: its Site is unknown, being deleted or of another role;
+/// its proxies are answered with silence, never with an empty set and never with removals.
+///
+/// An unproven audience has neither Secrets nor what hangs on them (HTTPS listeners, their route configurations and
+/// groups). A core that lists no gateways has its services, but no listener and no route configuration: no edge can
+/// reach it.
+pub fn names(audience: &Audience, reader: &Reader) -> Option<Vec<Unit>> {
+    let (site, spec) = reader.site(&audience.site)?;
+    if spec.role != audience.role || !resolve::in_service(spec) {
+        return None;
+    }
+    let units = match audience.role {
+        Role::Edge => edge(site, spec, audience.proven, reader),
+        Role::Core => core(&audience.site, reader),
+    };
+    Some(units.into_iter().collect())
+}
+
+fn edge(site: &Stored, spec: &SiteSpec, proven: bool, reader: &Reader) -> BTreeSet<Unit> {
+    let mut units = BTreeSet::new();
+    let bind: Arc<str> = spec.bind_address.to_string().into();
+    let here = Scope::Site(site.reference.name.as_str().into());
+    let mut groups: BTreeSet<String> = BTreeSet::new();
+    for (number, gateways) in resolve::ports_at(site, spec, reader) {
+        let port = resolve::port(&gateways, number, reader);
+        let scope = Scope::Gateways { bind: bind.clone(), port: number, gateways: Arc::new(gateways) };
+        let mut unit = |kind, name: &str, scope: &Scope| {
+            units.insert(Unit { kind, name: name.into(), scope: scope.clone() });
+        };
+        let mut serving: Vec<usize> = (0..port.serving.len()).collect();
+        if port.https() {
+            let chains = if proven { resolve::chains(number, &port, reader) } else { Vec::new() };
+            for (_, chain) in &chains {
+                unit(ResourceType::Route, &chain.route_configuration, &scope);
+                chain.secrets.iter().for_each(|secret| unit(ResourceType::Secret, secret, &Scope::Global));
+            }
+            serving = chains.into_iter().map(|(index, _)| index).collect();
+        } else if !serving.is_empty() {
+            unit(ResourceType::Route, &format!("http/{number}"), &scope);
+        }
+        if !serving.is_empty() {
+            unit(ResourceType::Listener, &format!("gateway/{number}"), &scope);
+        }
+        groups.extend(serving.into_iter().filter_map(|index| port.serving.get(index)).flat_map(|bound| {
+            resolve::attached(bound, reader).into_iter().flat_map(|attached| {
+                let targets = |rule| resolve::targets(&attached.route.reference, rule, reader);
+                attached.spec.rules.iter().flat_map(targets).map(|target| target.group).collect::<Vec<_>>()
+            })
+        }));
+    }
+    for group in groups {
+        let name: Arc<str> = group.into();
+        for kind in [ResourceType::Cluster, ResourceType::Endpoints] {
+            units.insert(Unit { kind, name: name.clone(), scope: here.clone() });
+        }
+    }
+    units
+}
+
+fn core(site: &Arc<str>, reader: &Reader) -> BTreeSet<Unit> {
+    let mut units = BTreeSet::new();
+    let here = Scope::Site(site.clone());
+    let role = Scope::Role(Role::Core);
+    if resolve::core_listener(site, reader).is_some() {
+        let name: Arc<str> = resolve::BACKBONE.into();
+        units.insert(Unit { kind: ResourceType::Listener, name: name.clone(), scope: here.clone() });
+        units.insert(Unit { kind: ResourceType::Route, name, scope: role.clone() });
+    }
+    for set in reader.referrers(&ObjectRef::new(Kind::Site, "", site)) {
+        let namespace = &set.reference.namespace;
+        let Some((service, spec)) = set.endpoint_set().and_then(|set| reader.service(namespace, &set.service)) else {
+            continue;
+        };
+        for port in &spec.ports {
+            let name: Arc<str> = format!("{namespace}/{}:{}", service.reference.name, port.port).into();
+            units.insert(Unit { kind: ResourceType::Cluster, name: name.clone(), scope: role.clone() });
+            units.insert(Unit { kind: ResourceType::Endpoints, name, scope: here.clone() });
+        }
+    }
+    units
+}

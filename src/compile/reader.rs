@@ -1,0 +1,108 @@
+//! How compilation looks at the state: every look is recorded, misses and selectors included, so that a change says
+//! by itself what it makes dirty.
+
+use std::{cell::RefCell, collections::BTreeSet, sync::Arc};
+
+use crate::{
+    catalog::{Configuration, LiveEndpoints, Read, Runtime, Stored},
+    model::{
+        CertificateSpec, FleetSpec, GatewaySpec, HttpRouteSpec, Kind, ObjectRef, ReferenceGrantSpec, ServiceSpec,
+        SiteSpec,
+    },
+};
+
+/// An object with its spec.
+pub type Found<'a, S> = (&'a Stored, &'a S);
+
+/// Reads a configuration and a runtime, and remembers what was read.
+#[derive(Debug)]
+pub struct Reader<'a> {
+    configuration: &'a Configuration,
+    runtime: &'a Runtime,
+    reads: RefCell<BTreeSet<Read>>,
+}
+
+impl<'a> Reader<'a> {
+    /// A reader that has read nothing yet.
+    pub fn new(configuration: &'a Configuration, runtime: &'a Runtime) -> Self {
+        Self { configuration, runtime, reads: RefCell::default() }
+    }
+
+    /// Everything that was read.
+    pub fn into_reads(self) -> BTreeSet<Read> {
+        self.reads.into_inner()
+    }
+
+    fn record(&self, read: Read) {
+        self.reads.borrow_mut().insert(read);
+    }
+
+    /// One object, if it is there.
+    pub fn object(&self, reference: &ObjectRef) -> Option<&'a Stored> {
+        self.record(Read::Object(reference.clone()));
+        self.configuration.get(reference).map(Arc::as_ref)
+    }
+
+    /// The Site of this name.
+    pub fn site(&self, name: &str) -> Option<Found<'a, SiteSpec>> {
+        let stored = self.object(&ObjectRef::new(Kind::Site, "", name))?;
+        Some((stored, stored.site()?))
+    }
+
+    /// A Gateway.
+    pub fn gateway(&self, namespace: &str, name: &str) -> Option<Found<'a, GatewaySpec>> {
+        let stored = self.object(&ObjectRef::new(Kind::Gateway, namespace, name))?;
+        Some((stored, stored.gateway()?))
+    }
+
+    /// A Service.
+    pub fn service(&self, namespace: &str, name: &str) -> Option<Found<'a, ServiceSpec>> {
+        let stored = self.object(&ObjectRef::new(Kind::Service, namespace, name))?;
+        Some((stored, stored.service()?))
+    }
+
+    /// A Certificate.
+    pub fn certificate(&self, namespace: &str, name: &str) -> Option<Found<'a, CertificateSpec>> {
+        let stored = self.object(&ObjectRef::new(Kind::Certificate, namespace, name))?;
+        Some((stored, stored.certificate()?))
+    }
+
+    /// The Fleet's spec, or its defaults where no Fleet is stored.
+    pub fn fleet(&self) -> FleetSpec {
+        let stored = self.object(&ObjectRef::new(Kind::Fleet, "", "fleet"));
+        stored.and_then(Stored::fleet).cloned().unwrap_or_default()
+    }
+
+    /// Every object of a kind, by namespace and name.
+    pub fn all(&self, kind: Kind) -> impl Iterator<Item = &'a Stored> + use<'a> {
+        self.record(Read::All(kind));
+        let configuration: &'a Configuration = self.configuration;
+        configuration.all(kind).map(Arc::as_ref)
+    }
+
+    /// The ReferenceGrants of a namespace.
+    pub fn grants(&self, namespace: &str) -> impl Iterator<Item = &'a ReferenceGrantSpec> + use<'a> {
+        self.record(Read::InNamespace(Kind::ReferenceGrant, namespace.to_owned()));
+        let configuration: &'a Configuration = self.configuration;
+        configuration.in_namespace(Kind::ReferenceGrant, namespace).filter_map(|stored| stored.reference_grant())
+    }
+
+    /// The HTTPRoutes with a parentRef to this Gateway, by namespace and name.
+    pub fn routes_of(&self, gateway: &ObjectRef) -> impl Iterator<Item = Found<'a, HttpRouteSpec>> + use<'a> {
+        self.referrers(gateway).filter_map(|stored| Some((stored, stored.http_route()?)))
+    }
+
+    /// The objects that name `target`: EndpointSets a Service or a Site, HTTPRoutes a Gateway.
+    pub fn referrers(&self, target: &ObjectRef) -> impl Iterator<Item = &'a Stored> + use<'a> {
+        self.record(Read::Referrers(target.clone()));
+        let configuration: &'a Configuration = self.configuration;
+        let found: Vec<&'a Stored> = configuration.referrers(target).map(Arc::as_ref).collect();
+        found.into_iter()
+    }
+
+    /// The live endpoints of a Service at a site.
+    pub fn live_endpoints(&self, site: &str, service: &ObjectRef) -> Option<&'a LiveEndpoints> {
+        self.record(Read::Endpoints { site: site.to_owned(), service: service.clone() });
+        self.runtime.endpoints(site, service)
+    }
+}

@@ -1,0 +1,151 @@
+//! What the objects mean for an audience, by Gateway API v1.6: pure functions from what a [`Reader`] sees to plans.
+//!
+//! References and conflicts are judged here, each time anew: a bad reference costs its own share of traffic, a
+//! conflict the younger listener, and nothing else.
+
+mod attach;
+mod backbone;
+mod hostname;
+mod ports;
+pub mod problems;
+mod references;
+mod routes;
+pub mod status;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+
+use crate::{
+    catalog::Stored,
+    model::{ListenerProtocol, ObjectRef, Scope},
+    xds::ResourceType,
+};
+
+use super::{
+    names::Unit,
+    plan::{
+        ChainPlan, CoreListenerPlan, EndpointsPlan, GroupPlan, ListenerPlan, ListenerShape, RouteConfigurationPlan,
+        ServiceClusterPlan,
+    },
+    reader::Reader,
+};
+
+pub use backbone::{core_listener, endpoints, group, service_cluster};
+pub use ports::GATEWAY_CLASS;
+pub(crate) use {attach::attached, backbone::in_service, ports::Port, ports::port, ports::ports_at, routes::targets};
+
+/// Name of the listener and the route configuration of every core.
+pub const BACKBONE: &str = "backbone";
+
+/// What one resource says, whatever its type.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Plan<'a> {
+    /// LDS at an edge.
+    Listener(ListenerPlan),
+    /// LDS at a core.
+    CoreListener(CoreListenerPlan),
+    /// RDS at an edge.
+    RouteConfiguration(RouteConfigurationPlan),
+    /// RDS at a core: the one route configuration, which depends on no object.
+    CoreRoutes,
+    /// CDS and EDS at an edge.
+    Group(GroupPlan),
+    /// CDS at a core.
+    Service(ServiceClusterPlan),
+    /// EDS at a core.
+    Endpoints(EndpointsPlan),
+    /// SDS: a Certificate.
+    Secret(&'a Stored),
+}
+
+/// What a unit says; `None`: it does not exist.
+pub fn plan<'a>(unit: &Unit, reader: &Reader<'a>) -> Option<Plan<'a>> {
+    let name = unit.name.as_ref();
+    match (unit.kind, &unit.scope) {
+        (ResourceType::Listener, Scope::Site(site)) => core_listener(site, reader).map(Plan::CoreListener),
+        (ResourceType::Listener, scope) => listener(scope, reader).map(Plan::Listener),
+        (ResourceType::Route, Scope::Role(_)) => (name == BACKBONE).then_some(Plan::CoreRoutes),
+        (ResourceType::Route, scope) => route_configuration(name, scope, reader).map(Plan::RouteConfiguration),
+        (ResourceType::Cluster, Scope::Role(_)) => service_cluster(name, reader).map(Plan::Service),
+        (ResourceType::Cluster, Scope::Site(site)) => Some(Plan::Group(group(name, site, reader))),
+        (ResourceType::Endpoints, Scope::Site(site)) if name.starts_with("backbone/-/") => {
+            Some(Plan::Group(group(name, site, reader)))
+        }
+        (ResourceType::Endpoints, Scope::Site(site)) => endpoints(name, site, reader).map(Plan::Endpoints),
+        (ResourceType::Secret, _) => secret(name, reader).map(Plan::Secret),
+        (ResourceType::Cluster | ResourceType::Endpoints, _) => None,
+    }
+}
+
+/// The Certificate behind the Secret `<namespace>/<certificate>`.
+pub fn secret<'a>(name: &str, reader: &Reader<'a>) -> Option<&'a Stored> {
+    let (namespace, name) = name.split_once('/')?;
+    reader.certificate(namespace, name).map(|(stored, _)| stored)
+}
+
+/// The edge listener of a [`Scope::Gateways`]; `None`: nothing is served on the port (no listener, or only HTTPS ones
+/// without a valid certificate).
+pub fn listener(scope: &Scope, reader: &Reader) -> Option<ListenerPlan> {
+    let Scope::Gateways { bind, port: number, gateways } = scope else { return None };
+    let bind: IpAddr = bind.parse().ok()?;
+    let port = port(gateways, *number, reader);
+    let mut sources: Vec<ObjectRef> = port.serving.iter().map(|bound| (*bound.gateway.reference).clone()).collect();
+    let shape = if port.https() {
+        let chains = chains(*number, &port, reader);
+        let secrets = chains.iter().flat_map(|(_, chain)| &chain.secrets).filter_map(|name| secret(name, reader));
+        sources.extend(secrets.map(|stored| (*stored.reference).clone()));
+        ListenerShape::Https { chains: chains.into_iter().map(|(_, chain)| chain).collect() }
+    } else {
+        ListenerShape::Http { route_configuration: format!("http/{number}") }
+    };
+    let empty = match &shape {
+        ListenerShape::Http { .. } => port.serving.is_empty(),
+        ListenerShape::Https { chains } => chains.is_empty(),
+    };
+    sources.sort();
+    sources.dedup();
+    (!empty).then(|| ListenerPlan { name: format!("gateway/{number}"), bind, port: *number, shape, sources })
+}
+
+/// The TLS chains of a port, each with the place of its listener; a listener without a valid certificate has none.
+pub(crate) fn chains(number: u16, port: &Port, reader: &Reader) -> Vec<(usize, ChainPlan)> {
+    let mut chains: Vec<(usize, ChainPlan)> = port
+        .serving
+        .iter()
+        .enumerate()
+        .filter_map(|(index, bound)| {
+            let ListenerProtocol::Https { certificates } = &bound.listener.protocol else { return None };
+            let mut secrets: Vec<String> = Vec::new();
+            for certificate in certificates {
+                match references::certificate(&bound.gateway.reference, certificate, reader) {
+                    Ok(secret) if !secrets.contains(&secret) => secrets.push(secret),
+                    _ => {}
+                }
+            }
+            let plan = ChainPlan {
+                hostname: bound.listener.hostname.clone(),
+                secrets,
+                route_configuration: format!("https/{number}/{}", bound.hostname()),
+            };
+            (!plan.secrets.is_empty()).then_some((index, plan))
+        })
+        .collect();
+    chains.sort_by(|(_, a), (_, b)| (a.hostname.is_none(), &a.hostname).cmp(&(b.hostname.is_none(), &b.hostname)));
+    chains
+}
+
+/// A route configuration of a [`Scope::Gateways`], by name: `http/<port>` or `https/<port>/<hostname or *>`; `None`:
+/// no listener of the port uses it.
+pub fn route_configuration(name: &str, scope: &Scope, reader: &Reader) -> Option<RouteConfigurationPlan> {
+    let Scope::Gateways { port: number, gateways, .. } = scope else { return None };
+    let port = port(gateways, *number, reader);
+    let chain = if port.https() {
+        let chains = chains(*number, &port, reader);
+        Some(chains.into_iter().find(|(_, chain)| chain.route_configuration == name)?.0)
+    } else {
+        (!port.serving.is_empty() && name == format!("http/{number}")).then_some(())?;
+        None
+    };
+    Some(RouteConfigurationPlan { name: name.to_owned(), hosts: routes::hosts(&port, chain, reader) })
+}

@@ -1,0 +1,80 @@
+//! Which routes attach to which listeners, and with which host names (Gateway API: `parentRefs`, `allowedRoutes`,
+//! `hostnames`).
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use crate::{
+    catalog::Stored,
+    compile::reader::Reader,
+    model::{AllowedKinds, AllowedNamespaces, HttpRouteSpec, Kind, Listener, ObjectRef, ParentRef},
+};
+
+use super::{hostname, ports::Bound};
+
+/// A route that attaches to a listener.
+#[derive(Clone, Debug)]
+pub(crate) struct Attached<'a> {
+    pub(crate) route: &'a Stored,
+    pub(crate) spec: &'a HttpRouteSpec,
+    /// Its host names there; at least one, `*` for all.
+    pub(crate) hostnames: Vec<&'a str>,
+}
+
+/// Whether a parentRef that names the Gateway means this listener of it.
+pub(crate) fn means(parent: &ParentRef, listener: &Listener) -> bool {
+    parent.section_name.as_ref().is_none_or(|section| *section == listener.name)
+        && parent.port.is_none_or(|port| port == listener.port)
+}
+
+/// Whether the listener lets HTTPRoutes of a namespace attach.
+pub(crate) fn allows(bound: &Bound, namespace: &str, reader: &Reader) -> bool {
+    bound.listener.allowed_kinds == AllowedKinds::HttpRoute
+        && match &bound.listener.allowed_namespaces {
+            AllowedNamespaces::All => true,
+            AllowedNamespaces::Same => bound.gateway.reference.namespace == namespace,
+            AllowedNamespaces::Selector(selector) => selector.matches(&namespace_labels(namespace, reader)),
+        }
+}
+
+/// A namespace exists without an object; `kubernetes.io/metadata.name` is implied.
+fn namespace_labels(namespace: &str, reader: &Reader) -> BTreeMap<String, String> {
+    let stored = reader.object(&ObjectRef::new(Kind::Namespace, "", namespace));
+    let mut labels = stored.map(|stored| stored.object.metadata.labels.clone()).unwrap_or_default();
+    labels.insert("kubernetes.io/metadata.name".into(), namespace.to_owned());
+    labels
+}
+
+/// The host names of a route on a listener, without duplicates; none: it does not attach.
+pub(crate) fn hostnames<'a>(listener: &'a str, route: &'a HttpRouteSpec) -> Vec<&'a str> {
+    if route.hostnames.is_empty() {
+        return vec![listener];
+    }
+    let mut names: Vec<&str> =
+        route.hostnames.iter().filter_map(|name| hostname::intersection(listener, name)).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// The routes that attach to a listener, by namespace and name.
+pub(crate) fn attached<'a>(bound: &Bound<'a>, reader: &Reader<'a>) -> Vec<Attached<'a>> {
+    let gateway = &bound.gateway.reference;
+    reader
+        .routes_of(gateway)
+        .filter(|(_, spec)| {
+            spec.parents.iter().any(|parent| {
+                parent.namespace == gateway.namespace && parent.name == gateway.name && means(parent, bound.listener)
+            })
+        })
+        .filter(|(route, _)| allows(bound, &route.reference.namespace, reader))
+        .filter_map(|(route, spec)| {
+            let hostnames = hostnames(bound.hostname(), spec);
+            (!hostnames.is_empty()).then_some(Attached { route, spec, hostnames })
+        })
+        .collect()
+}
+
+/// Words for a listener's host name.
+pub(crate) fn spell(hostname: &str) -> Cow<'_, str> {
+    if hostname == "*" { "any host".into() } else { hostname.into() }
+}
