@@ -1,4 +1,5 @@
 //! Objects → xDS, pure: `resolve` decides what the objects mean for an audience, `emit` writes it in Envoy's words.
 //! No I/O, no clocks; the same input gives the same bytes on every replica.
 
+pub mod emit;
 pub mod plan;
