@@ -2,6 +2,7 @@
 //! No I/O, no clocks; the same input gives the same bytes on every replica.
 
 pub mod names;
+pub mod emit;
 pub mod plan;
 pub mod reader;
 pub mod resolve;

@@ -1,0 +1,1 @@
+//! Claims about what Envoy is told.
