@@ -1,0 +1,173 @@
+//! The main flow: manifests become traffic, on both stores and by both ways in; bad input harms nothing else.
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    harness::{Etcd, wait_for},
+    world::{SOON, World, route_yaml, service_yaml, start_envoy},
+};
+
+#[test]
+fn a_request_goes_from_edge_over_core_to_back_end() {
+    let dir = TempDir::new().unwrap();
+    let world = World::start(&format!("embedded:{}", dir.path().join("store.redb").display()));
+    let (near, far) = (world.backend("near"), world.backend("far"));
+    let service = service_yaml("web", "", &[("core1", &near), ("core2", &far)]);
+    world.apply(&(service + &route_yaml("web", "shop.example", "[{backendRefs: [{name: web, port: 80}]}]")));
+
+    let answer = world.get("shop.example", "/hello?x=1");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let seen: Value = answer.json();
+    assert_eq!(seen["backend"], "near", "the nearest core serves");
+    assert_eq!((&seen["path"], &seen["host"]), (&"/hello".into(), &"shop.example".into()));
+    assert_eq!(seen["headers"]["x-tidegate-service"], Value::Null, "the core takes the service header away");
+    assert_eq!(world.get("other.example", "/").status, 404, "a host of no route");
+
+    let status = world.control.run(&["proxy", "status"]).ok().stdout;
+    for proxy in ["edge1-a", "core1-a", "core2-a"] {
+        assert!(status.contains(proxy), "{status}");
+    }
+    let described = world.control.run(&["describe", "httproute", "web", "-n", "shop"]).ok().stdout;
+    assert!(described.contains("Programmed"), "{described}");
+}
+
+#[test]
+fn etcdctl_and_the_command_line_change_the_fleet_alike() {
+    let etcd = Etcd::start();
+    let world = World::start(&format!("etcd:{}", etcd.url()));
+    let backend = world.backend("b1");
+    world.apply(&service_yaml("web", "", &[("core1", &backend)]));
+
+    let key = "/tidegate/v1/objects/httproutes/shop/web";
+    etcd.put(key, &route_yaml("web", "raw.example", "[{backendRefs: [{name: web, port: 80}]}]"));
+    wait_for("the raw put is live", SOON, || match world.get("raw.example", "/").status {
+        200 => Ok(()),
+        other => Err(other),
+    });
+    world.apply(&route_yaml("cli", "cli.example", "[{backendRefs: [{name: web, port: 80}]}]"));
+    assert_eq!(world.get("cli.example", "/").status, 200);
+
+    etcd.put("/tidegate/v1/objects/httproutes/shop/web", "{ this is: [no manifest");
+    etcd.put("/tidegate/v1/objects/nonsense/x", "1");
+    wait_for("garbage takes its own object out of service", SOON, || match world.get("raw.example", "/").status {
+        404 => Ok(()),
+        other => Err(other),
+    });
+    assert_eq!(world.get("cli.example", "/").status, 200, "and nothing else");
+    let (_, ready) = world.control.page("/readyz?verbose").unwrap();
+    assert!(ready.contains(key), "{ready}");
+    let got = world.control.run(&["describe", "httproute", "web", "-n", "shop"]);
+    assert!(format!("{}{}", got.stdout, got.stderr).contains(key), "{got:#?}");
+
+    etcd.delete("/tidegate/v1/objects/httproutes/shop/cli");
+    wait_for("a raw deletion is live", SOON, || match world.get("cli.example", "/").status {
+        404 => Ok(()),
+        other => Err(other),
+    });
+}
+
+#[test]
+fn etcd_away_costs_nothing_and_loses_nothing() {
+    let mut etcd = Etcd::start();
+    let world = World::start(&format!("etcd:{}", etcd.url()));
+    let backend = world.backend("b1");
+    let route = |host: &str| route_yaml("web", host, "[{backendRefs: [{name: web, port: 80}]}]");
+    world.apply(&(service_yaml("web", "", &[("core1", &backend)]) + &route("one.example")));
+    etcd.stop();
+    wait_for("readyz says that the store is away", SOON, || {
+        let (_, page) = world.control.page("/readyz?verbose").unwrap();
+        if page.contains("stale") { Ok(()) } else { Err(page) }
+    });
+    assert_eq!(world.get("one.example", "/").status, 200);
+    let refused = world.control.apply(&route("two.example"), &[]);
+    assert_ne!(refused.code, 0);
+    assert!(refused.stderr.contains("store"), "{refused:#?}");
+    etcd.start_again();
+    etcd.put("/tidegate/v1/objects/httproutes/shop/web", &route("two.example"));
+    wait_for("the change after the outage is live", SOON, || match world.get("two.example", "/").status {
+        200 => Ok(()),
+        other => Err(other),
+    });
+}
+
+#[test]
+fn a_broken_manifest_is_refused_with_its_place_and_nothing_is_stored() {
+    let world = World::start("memory");
+    let bad = "apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: bad, namespace: shop}
+spec:
+  parentRefs: [{name: web}]
+  rulez: []
+  hostnames: [not_a_host]
+";
+    let refused = world.control.apply(bad, &[]);
+    assert_eq!(refused.code, 1, "{refused:#?}");
+    assert!(refused.stderr.contains("-:6:3"), "line and column: {}", refused.stderr);
+    assert!(refused.stderr.contains("rules"), "a suggestion: {}", refused.stderr);
+    assert!(refused.stderr.contains("-:7:"), "all faults at once: {}", refused.stderr);
+    let routes = world.control.run(&["get", "httproutes", "-n", "shop", "-o", "name"]).ok().stdout;
+    assert!(!routes.contains("bad"), "{routes}");
+}
+
+#[test]
+fn a_proxy_whose_claim_its_certificate_does_not_bear_out_gets_nothing() {
+    let world = World::start("memory");
+    // The certificate of edge1 with the claim of core1.
+    let server = world.control.xds().to_string();
+    let bootstrap = crate::harness::tidegate(&[
+        "proxy", "bootstrap", "--site", "core1", "--id", "liar", "--server", &server, "--role", "core", "--ca",
+        "ca.crt", "--cert", "tls.crt", "--key", "tls.key", "--admin-port", "0",
+    ])
+    .ok()
+    .stdout;
+    let dir = crate::world::site_dir(world.certs.path(), "edge", "edge1");
+    let liar = crate::harness::Envoy::start("liar", &bootstrap, &dir);
+    wait_for("the refusal is named", SOON, || {
+        let status = world.control.run(&["proxy", "status"]).ok();
+        let text = format!("{}{}", status.stdout, status.stderr);
+        if text.contains("liar") && text.contains("edge1") { Ok(()) } else { Err(text) }
+    });
+    assert_eq!(liar.stat("listener_manager.lds.update_success"), 0);
+}
+
+#[test]
+fn a_killed_control_plane_drops_nothing_and_sends_nothing_again() {
+    let dir = TempDir::new().unwrap();
+    let mut world = World::start(&format!("embedded:{}", dir.path().join("store.redb").display()));
+    let backend = world.backend("b1");
+    world.apply(
+        &(service_yaml("web", "", &[("core1", &backend)])
+            + &route_yaml("web", "shop.example", "[{backendRefs: [{name: web, port: 80}]}]")),
+    );
+    let filter = "(cds|lds)\\.update_success|rds\\..*update_success|cluster\\..*\\.update_success";
+    let before = world.edge.stats(filter);
+    world.control.process().kill();
+    assert_eq!(world.get("shop.example", "/").status, 200);
+    world.control.restart();
+    wait_for("the edge is connected again", SOON, || match world.edge.stat("control_plane.connected_state") {
+        1 => Ok(()),
+        other => Err(other),
+    });
+    world.apply(&route_yaml("next", "next.example", "[{backendRefs: [{name: web, port: 80}]}]"));
+    assert_eq!(world.get("next.example", "/").status, 200);
+    let after = world.edge.stats(filter);
+    let grown: Vec<_> = after.iter().filter(|(name, value)| before.get(*name).is_some_and(|old| old < value)).collect();
+    assert!(grown.iter().all(|(name, _)| name.contains("rds.")), "only the changed route was sent: {grown:?}");
+}
+
+#[test]
+fn a_restarted_envoy_is_served_everything_again() {
+    let mut world = World::start("memory");
+    let backend = world.backend("b1");
+    world.apply(
+        &(service_yaml("web", "", &[("core1", &backend)])
+            + &route_yaml("web", "shop.example", "[{backendRefs: [{name: web, port: 80}]}]")),
+    );
+    world.edge.restart();
+    world.edge.wait_ready(SOON);
+    assert_eq!(world.get("shop.example", "/").status, 200);
+    let again = start_envoy(&world.control, world.certs.path(), "core1", "core");
+    drop(again);
+}

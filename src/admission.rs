@@ -1,0 +1,117 @@
+//! Is this change good? One answer for the API and the command line; pure.
+//!
+//! A change is refused when what it compiles to would be refused by Envoy. A reference to something that is missing is
+//! no reason: objects may come in any order, and the share of traffic answers 500 until the target is there.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    catalog::{Configuration, Runtime},
+    compile::{self, HostCache, Reader, Unit},
+    model::{Kind, Object, ObjectRef, Role, Scope, Severity, Spec},
+    xds::ResourceType,
+};
+
+/// The answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Why the change is refused; empty: it is good.
+    pub faults: Vec<(ObjectRef, String)>,
+    /// What its author should know all the same.
+    pub warnings: Vec<String>,
+}
+
+/// Judges `objects` put over `configuration`, and `deletions` taken from it.
+pub fn check(
+    configuration: &Configuration,
+    runtime: &Runtime,
+    objects: &[Object],
+    deletions: &[ObjectRef],
+) -> Verdict {
+    let next = configuration.overlay(objects, deletions);
+    let named: BTreeSet<ObjectRef> = objects.iter().map(Object::reference).collect();
+    let mut verdict = Verdict::default();
+    let mut units = BTreeSet::new();
+    for object in objects {
+        units.extend(units_of(object, &next));
+    }
+    for unit in units {
+        compile_unit(&unit, &next, runtime, &named, &mut verdict);
+    }
+    for problem in compile::problems(&next, runtime) {
+        let Some(object) = problem.object.filter(|o| named.contains(o)) else { continue };
+        verdict.warnings.push(format!("{object}: {}: {}", problem.reason, problem.message));
+    }
+    verdict.faults.sort();
+    verdict.faults.dedup();
+    verdict
+}
+
+fn compile_unit(
+    unit: &Unit,
+    next: &Configuration,
+    runtime: &Runtime,
+    named: &BTreeSet<ObjectRef>,
+    verdict: &mut Verdict,
+) {
+    let reader = Reader::new(next, runtime);
+    let outcome = compile::compile(unit, &reader, &mut HostCache::default());
+    for problem in outcome.problems.into_iter().filter(|p| p.severity == Severity::Error) {
+        if let Some(object) = problem.object.filter(|o| named.contains(o)) {
+            verdict.faults.push((object, problem.message));
+        }
+    }
+    // What a listener brings is found through the listener, so that its names are spelled in one place.
+    let routes = outcome.resource.iter().filter(|r| r.kind == ResourceType::Listener).flat_map(|r| &r.requires);
+    for (kind, name) in routes.filter(|(kind, _)| *kind == ResourceType::Route) {
+        if matches!(unit.scope, Scope::Gateways { .. }) {
+            let route = Unit { kind: *kind, name: name.clone(), scope: unit.scope.clone() };
+            compile_unit(&route, next, runtime, named, verdict);
+        }
+    }
+}
+
+/// The units that carry `object`, for an edge that has only the Gateways concerned.
+fn units_of(object: &Object, next: &Configuration) -> Vec<Unit> {
+    let reference = object.reference();
+    match &object.spec {
+        Spec::Service(service) => service
+            .ports
+            .iter()
+            .map(|port| Unit {
+                kind: ResourceType::Cluster,
+                name: format!("{}/{}:{}", reference.namespace, reference.name, port.port).into(),
+                scope: Scope::Role(Role::Core),
+            })
+            .collect(),
+        Spec::Certificate(_) => {
+            let name = format!("{}/{}", reference.namespace, reference.name).into();
+            vec![Unit { kind: ResourceType::Secret, name, scope: Scope::Global }]
+        }
+        Spec::Site(site) if site.role == Role::Core => {
+            let scope = Scope::Site(reference.name.as_str().into());
+            vec![Unit { kind: ResourceType::Listener, name: "backbone".into(), scope }]
+        }
+        Spec::Gateway(_) => gateway_units(&reference, next),
+        Spec::HttpRoute(route) => route
+            .parents
+            .iter()
+            .flat_map(|p| gateway_units(&ObjectRef::new(Kind::Gateway, &p.namespace, &p.name), next))
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn gateway_units(gateway: &ObjectRef, next: &Configuration) -> Vec<Unit> {
+    let Some(spec) = next.get(gateway).and_then(|stored| stored.gateway()) else { return Vec::new() };
+    let ports: BTreeSet<u16> = spec.listeners.iter().map(|l| l.port).collect();
+    let gateways = std::sync::Arc::new(BTreeSet::from([(gateway.namespace.clone(), gateway.name.clone())]));
+    ports
+        .into_iter()
+        .map(|port| Unit {
+            kind: ResourceType::Listener,
+            name: format!("gateway/{port}").into(),
+            scope: Scope::Gateways { bind: "0.0.0.0".into(), port, gateways: gateways.clone() },
+        })
+        .collect()
+}

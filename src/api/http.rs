@@ -1,0 +1,64 @@
+//! Plain HTTP: `/livez`, `/readyz`, `/metrics`.
+
+use std::{fmt::Write as _, sync::Arc};
+
+use axum::{
+    Router,
+    extract::{RawQuery, State as Extract},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+
+use super::Context;
+use crate::{model::Severity, pipeline::Freshness};
+
+/// What the pages read.
+#[derive(Clone)]
+pub struct HttpState {
+    /// The replica.
+    pub context: Context,
+    /// The metrics in OpenMetrics text.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
+/// The routes.
+pub fn router(state: HttpState) -> Router {
+    Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(state)
+}
+
+/// 200 once a full listing is compiled; `?verbose` says what is wrong, key by key.
+async fn ready(Extract(state): Extract<HttpState>, RawQuery(query): RawQuery) -> Response {
+    let now = state.context.state();
+    let (code, word) = match &now.freshness {
+        Freshness::Starting { .. } => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
+        Freshness::Fresh => (StatusCode::OK, "ok"),
+        Freshness::Stale { .. } => (StatusCode::OK, "ok (stale: the store is away)"),
+        Freshness::Frozen { .. } => (StatusCode::OK, "ok (frozen: the store is not the one it was)"),
+    };
+    let mut text = format!("{word}\n");
+    if query.is_some_and(|q| q.contains("verbose")) {
+        let reason = match &now.freshness {
+            Freshness::Starting { reason } => reason.clone().unwrap_or_else(|| "the first listing is awaited".into()),
+            Freshness::Fresh => "fresh".into(),
+            Freshness::Stale { reason } | Freshness::Frozen { reason } => reason.clone(),
+        };
+        // Writing to a String cannot fail.
+        let _: Result<(), _> = writeln!(text, "store: {reason}\nrevision: {}", now.revision);
+        for problem in now.problems.iter().filter(|p| p.severity == Severity::Error) {
+            let object = problem.object.as_ref().map(ToString::to_string).unwrap_or_default();
+            let _: Result<(), _> =
+                writeln!(text, "problem: {} {object}: {}: {}", problem.key, problem.reason, problem.message);
+        }
+    }
+    (code, text).into_response()
+}
+
+async fn metrics(Extract(state): Extract<HttpState>) -> Response {
+    let headers = [("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")];
+    (headers, (state.metrics)()).into_response()
+}

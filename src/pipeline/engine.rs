@@ -1,0 +1,226 @@
+//! Which resources exist, what each was compiled from, and what a change makes stale. No I/O.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use crate::{
+    catalog::{Configuration, Read, Runtime},
+    compile::{self, HostCache, Outcome, Reader, Unit},
+    model::{Audience, Problem},
+    xds::Resource,
+};
+
+/// What one audience is to be told.
+#[derive(Debug, Default)]
+pub struct Delta {
+    /// New or changed.
+    pub upserts: Vec<Arc<Resource>>,
+    /// Units that it no longer has.
+    pub removals: Vec<Unit>,
+}
+
+impl Delta {
+    /// A name that stands under another scope now is changed, not gone.
+    fn settle(&mut self) {
+        let present: HashSet<_> = self.upserts.iter().map(|r| (r.kind, Arc::clone(&r.name))).collect();
+        self.removals.retain(|unit| !present.contains(&(unit.kind, Arc::clone(&unit.name))));
+    }
+}
+
+/// Compiles each unit once for everybody who needs it, and again only when something that it read has changed.
+#[derive(Debug, Default)]
+pub struct Engine {
+    audiences: BTreeMap<Audience, Names>,
+    units: HashMap<Unit, Memo>,
+    readers: HashMap<Read, HashSet<Key>>,
+    hosts: HostCache,
+}
+
+#[derive(Debug, Default)]
+struct Names {
+    units: BTreeSet<Unit>,
+    reads: BTreeSet<Read>,
+}
+
+#[derive(Debug)]
+struct Memo {
+    resource: Option<Arc<Resource>>,
+    problems: Vec<Problem>,
+    reads: BTreeSet<Read>,
+    /// How many audiences have it.
+    users: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Key {
+    Names(Audience),
+    Unit(Unit),
+}
+
+impl Engine {
+    /// Brings everything up to date with `configuration` and `runtime`, given what `changed` since the last call and
+    /// which audiences are `opened` now; answers what each audience must be told. An audience whose names were computed
+    /// is always in the answer, even if it has nothing; one of an unknown site is not.
+    pub fn update(
+        &mut self,
+        configuration: &Configuration,
+        runtime: &Runtime,
+        changed: &BTreeSet<Read>,
+        opened: &[Audience],
+    ) -> BTreeMap<Audience, Delta> {
+        let mut stale_names: BTreeSet<Audience> = opened.iter().cloned().collect();
+        let mut stale_units: BTreeSet<Unit> = BTreeSet::new();
+        for read in changed {
+            for key in self.readers.get(read).into_iter().flatten() {
+                match key {
+                    Key::Names(audience) => drop(stale_names.insert(audience.clone())),
+                    Key::Unit(unit) => drop(stale_units.insert(unit.clone())),
+                }
+            }
+        }
+        let mut deltas = BTreeMap::new();
+        let gained = self.refresh_names(configuration, runtime, stale_names, &mut deltas);
+        let mut fresh = HashSet::new();
+        for unit in stale_units.into_iter().chain(gained.iter().map(|(_, unit)| unit.clone())) {
+            let known = self.units.contains_key(&unit);
+            let stale = self.units.get(&unit).is_some_and(|m| m.users > 0) || !known;
+            if stale && fresh.insert(unit.clone()) && self.compile(&unit, configuration, runtime) && known {
+                self.tell_users(&unit, &mut deltas);
+            }
+        }
+        for (audience, unit) in gained {
+            if let Some(resource) = self.units.get(&unit).and_then(|m| m.resource.clone()) {
+                deltas.entry(audience).or_default().upserts.push(resource);
+            }
+        }
+        deltas.values_mut().for_each(Delta::settle);
+        self.forget_unused();
+        deltas
+    }
+
+    /// Forgets an audience that nobody asks for any more.
+    pub fn close(&mut self, audience: &Audience) {
+        if let Some(names) = self.audiences.remove(audience) {
+            let key = Key::Names(audience.clone());
+            self.unlink(&key, &names.reads);
+            for unit in names.units {
+                if let Some(memo) = self.units.get_mut(&unit) {
+                    memo.users = memo.users.saturating_sub(1);
+                }
+            }
+            self.forget_unused();
+        }
+    }
+
+    /// Resources that failed their check and are left out, each as a problem of its sources.
+    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
+        self.units.values().flat_map(|m| &m.problems)
+    }
+
+    /// Recomputes which units each audience has; answers (audience, unit) for those that it gained.
+    fn refresh_names(
+        &mut self,
+        configuration: &Configuration,
+        runtime: &Runtime,
+        stale: BTreeSet<Audience>,
+        deltas: &mut BTreeMap<Audience, Delta>,
+    ) -> Vec<(Audience, Unit)> {
+        let mut gained = Vec::new();
+        for audience in stale {
+            let reader = Reader::new(configuration, runtime);
+            let named = compile::names(&audience, &reader);
+            let reads = reader.into_reads();
+            let old = self.audiences.remove(&audience).unwrap_or_default();
+            let key = Key::Names(audience.clone());
+            self.unlink(&key, &old.reads);
+            self.link(&key, &reads);
+            // A site that is unknown or being deleted keeps what it had, and a new audience of it stays pending.
+            let Some(named) = named else {
+                self.audiences.insert(audience, Names { units: old.units, reads });
+                continue;
+            };
+            deltas.entry(audience.clone()).or_default();
+            let units: BTreeSet<Unit> = named.into_iter().collect();
+            for unit in old.units.difference(&units) {
+                if let Some(memo) = self.units.get_mut(unit) {
+                    memo.users = memo.users.saturating_sub(1);
+                }
+                deltas.entry(audience.clone()).or_default().removals.push(unit.clone());
+            }
+            for unit in units.difference(&old.units) {
+                if let Some(memo) = self.units.get_mut(unit) {
+                    memo.users += 1;
+                }
+                gained.push((audience.clone(), unit.clone()));
+            }
+            self.audiences.insert(audience, Names { units, reads });
+        }
+        gained
+    }
+
+    /// Compiles one unit; true when its resource is another one than before.
+    fn compile(&mut self, unit: &Unit, configuration: &Configuration, runtime: &Runtime) -> bool {
+        let reader = Reader::new(configuration, runtime);
+        let Outcome { resource, problems } = compile::compile(unit, &reader, &mut self.hosts);
+        let reads = reader.into_reads();
+        let old = self.units.remove(unit);
+        let key = Key::Unit(unit.clone());
+        if let Some(old) = &old {
+            self.unlink(&key, &old.reads);
+        }
+        self.link(&key, &reads);
+        let users = old.as_ref().map_or_else(
+            || self.audiences.values().filter(|n| n.units.contains(unit)).count(),
+            |old| old.users,
+        );
+        let old_resource = old.and_then(|m| m.resource);
+        let (resource, changed) = match (old_resource, resource) {
+            (Some(old), Some(new)) if *old == new => (Some(old), false),
+            (None, None) => (None, false),
+            (_, new) => (new.map(Arc::new), true),
+        };
+        self.units.insert(unit.clone(), Memo { resource, problems, reads, users });
+        changed
+    }
+
+    fn tell_users(&self, unit: &Unit, deltas: &mut BTreeMap<Audience, Delta>) {
+        let resource = self.units.get(unit).and_then(|m| m.resource.as_ref());
+        for (audience, _) in self.audiences.iter().filter(|(_, names)| names.units.contains(unit)) {
+            let delta = deltas.entry(audience.clone()).or_default();
+            match resource {
+                Some(resource) => delta.upserts.push(Arc::clone(resource)),
+                None => delta.removals.push(unit.clone()),
+            }
+        }
+    }
+
+    fn forget_unused(&mut self) {
+        let unused: Vec<Unit> =
+            self.units.iter().filter(|(_, m)| m.users == 0).map(|(unit, _)| unit.clone()).collect();
+        for unit in unused {
+            if let Some(memo) = self.units.remove(&unit) {
+                self.unlink(&Key::Unit(unit.clone()), &memo.reads);
+                self.hosts.forget(&unit);
+            }
+        }
+    }
+
+    fn link(&mut self, key: &Key, reads: &BTreeSet<Read>) {
+        for read in reads {
+            self.readers.entry(read.clone()).or_default().insert(key.clone());
+        }
+    }
+
+    fn unlink(&mut self, key: &Key, reads: &BTreeSet<Read>) {
+        for read in reads {
+            if let Some(keys) = self.readers.get_mut(read) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.readers.remove(read);
+                }
+            }
+        }
+    }
+}
