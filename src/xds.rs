@@ -1,5 +1,7 @@
 //! The protocol's words: types, versions, names, resources; and the walks over descriptors.
 
 mod resource;
+mod subscription;
 
 pub use resource::{Resource, ResourceType, Source, Version};
+pub use subscription::Subscription;
