@@ -9,7 +9,7 @@ mod secret;
 mod service;
 mod site;
 
-pub use audience::{Audience, Revision, Role, Scope};
+pub use audience::{Audience, Revision, Role, Scope, SiteEntry, Sites};
 pub use gateway::{
     AllowedKinds, AllowedNamespaces, CertificateSpec, GatewaySpec, GrantFrom, GrantTo, LabelSelector, Listener,
     ListenerProtocol, MatchExpression, MatchOperator, ReferenceGrantSpec,

@@ -5,5 +5,7 @@ pub mod descriptor;
 pub mod json;
 mod resource;
 pub mod validate;
+mod subscription;
 
 pub use resource::{Resource, ResourceType, Source, Version};
+pub use subscription::Subscription;

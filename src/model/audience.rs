@@ -1,6 +1,12 @@
 //! Who asks, and which part of that a resource reads.
 
-use std::{collections::BTreeSet, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
+
+use super::SiteState;
 
 /// A revision of the store: one counter over all keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,4 +77,28 @@ pub enum Scope {
         /// (namespace, name) of each Gateway.
         gateways: Arc<BTreeSet<(String, String)>>,
     },
+}
+
+/// What identity needs to know of a `Site`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteEntry {
+    /// What its proxies do.
+    pub role: Role,
+    /// Its region.
+    pub region: Arc<str>,
+    /// Its zone; may be empty.
+    pub zone: Arc<str>,
+    /// Whether it serves.
+    pub state: SiteState,
+}
+
+/// All sites by name, as the store has them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sites(pub BTreeMap<Arc<str>, SiteEntry>);
+
+impl Sites {
+    /// The site of that name, with the shared copy of its name.
+    pub fn get(&self, name: &str) -> Option<(&Arc<str>, &SiteEntry)> {
+        self.0.get_key_value(name)
+    }
 }

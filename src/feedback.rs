@@ -1,0 +1,239 @@
+//! What proxies have taken: cursors, exceptions and refusals, by proxy and type. In memory, never written to the store.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use dashmap::DashMap;
+
+use crate::{
+    model::Audience,
+    snapshot::Seq,
+    xds::{ResourceType, Subscription, Version},
+};
+
+/// A proxy: its site (as claimed, while it is refused) and its node id, which is unique at the site.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProxyId {
+    /// Its site.
+    pub site: Arc<str>,
+    /// Its `node.id`.
+    pub node: Arc<str>,
+}
+
+/// A resource that a proxy refuses, until its content changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parked {
+    /// The version that it refuses.
+    pub version: Version,
+    /// The proxy's words.
+    pub error: Arc<str>,
+}
+
+/// One type of one stream.
+#[derive(Clone, Debug, Default)]
+pub struct TypeState {
+    /// What it asks for.
+    pub subscription: Arc<Subscription>,
+    /// Everything up to here was sent, exceptions aside.
+    pub sent: Seq,
+    /// Everything up to here is acknowledged, exceptions aside.
+    pub acked: Seq,
+    /// Names that are still to be sent or acknowledged, whatever the cursors say.
+    pub pending: Arc<Vec<Arc<str>>>,
+    /// Names that it refuses.
+    pub parked: Arc<BTreeMap<Arc<str>, Parked>>,
+}
+
+/// Whether a proxy has taken one name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Acked {
+    /// It acknowledged it at that seq or later.
+    Acked,
+    /// Not yet.
+    Pending,
+    /// It refused it, with these words.
+    Refused(Arc<str>),
+    /// It does not ask for it.
+    NotSubscribed,
+}
+
+/// One ADS stream of a proxy; what its task writes and everybody may read.
+#[derive(Debug)]
+pub struct ProxyState {
+    /// The proxy.
+    pub id: ProxyId,
+    /// When the stream began.
+    pub since: SystemTime,
+    /// What it is served, or why it is served nothing.
+    who: Mutex<Result<Audience, String>>,
+    types: Mutex<BTreeMap<ResourceType, TypeState>>,
+}
+
+impl ProxyState {
+    /// Who it was found to be.
+    pub fn set_audience(&self, who: Result<Audience, String>) {
+        *self.who.lock().unwrap_or_else(PoisonError::into_inner) = who;
+    }
+
+    /// Replaces what is known of a type.
+    pub fn set(&self, kind: ResourceType, state: TypeState) {
+        self.types.lock().unwrap_or_else(PoisonError::into_inner).insert(kind, state);
+    }
+
+    /// Its audience, unless it is refused.
+    pub fn audience(&self) -> Option<Audience> {
+        self.who.lock().unwrap_or_else(PoisonError::into_inner).clone().ok()
+    }
+
+    /// Whether it has taken `name` as it was published at `seq`.
+    pub fn acked(&self, kind: ResourceType, name: &str, seq: Seq) -> Acked {
+        let types = self.types.lock().unwrap_or_else(PoisonError::into_inner);
+        types.get(&kind).map_or(Acked::NotSubscribed, |t| t.acked(name, seq))
+    }
+
+    fn view(&self) -> ProxyView {
+        let who = self.who.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (audience, refused) = match who {
+            Ok(audience) => (Some(audience), None),
+            Err(reason) => (None, Some(reason)),
+        };
+        let types = self.types.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        ProxyView { id: self.id.clone(), since: self.since, audience, refused, types }
+    }
+}
+
+impl TypeState {
+    /// Whether `name` was taken as it was published at `seq`.
+    pub fn acked(&self, name: &str, seq: Seq) -> Acked {
+        if !self.subscription.contains(name) {
+            Acked::NotSubscribed
+        } else if let Some(parked) = self.parked.get(name) {
+            Acked::Refused(Arc::clone(&parked.error))
+        } else if self.acked < seq || self.pending.iter().any(|n| &**n == name) {
+            Acked::Pending
+        } else {
+            Acked::Acked
+        }
+    }
+}
+
+/// A copy of what is known of one stream.
+#[derive(Clone, Debug)]
+pub struct ProxyView {
+    /// The proxy.
+    pub id: ProxyId,
+    /// When the stream began.
+    pub since: SystemTime,
+    /// What it is served.
+    pub audience: Option<Audience>,
+    /// Why it is served nothing.
+    pub refused: Option<String>,
+    /// By type, in make-before-break order; absent: not asked for.
+    pub types: BTreeMap<ResourceType, TypeState>,
+}
+
+impl ProxyView {
+    /// Whether it has taken `name` as it was published at `seq`.
+    pub fn acked(&self, kind: ResourceType, name: &str, seq: Seq) -> Acked {
+        self.types.get(&kind).map_or(Acked::NotSubscribed, |t| t.acked(name, seq))
+    }
+}
+
+/// All connected proxies; a proxy has as many entries as streams, the newest speaks for it.
+#[derive(Debug, Default)]
+pub struct Feedback {
+    proxies: DashMap<ProxyId, Vec<Arc<ProxyState>>>,
+}
+
+impl Feedback {
+    /// A stream begins. It is forgotten when the guard is dropped.
+    pub fn connect(self: &Arc<Self>, id: ProxyId, since: SystemTime, who: Result<Audience, String>) -> Connected {
+        let state =
+            Arc::new(ProxyState { id: id.clone(), since, who: Mutex::new(who), types: Mutex::new(BTreeMap::new()) });
+        self.proxies.entry(id).or_default().push(Arc::clone(&state));
+        Connected { feedback: Arc::clone(self), state }
+    }
+
+    /// Every connected proxy by its newest stream, sorted by id.
+    pub fn proxies(&self) -> Vec<ProxyView> {
+        let mut all: Vec<_> = self.proxies.iter().filter_map(|e| e.value().last().map(|s| s.view())).collect();
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        all
+    }
+}
+
+/// Keeps one stream in [`Feedback`].
+#[derive(Debug)]
+pub struct Connected {
+    feedback: Arc<Feedback>,
+    state: Arc<ProxyState>,
+}
+
+impl std::ops::Deref for Connected {
+    type Target = ProxyState;
+
+    fn deref(&self) -> &ProxyState {
+        &self.state
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        let proxies = &self.feedback.proxies;
+        if let Some(mut streams) = proxies.get_mut(&self.state.id) {
+            streams.retain(|s| !Arc::ptr_eq(s, &self.state));
+        }
+        proxies.remove_if(&self.state.id, |_, streams| streams.is_empty());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ResourceType::{Cluster, Route};
+
+    fn id(node: &str) -> ProxyId {
+        ProxyId { site: "fra".into(), node: node.into() }
+    }
+
+    #[test]
+    fn the_newest_stream_speaks_for_a_proxy_until_it_ends() {
+        let feedback = Arc::new(Feedback::default());
+        let old = feedback.connect(id("b"), SystemTime::now(), Err("old".into()));
+        let new = feedback.connect(id("b"), SystemTime::now(), Err("new".into()));
+        let _other = feedback.connect(id("a"), SystemTime::now(), Err("other".into()));
+        let reasons = || feedback.proxies().into_iter().filter_map(|p| p.refused).collect::<Vec<_>>();
+        assert_eq!(reasons(), ["other", "new"]);
+        drop(new);
+        assert_eq!(reasons(), ["other", "old"]);
+        drop(old);
+        assert_eq!(reasons(), ["other"]);
+    }
+
+    #[test]
+    fn acknowledged_means_subscribed_covered_and_no_exception() {
+        let feedback = Arc::new(Feedback::default());
+        let proxy = feedback.connect(id("a"), SystemTime::now(), Err(String::new()));
+        assert_eq!(proxy.acked(Route, "r", Seq(1)), Acked::NotSubscribed);
+        let mut wildcard = Subscription::default();
+        wildcard.set_wildcard(true);
+        let parked = Parked { version: Version::of(b"x"), error: "bad regex".into() };
+        proxy.set(
+            Cluster,
+            TypeState {
+                subscription: Arc::new(wildcard),
+                sent: Seq(9),
+                acked: Seq(5),
+                pending: Arc::new(vec!["late".into()]),
+                parked: Arc::new([("bad".into(), parked)].into()),
+            },
+        );
+        assert_eq!(proxy.acked(Cluster, "a", Seq(5)), Acked::Acked);
+        assert_eq!(proxy.acked(Cluster, "a", Seq(6)), Acked::Pending);
+        assert_eq!(proxy.acked(Cluster, "late", Seq(1)), Acked::Pending);
+        assert_eq!(proxy.acked(Cluster, "bad", Seq(1)), Acked::Refused("bad regex".into()));
+    }
+}

@@ -1,0 +1,231 @@
+//! Certificate and node claim → audience, or principal, or a refusal in words. Pure.
+
+use std::net::IpAddr;
+
+use crate::model::{Audience, Role, SiteState, Sites};
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// The one URI SAN of its verified certificate, if it has a certificate.
+    pub spiffe: Option<String>,
+    /// It connects from a loopback address.
+    pub loopback: bool,
+}
+
+impl Peer {
+    /// A peer without a certificate.
+    pub fn plain(address: IpAddr) -> Self {
+        Self { spiffe: None, loopback: address.to_canonical().is_loopback() }
+    }
+}
+
+/// What a proxy says of itself in its first request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeClaim {
+    /// `node.id`.
+    pub id: String,
+    /// `node.cluster`.
+    pub cluster: String,
+    /// `node.locality.sub_zone`, the site.
+    pub site: String,
+    /// `node.metadata["tidegate.dev/cohort"]`; empty without.
+    pub cohort: String,
+}
+
+/// Why somebody is answered nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No certificate, and not from this machine.
+    #[error("no client certificate, and the connection does not come from loopback")]
+    Unproven,
+    /// The certificate is of another trust domain, or its name is none of ours.
+    #[error("the certificate names {0:?}, not spiffe://{1}/<role>/<site>")]
+    Foreign(String, String),
+    /// The claim differs from the certificate.
+    #[error("the node claims {claimed} {claim:?}, its certificate says {proven:?}")]
+    Differs {
+        /// Which part of the claim.
+        claimed: &'static str,
+        /// What the node says.
+        claim: String,
+        /// What the certificate says.
+        proven: String,
+    },
+    /// The node names no site.
+    #[error("node.locality.sub_zone names no site")]
+    NoSite,
+    /// The node has no id.
+    #[error("node.id is empty or longer than 256 bytes")]
+    NoId,
+    /// There is no such site.
+    #[error("there is no Site {0:?}")]
+    UnknownSite(String),
+    /// The site goes away.
+    #[error("Site {0:?} is being deleted")]
+    DeletingSite(String),
+}
+
+/// An operator or control plane, for the operators' API.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Principal {
+    /// `spiffe://<trust domain>/operator/<name>`.
+    Operator(String),
+    /// `spiffe://<trust domain>/control-plane/<name>`.
+    ControlPlane(String),
+    /// Somebody on this machine, or behind the explicit flag, without a certificate.
+    Unproven,
+}
+
+/// The only maker of an [`Audience`].
+///
+/// # Errors
+/// [`Refusal`] in words: a claim that differs from the certificate, an unknown or deleting site, no proof.
+pub fn resolve(
+    peer: &Peer,
+    node: &NodeClaim,
+    sites: &Sites,
+    trust_domain: &str,
+    allow_unproven: bool,
+) -> Result<Audience, Refusal> {
+    if node.id.is_empty() || node.id.len() > 256 {
+        return Err(Refusal::NoId);
+    }
+    let proof = match &peer.spiffe {
+        Some(uri) => Some(proxy_path(uri, trust_domain)?),
+        None if peer.loopback || allow_unproven => None,
+        None => return Err(Refusal::Unproven),
+    };
+    if node.site.is_empty() {
+        return Err(Refusal::NoSite);
+    }
+    if let Some((_, site)) = proof
+        && site != node.site
+    {
+        let (claim, proven) = (node.site.clone(), site.to_owned());
+        return Err(Refusal::Differs { claimed: "site", claim, proven });
+    }
+    let (name, site) = sites.get(&node.site).ok_or_else(|| Refusal::UnknownSite(node.site.clone()))?;
+    if site.state == SiteState::Deleting {
+        return Err(Refusal::DeletingSite(node.site.clone()));
+    }
+    if let Some((role, _)) = proof
+        && role != site.role
+    {
+        let (claim, proven) = (site.role.as_str().to_owned(), role.as_str().to_owned());
+        return Err(Refusal::Differs { claimed: "a site of role", claim, proven });
+    }
+    let cohort = node.cohort.as_str().into();
+    Ok(Audience { site: name.clone(), role: site.role, proven: proof.is_some(), cohort })
+}
+
+/// Who calls the operators' API.
+///
+/// # Errors
+/// [`Refusal`] for proxies, foreign names, and callers without a certificate that are not on loopback.
+pub fn principal(peer: &Peer, trust_domain: &str, allow_unproven: bool) -> Result<Principal, Refusal> {
+    let Some(uri) = &peer.spiffe else {
+        let ok = peer.loopback || allow_unproven;
+        return if ok { Ok(Principal::Unproven) } else { Err(Refusal::Unproven) };
+    };
+    let parts: Vec<&str> = path(uri, trust_domain)?.split('/').collect();
+    match parts.as_slice() {
+        ["operator", name] if !name.is_empty() => Ok(Principal::Operator((*name).to_owned())),
+        ["control-plane", name] if !name.is_empty() => Ok(Principal::ControlPlane((*name).to_owned())),
+        _ => Err(foreign(uri, trust_domain)),
+    }
+}
+
+fn foreign(uri: &str, trust_domain: &str) -> Refusal {
+    Refusal::Foreign(uri.to_owned(), trust_domain.to_owned())
+}
+
+/// Byte for byte: SPIFFE ids are not normalised.
+fn path<'a>(uri: &'a str, trust_domain: &str) -> Result<&'a str, Refusal> {
+    let rest = uri.strip_prefix("spiffe://").and_then(|r| r.strip_prefix(trust_domain));
+    rest.and_then(|r| r.strip_prefix('/')).ok_or_else(|| foreign(uri, trust_domain))
+}
+
+fn proxy_path<'a>(uri: &'a str, trust_domain: &str) -> Result<(Role, &'a str), Refusal> {
+    let mut parts = path(uri, trust_domain)?.split('/');
+    let role = parts.next().and_then(Role::parse);
+    let site = parts.next().filter(|s| !s.is_empty());
+    role.zip(site).ok_or_else(|| foreign(uri, trust_domain))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::SiteEntry;
+
+    const DOMAIN: &str = "tidegate.local";
+
+    fn sites() -> Sites {
+        let site = |role, state| SiteEntry { role, region: "eu".into(), zone: "".into(), state };
+        Sites(
+            [
+                ("fra".into(), site(Role::Edge, SiteState::Active)),
+                ("old".into(), site(Role::Edge, SiteState::Deleting)),
+                ("dc1".into(), site(Role::Core, SiteState::Active)),
+            ]
+            .into(),
+        )
+    }
+
+    fn ask(spiffe: Option<&str>, loopback: bool, site: &str) -> Result<Audience, Refusal> {
+        let peer = Peer { spiffe: spiffe.map(Into::into), loopback };
+        let node = NodeClaim { id: "envoy-1".into(), site: site.into(), ..NodeClaim::default() };
+        resolve(&peer, &node, &sites(), DOMAIN, false)
+    }
+
+    #[test]
+    fn a_certificate_proves_the_site_and_a_longer_path_is_fine() {
+        let audience = ask(Some("spiffe://tidegate.local/edge/fra/host-7"), false, "fra").unwrap();
+        assert_eq!((&*audience.site, audience.role, audience.proven), ("fra", Role::Edge, true));
+    }
+
+    #[test]
+    fn a_claim_on_loopback_is_believed_but_not_proven() {
+        assert!(!ask(None, true, "dc1").unwrap().proven);
+        assert_eq!(ask(None, false, "dc1"), Err(Refusal::Unproven));
+    }
+
+    #[test]
+    fn a_claim_that_differs_from_the_certificate_is_refused() {
+        let other_site = ask(Some("spiffe://tidegate.local/edge/ams"), true, "fra");
+        assert!(matches!(other_site, Err(Refusal::Differs { claimed: "site", .. })));
+        let other_role = ask(Some("spiffe://tidegate.local/core/fra"), true, "fra");
+        assert!(matches!(other_role, Err(Refusal::Differs { .. })));
+    }
+
+    #[test]
+    fn foreign_names_are_refused_even_on_loopback() {
+        for uri in [
+            "spiffe://tidegate.local.evil/edge/fra",
+            "spiffe://evil/edge/fra",
+            "spiffe://tidegate.local/operator/fra",
+            "spiffe://tidegate.local/edge",
+            "spiffe://tidegate.local/edge/",
+            "https://tidegate.local/edge/fra",
+        ] {
+            assert!(matches!(ask(Some(uri), true, "fra"), Err(Refusal::Foreign(..))), "{uri}");
+        }
+    }
+
+    #[test]
+    fn unknown_and_deleting_sites_are_refused_in_words() {
+        assert_eq!(ask(None, true, "nowhere").unwrap_err().to_string(), "there is no Site \"nowhere\"");
+        assert_eq!(ask(None, true, "old").unwrap_err().to_string(), "Site \"old\" is being deleted");
+        assert_eq!(ask(None, true, ""), Err(Refusal::NoSite));
+    }
+
+    #[test]
+    fn operators_are_told_from_proxies() {
+        let ask = |uri: &str| principal(&Peer { spiffe: Some(uri.into()), loopback: true }, DOMAIN, false);
+        assert_eq!(ask("spiffe://tidegate.local/operator/ada"), Ok(Principal::Operator("ada".into())));
+        assert_eq!(ask("spiffe://tidegate.local/control-plane/a"), Ok(Principal::ControlPlane("a".into())));
+        assert!(ask("spiffe://tidegate.local/edge/fra").is_err());
+        assert_eq!(principal(&Peer { spiffe: None, loopback: true }, DOMAIN, false), Ok(Principal::Unproven));
+        assert_eq!(principal(&Peer::default(), DOMAIN, false), Err(Refusal::Unproven));
+    }
+}

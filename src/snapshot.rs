@@ -1,0 +1,157 @@
+//! What each audience sees: immutable resources, the log of what changed, and the interest that opens views.
+
+mod content;
+#[cfg(test)]
+mod tests;
+mod views;
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use tokio::sync::watch;
+
+pub use self::{
+    content::{Content, Entry, Tombstone},
+    views::Views,
+};
+use crate::{
+    model::{Audience, Revision},
+    xds::{Resource, ResourceType},
+};
+
+/// Numbers publishes over all types and views of this process; 0 is before the first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Seq(pub u64);
+
+impl fmt::Display for Seq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What one publish changes in one view.
+#[derive(Clone, Debug, Default)]
+pub struct Publish {
+    /// New or changed resources; those of an equal version change nothing.
+    pub upserts: Vec<Arc<Resource>>,
+    /// Names that are gone.
+    pub removals: Vec<(ResourceType, Arc<str>)>,
+}
+
+/// What one audience sees.
+#[derive(Debug)]
+pub struct View {
+    audience: Audience,
+    content: RwLock<Content>,
+    published: watch::Sender<Seq>,
+    /// How far each live stream has taken over tombstones.
+    readers: Mutex<Vec<Weak<AtomicU64>>>,
+    idle_since: Mutex<Option<Instant>>,
+}
+
+impl View {
+    fn new(audience: Audience) -> Self {
+        Self {
+            audience,
+            content: RwLock::new(Content::default()),
+            published: watch::Sender::new(Seq(0)),
+            readers: Mutex::new(Vec::new()),
+            idle_since: Mutex::new(None),
+        }
+    }
+
+    /// Whose view it is.
+    pub fn audience(&self) -> &Audience {
+        &self.audience
+    }
+
+    /// Puts one publish into effect, all of it or nothing; the first makes the view ready, even if it is empty.
+    /// `revision` is the configuration that it carries. Secrets of an audience that is not proven are dropped.
+    pub fn publish(&self, seq: Seq, revision: Revision, mut changes: Publish) {
+        if !self.audience.proven {
+            changes.upserts.retain(|r| r.kind != ResourceType::Secret);
+        }
+        let passed = self.slowest();
+        let changed = {
+            let mut content = self.content.write().unwrap_or_else(PoisonError::into_inner);
+            content.prune(passed);
+            content.apply(seq, revision, changes)
+        };
+        if changed {
+            self.published.send_replace(seq);
+        }
+    }
+
+    /// The content, locked against a publish for as long as the guard lives: never across an await.
+    pub fn read(&self) -> RwLockReadGuard<'_, Content> {
+        self.content.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The configuration revision of the last publish; 0 while pending.
+    pub fn revision(&self) -> Revision {
+        self.read().revision()
+    }
+
+    /// Wakes whoever holds it at each publish that changed something.
+    pub fn subscribe(&self) -> watch::Receiver<Seq> {
+        self.published.subscribe()
+    }
+
+    fn readers(&self) -> MutexGuard<'_, Vec<Weak<AtomicU64>>> {
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The seq that every live stream has passed.
+    fn slowest(&self) -> Seq {
+        let mut readers = self.readers();
+        let mut slowest = u64::MAX;
+        readers.retain(|r| {
+            let Some(passed) = r.upgrade() else { return false };
+            slowest = slowest.min(passed.load(Ordering::Relaxed));
+            true
+        });
+        Seq(slowest)
+    }
+
+    fn reader(self: &Arc<Self>) -> Reader {
+        let passed = Arc::new(AtomicU64::new(self.read().seq().0));
+        self.readers().push(Arc::downgrade(&passed));
+        *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Reader { view: Arc::clone(self), passed }
+    }
+
+    /// How long nobody has read it; starts the clock at the first call without readers.
+    fn idle_since(&self, now: Instant) -> Option<Instant> {
+        let mut since = self.idle_since.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.readers().iter().any(|r| r.strong_count() > 0) {
+            *since = None;
+            return None;
+        }
+        Some(*since.get_or_insert(now))
+    }
+}
+
+/// One stream's hold on a view; while it lives the view stays open and keeps the tombstones that it has not passed.
+#[derive(Debug)]
+pub struct Reader {
+    view: Arc<View>,
+    passed: Arc<AtomicU64>,
+}
+
+impl Reader {
+    /// The view.
+    pub fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    /// The stream has taken over every tombstone up to `seq`.
+    pub fn pass(&self, seq: Seq) {
+        self.passed.store(seq.0, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,243 @@
+//! The content of a view: names, tombstones and the bounded log of one audience.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use super::{Publish, Seq};
+use crate::{
+    model::Revision,
+    xds::{Resource, ResourceType},
+};
+
+/// Changes per type that are found without a scan.
+const LOG: usize = 4096;
+
+/// One name that the audience sees.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// What it sees.
+    pub resource: Arc<Resource>,
+    /// When it last had to be sent: its content changed, or that of the parent that it must follow.
+    pub seq: Seq,
+    /// When its content last changed.
+    pub content: Seq,
+    /// The first publish since it was absent.
+    pub created: Seq,
+    /// A listener that reached it changed or went, and may still be draining (clusters only).
+    pub drain: bool,
+}
+
+/// A name that went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tombstone {
+    /// When.
+    pub seq: Seq,
+    /// A cluster that a changed listener reached: connections that drain may still use it.
+    pub drain: bool,
+}
+
+#[derive(Debug, Default)]
+struct Names {
+    entries: BTreeMap<Arc<str>, Entry>,
+    tombstones: BTreeMap<Arc<str>, Tombstone>,
+    log: VecDeque<(Seq, Arc<str>)>,
+    /// The log holds every change after this one.
+    floor: Seq,
+}
+
+impl Names {
+    fn log(&mut self, seq: Seq, name: Arc<str>) {
+        if self.log.len() == LOG
+            && let Some((dropped, _)) = self.log.pop_front()
+        {
+            self.floor = dropped;
+        }
+        self.log.push_back((seq, name));
+    }
+}
+
+/// Everything in a view, as a reader sees it under the lock.
+#[derive(Debug, Default)]
+pub struct Content {
+    ready: bool,
+    seq: Seq,
+    revision: Revision,
+    types: [Names; 5],
+}
+
+impl Content {
+    /// Something was published; before that every question is answered with silence.
+    pub fn ready(&self) -> bool {
+        self.ready
+    }
+
+    /// The last publish.
+    pub fn seq(&self) -> Seq {
+        self.seq
+    }
+
+    /// The configuration revision that it carried.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// One name.
+    pub fn get(&self, kind: ResourceType, name: &str) -> Option<&Entry> {
+        self.names(kind).entries.get(name)
+    }
+
+    /// All names of a type, sorted.
+    pub fn entries(&self, kind: ResourceType) -> impl Iterator<Item = (&Arc<str>, &Entry)> {
+        self.names(kind).entries.iter()
+    }
+
+    /// What is kept of a name that went.
+    pub fn tombstone(&self, kind: ResourceType, name: &str) -> Option<Tombstone> {
+        self.names(kind).tombstones.get(name).copied()
+    }
+
+    /// Names that went after `from`, sorted.
+    pub fn gone(&self, kind: ResourceType, from: Seq) -> impl Iterator<Item = (&Arc<str>, Tombstone)> {
+        self.names(kind).tombstones.iter().filter(move |(_, t)| t.seq > from).map(|(n, t)| (n, *t))
+    }
+
+    /// Present names that have to be sent to whoever has everything up to `from`, sorted; by the log where it reaches
+    /// back far enough, else by one scan.
+    pub fn changed(&self, kind: ResourceType, from: Seq) -> Vec<Arc<str>> {
+        let names = self.names(kind);
+        if from < names.floor || from == Seq(0) {
+            return names.entries.iter().filter(|(_, e)| e.seq > from).map(|(n, _)| Arc::clone(n)).collect();
+        }
+        let recent = names.log.iter().rev().take_while(|(seq, _)| *seq > from);
+        // An older line of a name that changed again since is passed over, so each name comes once.
+        let current = recent.filter(|(seq, name)| names.entries.get(name).is_some_and(|e| e.seq == *seq));
+        current.map(|(_, name)| Arc::clone(name)).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    fn names(&self, kind: ResourceType) -> &Names {
+        let [cluster, endpoints, secret, listener, route] = &self.types;
+        match kind {
+            ResourceType::Cluster => cluster,
+            ResourceType::Endpoints => endpoints,
+            ResourceType::Secret => secret,
+            ResourceType::Listener => listener,
+            ResourceType::Route => route,
+        }
+    }
+
+    fn names_mut(&mut self, kind: ResourceType) -> &mut Names {
+        let [cluster, endpoints, secret, listener, route] = &mut self.types;
+        match kind {
+            ResourceType::Cluster => cluster,
+            ResourceType::Endpoints => endpoints,
+            ResourceType::Secret => secret,
+            ResourceType::Listener => listener,
+            ResourceType::Route => route,
+        }
+    }
+
+    /// Forgets the tombstones that every stream has passed.
+    pub(super) fn prune(&mut self, passed: Seq) {
+        for names in &mut self.types {
+            names.tombstones.retain(|_, t| t.seq > passed);
+        }
+    }
+
+    /// Returns whether anybody has to be woken.
+    pub(super) fn apply(&mut self, seq: Seq, revision: Revision, changes: Publish) -> bool {
+        let woken = !std::mem::replace(&mut self.ready, true);
+        self.seq = self.seq.max(seq);
+        self.revision = revision;
+        self.mark_drains(&changes);
+        let mut changed = woken;
+        for (kind, name) in &changes.removals {
+            // Upserts of the same publish win: a name is never in both halves of a response.
+            if changes.upserts.iter().any(|r| r.kind == *kind && r.name == *name) {
+                continue;
+            }
+            let names = self.names_mut(*kind);
+            if let Some(old) = names.entries.remove(name) {
+                names.tombstones.insert(Arc::clone(name), Tombstone { seq, drain: old.drain });
+                changed = true;
+            }
+        }
+        let mut children = Vec::new();
+        for resource in changes.upserts {
+            if self.upsert(seq, &resource) {
+                changed = true;
+                if matches!(resource.kind, ResourceType::Cluster | ResourceType::Listener) {
+                    children.extend(resource.children.iter().cloned());
+                }
+            }
+        }
+        for (kind, name) in children {
+            let names = self.names_mut(kind);
+            if let Some(entry) = names.entries.get_mut(&name)
+                && entry.seq < seq
+            {
+                entry.seq = seq;
+                names.log(seq, name);
+            }
+        }
+        changed
+    }
+
+    fn upsert(&mut self, seq: Seq, resource: &Arc<Resource>) -> bool {
+        let names = self.names_mut(resource.kind);
+        names.tombstones.remove(&resource.name);
+        if let Some(entry) = names.entries.get_mut(&resource.name) {
+            let same = entry.resource.version == resource.version;
+            // Equal bytes may come from other objects now; whoever asks for sources wants the new ones.
+            entry.resource = Arc::clone(resource);
+            if same {
+                return false;
+            }
+            (entry.seq, entry.content) = (seq, seq);
+        } else {
+            let entry = Entry { resource: Arc::clone(resource), seq, content: seq, created: seq, drain: false };
+            names.entries.insert(Arc::clone(&resource.name), entry);
+        }
+        names.log(seq, Arc::clone(&resource.name));
+        true
+    }
+
+    /// Connections of a listener or filter chain that is replaced go on for the drain time, with the clusters that its
+    /// old version reached (O19).
+    fn mark_drains(&mut self, changes: &Publish) {
+        let changed = changes.upserts.iter().filter(|r| r.kind == ResourceType::Listener);
+        let changed = changed.filter_map(|r| {
+            let old = self.get(r.kind, &r.name)?;
+            (old.resource.version != r.version).then_some(&old.resource)
+        });
+        let went = changes.removals.iter().filter(|(kind, _)| *kind == ResourceType::Listener);
+        let went = went.filter_map(|(kind, name)| self.get(*kind, name)).map(|e| &e.resource);
+        let mut reached = BTreeSet::new();
+        for listener in changed.chain(went) {
+            self.reach(listener, &mut |cluster| {
+                reached.insert(Arc::clone(cluster));
+            });
+        }
+        let clusters = &mut self.names_mut(ResourceType::Cluster).entries;
+        for name in reached {
+            if let Some(entry) = clusters.get_mut(&name) {
+                entry.drain = true;
+            }
+        }
+    }
+
+    /// Calls `found` with every cluster that `resource` requires, itself or through its route configurations.
+    pub fn reach(&self, resource: &Resource, found: &mut dyn FnMut(&Arc<str>)) {
+        for (kind, name) in &resource.requires {
+            match kind {
+                ResourceType::Cluster => found(name),
+                ResourceType::Route => {
+                    let routes = self.get(*kind, name).into_iter().flat_map(|e| &e.resource.requires);
+                    routes.filter(|(k, _)| *k == ResourceType::Cluster).for_each(|(_, n)| found(n));
+                }
+                _ => {}
+            }
+        }
+    }
+}

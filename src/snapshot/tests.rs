@@ -1,0 +1,149 @@
+//! Claims about publishes, tombstones, the log and interest.
+
+use std::{sync::Arc, time::Duration};
+
+use super::*;
+use crate::model::Role;
+
+fn audience() -> Audience {
+    Audience { site: "fra".into(), role: Role::Edge, proven: true, cohort: "".into() }
+}
+
+fn resource(kind: ResourceType, name: &str, payload: &'static str) -> Resource {
+    Resource::new(kind, name, payload.as_bytes().into())
+}
+
+fn up(resources: Vec<Resource>) -> Publish {
+    Publish { upserts: resources.into_iter().map(Arc::new).collect(), removals: vec![] }
+}
+
+fn down(kind: ResourceType, name: &str) -> Publish {
+    Publish { upserts: vec![], removals: vec![(kind, name.into())] }
+}
+
+fn names(content: &Content, kind: ResourceType, from: u64) -> Vec<String> {
+    content.changed(kind, Seq(from)).iter().map(ToString::to_string).collect()
+}
+
+use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
+
+#[test]
+fn a_view_is_pending_until_its_first_publish_and_equal_versions_change_nothing() {
+    let views = Views::default();
+    let reader = views.open(&audience());
+    let view = reader.view();
+    assert!(!view.read().ready());
+    let mut woken = view.subscribe();
+    view.publish(Seq(1), Revision(7), Publish::default());
+    assert!(view.read().ready() && woken.has_changed().unwrap());
+    view.publish(Seq(2), Revision(8), up(vec![resource(Cluster, "a", "1")]));
+    woken.mark_unchanged();
+    view.publish(Seq(3), Revision(9), up(vec![resource(Cluster, "a", "1")]));
+    assert!(!woken.has_changed().unwrap());
+    assert_eq!((view.revision(), view.read().get(Cluster, "a").unwrap().seq), (Revision(9), Seq(2)));
+}
+
+#[test]
+fn a_changed_parent_logs_its_children_again() {
+    let views = Views::default();
+    let reader = views.open(&audience());
+    let view = reader.view();
+    let cluster = |payload| {
+        let mut c = resource(Cluster, "a", payload);
+        c.children = vec![(Endpoints, "a".into())];
+        c
+    };
+    view.publish(Seq(1), Revision(1), up(vec![cluster("1"), resource(Endpoints, "a", "e")]));
+    view.publish(Seq(2), Revision(2), up(vec![cluster("2")]));
+    let content = view.read();
+    assert_eq!(names(&content, Endpoints, 1), ["a"]);
+    let entry = content.get(Endpoints, "a").unwrap();
+    assert_eq!((entry.seq, entry.content, entry.created), (Seq(2), Seq(1), Seq(1)));
+}
+
+#[test]
+fn a_cluster_that_a_changed_listener_reached_leaves_a_draining_tombstone() {
+    let views = Views::default();
+    let reader = views.open(&audience());
+    let view = reader.view();
+    let mut listener = resource(Listener, "l", "1");
+    listener.requires = vec![(Route, "r".into())];
+    let mut route = resource(Route, "r", "1");
+    route.requires = vec![(Cluster, "a".into())];
+    let clusters = vec![resource(Cluster, "a", "1"), resource(Cluster, "b", "1")];
+    view.publish(Seq(1), Revision(1), up([clusters, vec![listener, route]].concat()));
+    view.publish(Seq(2), Revision(2), up(vec![resource(Listener, "l", "2")]));
+    view.publish(Seq(3), Revision(3), down(Cluster, "a"));
+    view.publish(Seq(4), Revision(4), down(Cluster, "b"));
+    assert_eq!(view.read().tombstone(Cluster, "a"), Some(Tombstone { seq: Seq(3), drain: true }));
+    assert_eq!(view.read().tombstone(Cluster, "b"), Some(Tombstone { seq: Seq(4), drain: false }));
+}
+
+#[test]
+fn a_name_present_again_voids_its_tombstone_and_is_new() {
+    let views = Views::default();
+    let reader = views.open(&audience());
+    let view = reader.view();
+    view.publish(Seq(1), Revision(1), up(vec![resource(Cluster, "a", "1")]));
+    view.publish(Seq(2), Revision(2), down(Cluster, "a"));
+    assert_eq!(view.read().gone(Cluster, Seq(1)).count(), 1);
+    view.publish(Seq(3), Revision(3), up(vec![resource(Cluster, "a", "1")]));
+    assert_eq!(view.read().gone(Cluster, Seq(0)).count(), 0);
+    assert_eq!(view.read().get(Cluster, "a").unwrap().created, Seq(3));
+}
+
+#[test]
+fn tombstones_stay_until_every_stream_has_passed_them() {
+    let views = Views::default();
+    let (slow, fast) = (views.open(&audience()), views.open(&audience()));
+    let view = slow.view();
+    view.publish(Seq(1), Revision(1), up(vec![resource(Cluster, "a", "1")]));
+    view.publish(Seq(2), Revision(2), down(Cluster, "a"));
+    fast.pass(Seq(2));
+    view.publish(Seq(3), Revision(3), Publish::default());
+    assert!(view.read().tombstone(Cluster, "a").is_some());
+    slow.pass(Seq(2));
+    view.publish(Seq(4), Revision(4), Publish::default());
+    assert!(view.read().tombstone(Cluster, "a").is_none());
+}
+
+#[test]
+fn a_cursor_older_than_the_log_is_answered_by_a_scan() {
+    let views = Views::default();
+    let reader = views.open(&audience());
+    let view = reader.view();
+    view.publish(Seq(1), Revision(1), up(vec![resource(Cluster, "first", "1"), resource(Cluster, "old", "1")]));
+    for i in 0..5000_u64 {
+        let payload = i.to_string().into_bytes();
+        let one = Resource::new(Cluster, "first", payload.into());
+        view.publish(Seq(2 + i), Revision(1), up(vec![one]));
+    }
+    let content = view.read();
+    assert_eq!(names(&content, Cluster, 1), ["first"]);
+    assert_eq!(names(&content, Cluster, 0), ["first", "old"]);
+    assert_eq!(names(&content, Cluster, 5000), ["first"]);
+    assert!(names(&content, Cluster, 5001).is_empty());
+}
+
+#[test]
+fn an_unproven_audience_sees_no_secret() {
+    let views = Views::default();
+    let reader = views.open(&Audience { proven: false, ..audience() });
+    reader.view().publish(Seq(1), Revision(1), up(vec![resource(Secret, "s", "key")]));
+    assert!(reader.view().read().get(Secret, "s").is_none());
+}
+
+#[tokio::test]
+async fn opening_a_view_asks_for_it_once_and_an_idle_one_is_closed() {
+    let views = Views::default();
+    let reader = views.open(&audience());
+    let _second = views.open(&audience());
+    assert_eq!(views.interest().await, [audience()]);
+    let now = Instant::now();
+    assert!(views.idle(now + Duration::from_secs(3600)).is_empty());
+    drop((reader, _second));
+    assert!(views.idle(now).is_empty());
+    assert!(views.idle(now + Duration::from_secs(599)).is_empty());
+    assert_eq!(views.idle(now + Duration::from_secs(600)), [audience()]);
+    assert!(views.get(&audience()).is_none());
+}
