@@ -102,7 +102,8 @@ impl Walk {
     fn field(&mut self, rules: &FieldRules, message: &DynamicMessage) {
         let field: &FieldDescriptor = &rules.descriptor;
         if field.supports_presence() && !message.has_field(field) {
-            if rules.value.required {
+            // A rule of a oneof's field speaks only where that field is the one chosen.
+            if rules.value.required && field.containing_oneof().is_none() {
                 self.report("must be set");
             }
             return;

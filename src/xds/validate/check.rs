@@ -23,10 +23,22 @@ pub(super) enum Check {
     Bool(bool),
     Text(Box<TextRules>),
     Bytes(Box<BytesRules>),
-    Enum { allowed: Bounds<i128>, defined: Option<EnumDescriptor> },
+    Enum {
+        allowed: Bounds<i128>,
+        defined: Option<EnumDescriptor>,
+    },
     Any(Allowed<String>),
-    List { min: Option<u64>, max: Option<u64>, unique: bool, ignore_empty: bool },
-    Map { min: Option<u64>, max: Option<u64>, ignore_empty: bool },
+    List {
+        min: Option<u64>,
+        max: Option<u64>,
+        unique: bool,
+        ignore_empty: bool,
+    },
+    Map {
+        min: Option<u64>,
+        max: Option<u64>,
+        ignore_empty: bool,
+    },
 }
 
 impl Check {

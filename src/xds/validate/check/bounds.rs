@@ -19,9 +19,8 @@ pub(in crate::xds::validate) struct Bounds<T> {
 impl<T: PartialOrd + Display + Default> Bounds<T> {
     pub(super) fn read(set: &DynamicMessage, convert: fn(&Value) -> Option<T>) -> Self {
         let get = |name| value(set, name).and_then(|v| convert(&v));
-        let bound = |inclusive, exclusive| {
-            get(inclusive).map(|v| (v, true)).or_else(|| get(exclusive).map(|v| (v, false)))
-        };
+        let bound =
+            |inclusive, exclusive| get(inclusive).map(|v| (v, true)).or_else(|| get(exclusive).map(|v| (v, false)));
         Self {
             constant: get("const"),
             low: bound("gte", "gt"),
@@ -48,8 +47,10 @@ impl<T: PartialOrd + Display + Default> Bounds<T> {
         let fits = if crossed { above || below } else { above && below };
         if !fits {
             let word = if crossed { " or " } else { " and " };
-            let low = self.low.as_ref().map(|(v, equal)| format!("{} {v}", if *equal { "at least" } else { "more than" }));
-            let high = self.high.as_ref().map(|(v, equal)| format!("{} {v}", if *equal { "at most" } else { "less than" }));
+            let low =
+                self.low.as_ref().map(|(v, equal)| format!("{} {v}", if *equal { "at least" } else { "more than" }));
+            let high =
+                self.high.as_ref().map(|(v, equal)| format!("{} {v}", if *equal { "at most" } else { "less than" }));
             let both: Vec<_> = low.into_iter().chain(high).collect();
             report(format!("must be {}", both.join(word)));
         }
@@ -85,7 +86,8 @@ impl<T: PartialEq + Display> Allowed<T> {
 
 /// Reports a `count` of `unit`s outside of `min..=max`.
 pub(super) fn count(count: usize, min: Option<u64>, max: Option<u64>, unit: &str, report: &mut dyn FnMut(String)) {
-    let plural = |n: u64| if n == 1 { format!("1 {unit}") } else { format!("{n} {unit}s").replace("entrys", "entries") };
+    let plural =
+        |n: u64| if n == 1 { format!("1 {unit}") } else { format!("{n} {unit}s").replace("entrys", "entries") };
     let count = count as u64;
     if let Some(min) = min.filter(|min| count < *min) {
         report(format!("must have at least {}", plural(min)));
