@@ -5,3 +5,6 @@ pub mod model;
 pub mod rpc;
 pub mod store;
 pub mod xds;
+
+#[cfg(test)]
+mod tidy;
