@@ -14,3 +14,6 @@ pub mod snapshot;
 pub mod store;
 pub mod telemetry;
 pub mod xds;
+
+#[cfg(test)]
+mod tidy;
