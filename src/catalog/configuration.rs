@@ -7,7 +7,7 @@ use std::{
 
 use crate::model::{
     CertificateSpec, EndpointSetSpec, FleetSpec, GatewaySpec, HttpRouteSpec, Kind, Object, ObjectRef,
-    ReferenceGrantSpec, Revision, ServiceSpec, SiteSpec, Spec,
+    ReferenceGrantSpec, Revision, ServiceSpec, SiteEntry, SiteSpec, Sites, Spec,
 };
 
 use super::Read;
@@ -103,6 +103,50 @@ impl Configuration {
     /// The objects that name `target`: HTTPRoutes a Gateway, EndpointSets a Service or a Site. It need not exist.
     pub fn referrers(&self, target: &ObjectRef) -> impl Iterator<Item = &Arc<Stored>> {
         self.referrers.get(target).into_iter().flat_map(|names| names.iter()).filter_map(|name| self.get(name))
+    }
+
+    /// This configuration with `put` over it and `delete` taken out, as admission and the command line look ahead. New
+    /// objects are the youngest.
+    pub fn overlay(&self, put: &[Object], delete: &[ObjectRef]) -> Self {
+        let mut next = self.clone();
+        let mut changed = BTreeSet::new();
+        for reference in delete {
+            next.remove(reference, &mut changed);
+        }
+        for object in put {
+            let reference = Arc::new(object.reference());
+            let age = self.get(&reference).map_or(Revision(u64::MAX), |stored| stored.create_revision);
+            let stored = Stored {
+                reference,
+                object: object.clone(),
+                create_revision: age,
+                mod_revision: Revision(u64::MAX),
+                key: String::new(),
+            };
+            next.set(stored, &mut changed);
+        }
+        next
+    }
+
+    /// What identity needs to know of the Sites, and the trust domain of the Fleet.
+    pub fn sites(&self) -> Sites {
+        let entries = self.all(Kind::Site).filter_map(|stored| {
+            let spec = stored.site()?;
+            let entry = SiteEntry {
+                role: spec.role,
+                region: spec.region.as_str().into(),
+                zone: spec.zone.as_str().into(),
+                state: spec.state,
+            };
+            Some((stored.reference.name.as_str().into(), entry))
+        });
+        Sites(entries.collect())
+    }
+
+    /// The Fleet's spec, or its defaults where no Fleet is stored.
+    pub fn fleet(&self) -> FleetSpec {
+        let stored = self.get(&ObjectRef::new(Kind::Fleet, "", "fleet"));
+        stored.and_then(|stored| stored.fleet()).cloned().unwrap_or_default()
     }
 
     /// Puts an object in; `changed` learns what can be read differently. A rewrite that says the same changes nothing.

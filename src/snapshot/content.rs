@@ -7,7 +7,7 @@ use std::{
 
 use super::{Publish, Seq};
 use crate::{
-    model::Revision,
+    model::{ObjectRef, Revision},
     xds::{Resource, ResourceType},
 };
 
@@ -27,6 +27,8 @@ pub struct Entry {
     pub created: Seq,
     /// A listener that reached it changed or went, and may still be draining (clusters only).
     pub drain: bool,
+    /// When each source, in the order of `resource.sources`, last contributed something new.
+    contributed: Vec<Seq>,
 }
 
 /// A name that went.
@@ -56,6 +58,13 @@ impl Names {
         }
         self.log.push_back((seq, name));
     }
+}
+
+/// Keeps the seq of what each source already said; the culprit of a refusal is one that said something new.
+fn contributions(entry: &Entry, resource: &Resource, seq: Seq) -> Vec<Seq> {
+    let known = |source| entry.resource.sources.iter().position(|old| old == source);
+    let kept = resource.sources.iter().map(|source| known(source).and_then(|at| entry.contributed.get(at)).copied());
+    kept.map(|kept| kept.unwrap_or(seq)).collect()
 }
 
 /// Everything in a view, as a reader sees it under the lock.
@@ -91,6 +100,14 @@ impl Content {
     /// All names of a type, sorted.
     pub fn entries(&self, kind: ResourceType) -> impl Iterator<Item = (&Arc<str>, &Entry)> {
         self.names(kind).entries.iter()
+    }
+
+    /// Every entry that came from `object`, with its name and the seq of what the object last contributed to it.
+    pub fn carriers(&self, object: &ObjectRef) -> impl Iterator<Item = (&Arc<str>, &Entry, Seq)> {
+        self.types.iter().flat_map(|names| &names.entries).filter_map(move |(name, entry)| {
+            let at = entry.resource.sources.iter().position(|source| source.object == *object)?;
+            Some((name, entry, entry.contributed.get(at).copied().unwrap_or_default()))
+        })
     }
 
     /// What is kept of a name that went.
@@ -189,6 +206,7 @@ impl Content {
         names.tombstones.remove(&resource.name);
         if let Some(entry) = names.entries.get_mut(&resource.name) {
             let same = entry.resource.version == resource.version;
+            entry.contributed = contributions(entry, resource, seq);
             // Equal bytes may come from other objects now; whoever asks for sources wants the new ones.
             entry.resource = Arc::clone(resource);
             if same {
@@ -196,8 +214,10 @@ impl Content {
             }
             (entry.seq, entry.content) = (seq, seq);
         } else {
-            let entry = Entry { resource: Arc::clone(resource), seq, content: seq, created: seq, drain: false };
-            names.entries.insert(Arc::clone(&resource.name), entry);
+            let contributed = vec![seq; resource.sources.len()];
+            let resource = Arc::clone(resource);
+            let entry = Entry { resource, seq, content: seq, created: seq, drain: false, contributed };
+            names.entries.insert(Arc::clone(&entry.resource.name), entry);
         }
         names.log(seq, Arc::clone(&resource.name));
         true
