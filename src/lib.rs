@@ -1,6 +1,8 @@
 //! Tidegate: the control plane of a global edge.
 
 // Words.
+pub mod compile;
+pub mod manifest;
 pub mod model;
 pub mod manifest;
 pub mod xds;
