@@ -1,7 +1,7 @@
 //! Which routes attach to which listeners, and with which host names (Gateway API: `parentRefs`, `allowedRoutes`,
 //! `hostnames`).
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::collections::BTreeMap;
 
 use crate::{
     catalog::Stored,
@@ -72,9 +72,4 @@ pub(crate) fn attached<'a>(bound: &Bound<'a>, reader: &Reader<'a>) -> Vec<Attach
             (!hostnames.is_empty()).then_some(Attached { route, spec, hostnames })
         })
         .collect()
-}
-
-/// Words for a listener's host name.
-pub(crate) fn spell(hostname: &str) -> Cow<'_, str> {
-    if hostname == "*" { "any host".into() } else { hostname.into() }
 }
