@@ -1,5 +1,7 @@
 //! Tidegate: the control plane of a global edge.
 
+pub mod bootstrap;
+pub mod certs;
 pub mod compile;
 pub mod model;
 pub mod rpc;

@@ -1,5 +1,9 @@
 //! The protocol's words: types, versions, names, resources; and the walks over descriptors.
 
+pub mod canonical;
+pub mod descriptor;
+pub mod json;
 mod resource;
+pub mod validate;
 
 pub use resource::{Resource, ResourceType, Source, Version};
