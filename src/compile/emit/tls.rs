@@ -32,8 +32,13 @@ fn socket(context: Any) -> TransportSocket {
     }
 }
 
+/// From `version` up to 1.3, which must be said: Envoy's own default for clients ends at 1.2.
 fn at_least(version: TlsProtocol) -> Option<TlsParameters> {
-    Some(TlsParameters { tls_minimum_protocol_version: version as i32, ..Default::default() })
+    Some(TlsParameters {
+        tls_minimum_protocol_version: version as i32,
+        tls_maximum_protocol_version: TlsProtocol::TlSv13 as i32,
+        ..Default::default()
+    })
 }
 
 fn san(kind: SanType, pattern: MatchPattern) -> SubjectAltNameMatcher {
