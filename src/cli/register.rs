@@ -142,9 +142,7 @@ async fn hold(
             // One answer for each message: silence means that the lease is not being renewed.
             let answer = match tokio::time::timeout(session.limit, session.answers.message()).await {
                 Err(_) => return Err(Ended::Lost(format!("{server} stopped answering"))),
-                Ok(Ok(None)) => return Err(Ended::Lost(format!("{server} ended the stream"))),
-                Ok(Ok(Some(answer))) => answer,
-                Ok(Err(status)) => return Err(Ended::from_status(&status, &server)),
+                Ok(received) => renewed(received, &server)?,
             };
             if !told {
                 told = true;
@@ -156,7 +154,14 @@ async fn hold(
                     request.address, request.id, answer.revision
                 );
             }
-            tokio::time::sleep(every).await;
+            // Listening in the pause too: a stream that breaks is replaced at once, not when the lease is due.
+            let mut pause = pin!(tokio::time::sleep(every));
+            loop {
+                tokio::select! {
+                    () = &mut pause => break,
+                    received = session.answers.message() => { renewed(received, &server)?; }
+                }
+            }
             let sent = session.requests.send(request.clone()).await;
             sent.map_err(|_| Ended::Lost(format!("{server} ended the stream")))
         };
@@ -170,6 +175,17 @@ async fn hold(
                 return ended;
             }
         }
+    }
+}
+
+fn renewed(
+    received: Result<Option<rpc::RegisterResponse>, Status>,
+    server: &str,
+) -> Result<rpc::RegisterResponse, Ended> {
+    match received {
+        Ok(Some(answer)) => Ok(answer),
+        Ok(None) => Err(Ended::Lost(format!("{server} ended the stream"))),
+        Err(status) => Err(Ended::from_status(&status, server)),
     }
 }
 
