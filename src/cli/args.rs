@@ -16,6 +16,9 @@ use crate::{
 const EXIT_CODES: &str =
     "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 differs or not ready, 4 conflict, 5 out of time.";
 
+/// What a command does, then how it is used in practice, then all the rest.
+const TEMPLATE: &str = "{about-with-newline}\n{before-help}{usage-heading} {usage}\n\n{all-args}{after-help}";
+
 /// The control plane of a global edge
 #[derive(Parser, Debug)]
 #[command(name = "tidegate", version, after_help = EXIT_CODES, arg_required_else_help = true)]
@@ -30,6 +33,7 @@ pub struct Cli {
 
 /// Flags of every command.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Options of every command")]
 pub struct Global {
     /// Control plane to ask
     #[arg(long, global = true, env = "TIDEGATE_SERVER", default_value = "http://127.0.0.1:18001", value_name = "URL")]
@@ -85,58 +89,58 @@ pub enum Output {
 pub enum Command {
     /// Run a control plane
     #[command(
-        after_help = "Examples:\n  tidegate serve\n  tidegate serve --store etcd:http://10.0.0.5:2379 --xds-listen 0.0.0.0:18000 \\\n      --xds-cert cp.pem --xds-key cp.key --xds-ca ca.pem"
+        help_template = TEMPLATE, before_help = "Examples:\n  tidegate serve\n  tidegate serve --store etcd:http://10.0.0.5:2379 --xds-listen 0.0.0.0:18000 \\\n      --xds-cert cp.pem --xds-key cp.key --xds-ca ca.pem"
     )]
     Serve(Box<ServeArgs>),
     /// Check manifests and store them
     #[command(
-        after_help = "Examples:\n  tidegate apply -f shop.yaml --wait\n  tidegate apply -f manifests/ --dry-run\n  cat shop.yaml | tidegate apply -f -"
+        help_template = TEMPLATE, before_help = "Examples:\n  tidegate apply -f shop.yaml --wait\n  tidegate apply -f manifests/ --dry-run\n  cat shop.yaml | tidegate apply -f -"
     )]
     Apply(ApplyArgs),
     /// Show objects
     #[command(
-        after_help = "Examples:\n  tidegate get httproutes -A\n  tidegate get service/web -n shop -o yaml\n  tidegate get all -o wide"
+        help_template = TEMPLATE, before_help = "Examples:\n  tidegate get httproutes -A\n  tidegate get service/web -n shop -o yaml\n  tidegate get all -o wide"
     )]
     Get(GetArgs),
     /// Show one object with its conditions, its proxies and its problems
-    #[command(after_help = "Examples:\n  tidegate describe httproute web -n shop\n  tidegate describe site/fra1")]
+    #[command(help_template = TEMPLATE, before_help = "Examples:\n  tidegate describe httproute web -n shop\n  tidegate describe site/fra1")]
     Describe(DescribeArgs),
     /// Delete objects
-    #[command(after_help = "Examples:\n  tidegate delete httproute web -n shop\n  tidegate delete -f shop.yaml")]
+    #[command(help_template = TEMPLATE, before_help = "Examples:\n  tidegate delete httproute web -n shop\n  tidegate delete -f shop.yaml")]
     Delete(DeleteArgs),
     /// Show what applying manifests would change; exits 3 when something would
     #[command(
-        after_help = "Examples:\n  tidegate diff -f shop.yaml\n  tidegate diff -f manifests/ && echo nothing to do"
+        help_template = TEMPLATE, before_help = "Examples:\n  tidegate diff -f shop.yaml\n  tidegate diff -f manifests/ && echo nothing to do"
     )]
     Diff(DiffArgs),
     /// Compile manifests to Envoy resources, without a control plane
     #[command(
-        after_help = "Examples:\n  tidegate translate -f manifests/ --site fra1\n  tidegate translate -f shop.yaml -f sites.yaml --site fra1 -o json"
+        help_template = TEMPLATE, before_help = "Examples:\n  tidegate translate -f manifests/ --site fra1\n  tidegate translate -f shop.yaml -f sites.yaml --site fra1 -o json"
     )]
     Translate(TranslateArgs),
     /// Wait until every connected proxy that sees an object has acknowledged it
-    #[command(after_help = "Examples:\n  tidegate wait httproute/web -n shop --for programmed --timeout 1m")]
+    #[command(help_template = TEMPLATE, before_help = "Examples:\n  tidegate wait httproute/web -n shop --for programmed --timeout 1m")]
     Wait(WaitArgs),
     /// Look at the proxies
     #[command(subcommand)]
     Proxy(ProxyCommand),
     /// Announce an endpoint and keep it alive until stopped
     #[command(
-        after_help = "Examples:\n  tidegate register --service shop/web --site core1 --id web-1 --address 10.0.0.7:8080\n  tidegate register --service shop/web --site core1 --id web-1 --address 10.0.0.7:8080 --etcd http://10.0.0.5:2379"
+        help_template = TEMPLATE, before_help = "Examples:\n  tidegate register --service shop/web --site core1 --id web-1 --address 10.0.0.7:8080\n  tidegate register --service shop/web --site core1 --id web-1 --address 10.0.0.7:8080 --etcd http://10.0.0.5:2379"
     )]
     Register(RegisterArgs),
     /// Make a certificate authority and certificates for trials and tests
     #[command(
-        after_help = "Examples:\n  tidegate dev-certs certs/ --site edge1:edge --site core1:core --operator ann --control-plane cp1"
+        help_template = TEMPLATE, before_help = "Examples:\n  tidegate dev-certs certs/ --site edge1:edge --site core1:core --operator ann --control-plane cp1"
     )]
     DevCerts(DevCertsArgs),
     /// Run a small edge on this machine and show a change going live
-    #[command(after_help = "Examples:\n  tidegate demo\n  tidegate demo --once")]
+    #[command(help_template = TEMPLATE, before_help = "Examples:\n  tidegate demo\n  tidegate demo --once")]
     Demo(DemoArgs),
     /// Show the versions of this program and of the control plane
     Version,
     /// Print a completion script for a shell
-    #[command(after_help = "Examples:\n  source <(tidegate completion bash)")]
+    #[command(help_template = TEMPLATE, before_help = "Examples:\n  source <(tidegate completion bash)")]
     Completion {
         /// The shell
         shell: clap_complete::Shell,
@@ -259,17 +263,17 @@ pub enum ProxyCommand {
     /// Show which proxies are connected and what they have acknowledged
     #[command(
         visible_alias = "ps",
-        after_help = "Examples:\n  tidegate proxy status\n  tidegate proxy status fra1-envoy-1 -o yaml"
+        help_template = TEMPLATE, before_help = "Examples:\n  tidegate proxy status\n  tidegate proxy status fra1-envoy-1 -o yaml"
     )]
     Status(ProxyStatusArgs),
     /// Show what a proxy is served, secrets redacted
     #[command(
-        after_help = "Examples:\n  tidegate proxy config fra1-envoy-1\n  tidegate proxy config fra1-envoy-1 rds -o yaml"
+        help_template = TEMPLATE, before_help = "Examples:\n  tidegate proxy config fra1-envoy-1\n  tidegate proxy config fra1-envoy-1 rds -o yaml"
     )]
     Config(ProxyConfigArgs),
     /// Print an Envoy bootstrap
     #[command(
-        after_help = "Examples:\n  tidegate proxy bootstrap --site fra1 --id fra1-envoy-1 --server 10.0.0.1:18000,10.0.0.2:18000 > envoy.yaml"
+        help_template = TEMPLATE, before_help = "Examples:\n  tidegate proxy bootstrap --site fra1 --id fra1-envoy-1 --server 10.0.0.1:18000,10.0.0.2:18000 > envoy.yaml"
     )]
     Bootstrap(BootstrapArgs),
 }

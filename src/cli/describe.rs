@@ -8,7 +8,6 @@ use super::{
     DescribeArgs, Failure, Global, Io, Output,
     apply::laggard_line,
     client::{Client, call},
-    failure::counted,
     output::{self, Table},
     summary::{self, Summary, text},
     target,
@@ -79,7 +78,7 @@ fn print(object: &rpc::Object, out: &mut dyn Write) -> Result<(), Failure> {
         block(out, "Laggards", &lines.join("\n"))?;
     }
     if !object.problems.is_empty() {
-        block(out, &counted(object.problems.len(), "problem"), &object.problems.join("\n"))?;
+        block(out, "Problems", &object.problems.join("\n"))?;
     }
     Ok(())
 }

@@ -51,7 +51,7 @@ impl Failure {
                 for fault in faults {
                     writeln!(err, "{}", located(fault))?;
                 }
-                writeln!(err, "error: {self}; nothing was stored for it")
+                writeln!(err, "error: {self}; nothing was stored")
             }
             Self::NotReady(text) if text.is_empty() => Ok(()),
             other => writeln!(err, "error: {other}"),

@@ -1,45 +1,60 @@
 //! `register`: an endpoint's lease, kept alive through the API until somebody stops the command.
 
-use std::time::Duration;
+use std::{
+    io,
+    pin::{Pin, pin},
+    time::Duration,
+};
 
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Code;
+use tonic::{Code, Status, Streaming};
 
-use super::{
-    Failure, Global, Io, RegisterArgs,
-    client::{Client, call},
-};
+use super::{Failure, Global, Io, RegisterArgs, client::Client};
 use crate::rpc;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// `tidegate register`: returns when it is interrupted (then the endpoint goes at once, for the stream ends in good
 /// order), or when the control plane refuses the endpoint itself.
 pub(crate) async fn register(global: &Global, args: &RegisterArgs, io: &mut Io<'_>) -> Result<(), Failure> {
+    until(interrupted(), global, args, io).await
+}
+
+/// [`register`] until `stop` is ready.
+pub(crate) async fn until(
+    stop: impl Future<Output = io::Result<()>>,
+    global: &Global,
+    args: &RegisterArgs,
+    io: &mut Io<'_>,
+) -> Result<(), Failure> {
     let request = request(args)?;
-    let stop = interrupted();
-    tokio::pin!(stop);
+    let mut stop = pin!(stop);
     let mut backoff = BACKOFF_MIN;
     loop {
         let began = Instant::now();
-        let failure = tokio::select! {
+        let opened = tokio::select! {
             biased;
-            result = &mut stop => return result,
-            failure = keep(global, args.ttl / 3, &request, io) => failure,
+            result = &mut stop => return Ok(result?),
+            opened = open(global, &request) => opened,
         };
-        match failure {
-            Lost::Refused(failure) => return Err(failure),
-            Lost::Connection(why) => writeln!(io.err, "{why}; trying again")?,
+        let ended = match opened {
+            Ok(session) => hold(session, stop.as_mut(), args.ttl / 3, &request, io).await,
+            Err(ended) => ended,
+        };
+        match ended {
+            Ended::Stopped(result) => return Ok(result?),
+            Ended::Refused(failure) => return Err(failure),
+            Ended::Lost(why) => writeln!(io.err, "{why}; trying again")?,
         }
         // A connection that held for a while was a good one: the next try comes soon.
         backoff = if began.elapsed() > BACKOFF_MAX { BACKOFF_MIN } else { (backoff * 2).min(BACKOFF_MAX) };
-        let jittered = backoff.mul_f64(0.5 + fastrand::f64() / 2.0);
         tokio::select! {
             biased;
-            result = &mut stop => return result,
-            () = tokio::time::sleep(jittered) => {}
+            result = &mut stop => return Ok(result?),
+            () = tokio::time::sleep(backoff.mul_f64(0.5 + fastrand::f64() / 2.0)) => {}
         }
     }
 }
@@ -65,78 +80,128 @@ fn request(args: &RegisterArgs) -> Result<rpc::RegisterRequest, Failure> {
 }
 
 /// Why a stream ended.
-enum Lost {
+enum Ended {
+    /// Somebody stopped this command.
+    Stopped(io::Result<()>),
     /// Another try may help.
-    Connection(String),
+    Lost(String),
     /// No other try will.
     Refused(Failure),
 }
 
-async fn keep(global: &Global, every: Duration, request: &rpc::RegisterRequest, io: &mut Io<'_>) -> Lost {
-    match stream(global, every, request, io).await {
-        Ok(never) => match never {},
-        Err(lost) => lost,
+impl Ended {
+    fn from_status(status: &Status, server: &str) -> Self {
+        let failure = Failure::from_status(status, server);
+        match status.code() {
+            Code::InvalidArgument
+            | Code::NotFound
+            | Code::FailedPrecondition
+            | Code::PermissionDenied
+            | Code::Unauthenticated
+            | Code::Unimplemented => Self::Refused(failure),
+            _ => Self::Lost(failure.to_string()),
+        }
     }
 }
 
-async fn stream(
-    global: &Global,
+/// An open stream: a message to `requests` is answered by one of `answers`.
+struct Session {
+    requests: mpsc::Sender<rpc::RegisterRequest>,
+    answers: Streaming<rpc::RegisterResponse>,
+    server: String,
+    limit: Duration,
+}
+
+async fn open(global: &Global, request: &rpc::RegisterRequest) -> Result<Session, Ended> {
+    let mut client = Client::connect(global).await.map_err(|failure| match failure {
+        Failure::Usage(_) => Ended::Refused(failure),
+        other => Ended::Lost(other.to_string()),
+    })?;
+    let (server, limit) = (global.server.clone(), global.request_timeout);
+    let (requests, queue) = mpsc::channel(1);
+    // The queue is empty and its other end is held here: this cannot fail.
+    let _ = requests.try_send(request.clone());
+    match tokio::time::timeout(limit, client.operator.register(ReceiverStream::new(queue))).await {
+        Ok(Ok(response)) => Ok(Session { requests, answers: response.into_inner(), server, limit }),
+        Ok(Err(status)) => Err(Ended::from_status(&status, &server)),
+        Err(_) => Err(Ended::Lost(format!("{server} did not answer within {limit:?}"))),
+    }
+}
+
+async fn hold(
+    mut session: Session,
+    mut stop: Pin<&mut impl Future<Output = io::Result<()>>>,
     every: Duration,
     request: &rpc::RegisterRequest,
     io: &mut Io<'_>,
-) -> Result<std::convert::Infallible, Lost> {
-    let mut client = Client::connect(global).await.map_err(|failure| match failure {
-        Failure::Usage(_) => Lost::Refused(failure),
-        other => Lost::Connection(other.to_string()),
-    })?;
-    let (requests, queue) = mpsc::channel(1);
-    let closed = || Lost::Connection(format!("{} ended the stream", global.server));
-    requests.send(request.clone()).await.map_err(|_| closed())?;
-    let started = call!(client, global.request_timeout, register, ReceiverStream::new(queue));
-    let mut answers = started.map_err(|failure| match failure {
-        Failure::Timeout(why) => Lost::Connection(why),
-        Failure::Failed(why) if why.starts_with("no control plane answers") => Lost::Connection(why),
-        other => Lost::Refused(other),
-    })?;
+) -> Ended {
+    let server = session.server.clone();
     let mut told = false;
     loop {
-        // One answer for each message: silence means that the lease is not being renewed.
-        let answer = match tokio::time::timeout(global.request_timeout, answers.message()).await {
-            Err(_) => return Err(Lost::Connection(format!("{} stopped answering", global.server))),
-            Ok(Ok(None)) => return Err(closed()),
-            Ok(Ok(Some(answer))) => answer,
-            Ok(Err(status)) => {
-                let failure = Failure::from_status(&status, &global.server);
-                return Err(match status.code() {
-                    Code::InvalidArgument
-                    | Code::NotFound
-                    | Code::FailedPrecondition
-                    | Code::PermissionDenied
-                    | Code::Unauthenticated
-                    | Code::Unimplemented => Lost::Refused(failure),
-                    _ => Lost::Connection(failure.to_string()),
-                });
+        let turn = async {
+            // One answer for each message: silence means that the lease is not being renewed.
+            let answer = match tokio::time::timeout(session.limit, session.answers.message()).await {
+                Err(_) => return Err(Ended::Lost(format!("{server} stopped answering"))),
+                Ok(received) => renewed(received, &server)?,
+            };
+            if !told {
+                told = true;
+                let at = format!("{}/{} at {}", request.namespace, request.service, request.site);
+                // Where somebody closed stderr, the endpoint is kept alive all the same.
+                let _ = writeln!(
+                    io.err,
+                    "registered {} as {} of {at} (revision {})",
+                    request.address, request.id, answer.revision
+                );
             }
+            // Listening in the pause too: a stream that breaks is replaced at once, not when the lease is due.
+            let mut pause = pin!(tokio::time::sleep(every));
+            loop {
+                tokio::select! {
+                    () = &mut pause => break,
+                    received = session.answers.message() => { renewed(received, &server)?; }
+                }
+            }
+            let sent = session.requests.send(request.clone()).await;
+            sent.map_err(|_| Ended::Lost(format!("{server} ended the stream")))
         };
-        if !told {
-            told = true;
-            let at = format!("{}/{} at {}", request.namespace, request.service, request.site);
-            let line =
-                format!("registered {} as {} of {at} (revision {})", request.address, request.id, answer.revision);
-            // Somebody closed stderr; the endpoint is kept alive all the same.
-            let _ = writeln!(io.err, "{line}").and_then(|()| io.err.flush());
+        tokio::select! {
+            biased;
+            result = &mut stop => {
+                end(session).await;
+                return Ended::Stopped(result);
+            }
+            turn = turn => if let Err(ended) = turn {
+                return ended;
+            }
         }
-        tokio::time::sleep(every).await;
-        requests.send(request.clone()).await.map_err(|_| closed())?;
     }
 }
 
+fn renewed(
+    received: Result<Option<rpc::RegisterResponse>, Status>,
+    server: &str,
+) -> Result<rpc::RegisterResponse, Ended> {
+    match received {
+        Ok(Some(answer)) => Ok(answer),
+        Ok(None) => Err(Ended::Lost(format!("{server} ended the stream"))),
+        Err(status) => Err(Ended::from_status(&status, server)),
+    }
+}
+
+/// Ends the stream in good order and gives the control plane a moment to take the endpoint out.
+async fn end(session: Session) {
+    let Session { requests, mut answers, .. } = session;
+    drop(requests);
+    let _ = tokio::time::timeout(FAREWELL, async { while let Ok(Some(_)) = answers.message().await {} }).await;
+}
+
 /// Returns on SIGINT or SIGTERM.
-async fn interrupted() -> Result<(), Failure> {
+async fn interrupted() -> io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
-        result = tokio::signal::ctrl_c() => Ok(result?),
+        result = tokio::signal::ctrl_c() => result,
         _ = terminate.recv() => Ok(()),
     }
 }

@@ -1,0 +1,197 @@
+//! What is printed, to the letter.
+
+use std::collections::VecDeque;
+
+use super::{fake::Answers, *};
+use crate::rpc;
+
+fn route() -> rpc::Object {
+    rpc::Object {
+        r#ref: Some(object_ref("HTTPRoute", "shop", "web")),
+        manifest_json: r#"{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute",
+            "metadata":{"name":"web","namespace":"shop","labels":{"team":"a","tier":"1"}},
+            "spec":{"hostnames":["shop.example"],"rules":[]}}"#
+            .into(),
+        status_json: r#"{"conditions":[{"type":"Programmed","status":"False","reason":"Pending","message":"1 of 3"}],
+            "parents":[{"parentRef":{"name":"main","namespace":"edge","sectionName":"https"},
+              "conditions":[{"type":"Accepted","status":"True","reason":"Accepted","message":""}]}],
+            "proxies":{"total":3,"acked":1,"nacked":1,"pending":1},
+            "laggards":[{"proxy":"e1","site":"fra1","type":"RDS","resource":"http/80","error":"no such regex"},
+                        {"proxy":"e2","site":"fra1","type":"CDS"}]}"#
+            .into(),
+        create_revision: 4,
+        mod_revision: 9,
+        key: "/tidegate/v1/objects/httproutes/shop/web".into(),
+        problems: vec!["rule 1: there is no Service shop/api".into()],
+    }
+}
+
+fn garbage() -> rpc::Object {
+    rpc::Object {
+        r#ref: Some(object_ref("Site", "", "bad")),
+        key: "/tidegate/v1/objects/sites/bad".into(),
+        problems: vec!["it is no manifest".into()],
+        mod_revision: 12,
+        ..Default::default()
+    }
+}
+
+fn getting(objects: Vec<rpc::Object>) -> Answers {
+    Answers { get: VecDeque::from([rpc::GetResponse { objects, revision: 12 }]), ..Default::default() }
+}
+
+#[tokio::test]
+async fn get_prints_a_table() {
+    let (done, asked) = against(getting(vec![route()]), &["get", "httproutes", "-A", "-o", "wide"], "").await;
+    let expected = "\
+NAMESPACE   NAME   DETAILS        PROGRAMMED      PROXIES   PROBLEMS   REVISION   KEY
+shop        web    shop.example   False/Pending   1/3       1          9          /tidegate/v1/objects/httproutes/shop/web
+";
+    assert_eq!((done.code, done.out.as_str(), done.err.as_str()), (0, expected, ""));
+    assert_eq!(asked, [r#"GetRequest { kind: "HTTPRoute", namespace: "", name: "" }"#]);
+
+    let (done, _) = against(getting(vec![route(), garbage()]), &["get", "all", "-n", "shop"], "").await;
+    let expected = "\
+NAME            DETAILS        PROGRAMMED      PROXIES   PROBLEMS
+httproute/web   shop.example   False/Pending   1/3       1
+site/bad        -              -               -         1
+";
+    assert_eq!(done.out, expected);
+}
+
+#[tokio::test]
+async fn get_prints_names_json_and_documents_that_apply_can_read() {
+    let (done, _) = against(getting(vec![route(), garbage()]), &["get", "all", "-A", "-o", "name"], "").await;
+    assert_eq!(done.out, "httproute/shop/web\nsite/bad\n");
+
+    let (done, _) = against(getting(vec![garbage(), garbage()]), &["get", "sites", "-o", "yaml"], "").await;
+    let one = "\
+kind: Site
+metadata:
+  name: bad
+  namespace: \"\"
+status:
+  key: /tidegate/v1/objects/sites/bad
+  problems:
+  - it is no manifest
+";
+    assert_eq!(done.out, format!("{one}---\n{one}"));
+
+    let (done, _) = against(getting(vec![route()]), &["get", "route/shop/web", "-o", "json"], "").await;
+    let value: serde_json::Value = serde_json::from_str(&done.out).expect("one JSON value");
+    assert_eq!((&value["kind"], &value["status"]["proxies"]["total"]), (&"HTTPRoute".into(), &3.into()));
+    let (done, _) = against(getting(vec![route()]), &["get", "routes", "-o", "json"], "").await;
+    assert_eq!(done.code, 2, "there is no such plural: {}", done.err);
+}
+
+#[tokio::test]
+async fn nothing_found_is_a_message_and_a_missing_name_a_failure() {
+    let (done, asked) = against(getting(vec![]), &["get", "svc", "-n", "shop"], "").await;
+    assert_eq!((done.code, done.out.as_str()), (0, ""));
+    assert_eq!(done.err, "no objects found in the namespace shop (-A looks in all)\n");
+    assert!(asked[0].contains(r#"namespace: "shop""#), "{asked:?}");
+    let (done, asked) = against(getting(vec![]), &["get", "site", "x"], "").await;
+    assert_eq!((done.code, done.err.as_str()), (1, "error: site/x not found\n"));
+    assert!(asked[0].contains(r#"namespace: """#), "sites have none: {asked:?}");
+}
+
+#[tokio::test]
+async fn describe_tells_the_whole_story() {
+    let (done, _) = against(getting(vec![route()]), &["describe", "httproute", "web", "-n", "shop"], "").await;
+    let expected = "\
+Name:        web
+Namespace:   shop
+Kind:        HTTPRoute
+Labels:      team=a
+             tier=1
+Key:         /tidegate/v1/objects/httproutes/shop/web
+Revision:    9 (created at 4)
+Proxies:     3 in all, 1 acknowledged, 1 refused, 1 pending
+Spec:
+  hostnames:
+  - shop.example
+  rules: []
+Conditions:
+  TYPE         STATUS   REASON     ABOUT                    MESSAGE
+  Programmed   False    Pending    -                        1 of 3
+  Accepted     True     Accepted   parent edge/main:https   -
+Laggards:
+  e1 (fra1): RDS http/80 refused: no such regex
+  e2 (fra1): CDS pending
+Problems:
+  rule 1: there is no Service shop/api
+";
+    assert_eq!(done.out, expected);
+}
+
+fn row(id: &str, refused: &str) -> rpc::ProxyRow {
+    let status = |kind: &str, state: &str, errors: &[&str]| rpc::TypeStatus {
+        r#type: kind.into(),
+        state: state.into(),
+        resources: 2,
+        errors: errors.iter().map(|e| (*e).to_owned()).collect(),
+    };
+    let types = vec![
+        status("CDS", "SYNCED", &[]),
+        status("LDS", "PENDING", &[]),
+        status("RDS", "NACKED", &["no such regex"]),
+        status("SDS", "NOT_SUBSCRIBED", &[]),
+    ];
+    rpc::ProxyRow {
+        id: id.into(),
+        site: "fra1".into(),
+        role: "edge".into(),
+        types: if refused.is_empty() { types } else { vec![] },
+        connected_seconds: 20_000,
+        refused: refused.into(),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn proxy_status_names_the_culprit() {
+    let status = || Answers {
+        status: Some(rpc::ProxyStatusResponse {
+            proxies: vec![row("e1", ""), row("stranger", "the site fra1 is not its certificate's")],
+            revision: 3,
+        }),
+        ..Default::default()
+    };
+    let (done, _) = against(status(), &["proxy", "status"], "").await;
+    let expected = "\
+NAME       SITE   ROLE   CDS      EDS   SDS   LDS       RDS      CONNECTED   ERROR
+e1         fra1   edge   SYNCED   -     -     PENDING   NACKED   5h33m       RDS
+stranger   fra1   edge   -        -     -     -         -        -           refused
+
+e1: RDS: no such regex
+stranger: refused: the site fra1 is not its certificate's
+";
+    assert_eq!((done.code, done.out.as_str()), (0, expected));
+    let (done, _) = against(status(), &["proxy", "ps", "e1", "-o", "json"], "").await;
+    let value: serde_json::Value = serde_json::from_str(&done.out).expect("JSON");
+    assert_eq!(value[0]["types"][2]["errors"][0], "no such regex");
+    let (done, _) = against(status(), &["proxy", "status", "e7"], "").await;
+    assert_eq!((done.code, done.err.as_str()), (1, "error: no proxy e7 is connected\n"));
+}
+
+#[tokio::test]
+async fn proxy_config_shows_resources() {
+    let config = || Answers {
+        config: Some(rpc::ProxyConfigResponse {
+            resources: vec![rpc::ConfigResource {
+                r#type: "CDS".into(),
+                name: "backbone/-/core1".into(),
+                version: "ab12".into(),
+                json: r#"{"name":"backbone/-/core1"}"#.into(),
+            }],
+        }),
+        ..Default::default()
+    };
+    let (done, asked) = against(config(), &["proxy", "config", "e1", "clusters"], "").await;
+    assert_eq!(done.out, "TYPE   NAME               VERSION\nCDS    backbone/-/core1   ab12\n");
+    assert_eq!(asked, [r#"ProxyConfigRequest { proxy: "e1", r#type: "CDS" }"#]);
+    let (done, _) = against(config(), &["proxy", "config", "e1", "-o", "json"], "").await;
+    assert!(done.out.contains("\"resource\": {\n      \"name\": \"backbone/-/core1\""), "{}", done.out);
+    let (done, _) = against(config(), &["proxy", "config", "e1", "xds"], "").await;
+    assert_eq!(done.code, 2, "{}", done.err);
+}
