@@ -1,14 +1,14 @@
 //! A TCP link between two processes that a test can slow down, hold still, or cut.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -167,7 +167,7 @@ async fn take_turn(state: &State, way: usize, size: usize) {
         return;
     }
     let until = {
-        let mut free = state.free[way].lock().await;
+        let mut free = state.free[way].lock().unwrap();
         let start = (*free).max(Instant::now());
         *free = start + Duration::from_nanos(size as u64 * 1_000_000_000 / rate);
         start
