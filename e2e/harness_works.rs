@@ -1,10 +1,11 @@
 //! The tools of these tests, tested: a tool that cannot see a failure would make every test green.
 
-use std::time::Duration;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::harness::{Addresses, Backend, Envoy, Etcd, Load, Request, wait_for};
+use crate::harness::{Addresses, Backend, Envoy, Etcd, Link, Load, Request, Tls, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -12,10 +13,44 @@ fn url(backend: &Backend, path: &str) -> String {
     format!("http://{}{path}", backend.address())
 }
 
+/// A bootstrap with one listener on port 8080 before a back end, and more fields for its filter chain.
+fn front(ip: Ipv4Addr, backend: &Backend, transport: &str) -> String {
+    let port = backend.address().port();
+    format!(
+        r#"
+admin: {{ address: {{ socket_address: {{ address: {ip}, port_value: 0 }} }} }}
+static_resources:
+  listeners:
+  - name: front
+    address: {{ socket_address: {{ address: {ip}, port_value: 8080 }} }}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: front
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
+          route_config:
+            virtual_hosts:
+            - {{ name: all, domains: ["*"], routes: [{{ match: {{ prefix: / }}, route: {{ cluster: behind }} }}] }}
+{transport}
+  clusters:
+  - name: behind
+    load_assignment:
+      cluster_name: behind
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }}
+"#
+    )
+}
+
 #[test]
 fn a_steady_load_on_a_sound_back_end_has_no_failure() {
     let backend = Backend::start("sound");
-    let report = Load::new([Request::get(&url(&backend, "/a"))]).run_for(Duration::from_secs(3)).flawless(570);
+    let report = Load::new([Request::get(&url(&backend, "/a"))]).run_for(Duration::from_secs(3)).flawless(500);
     assert!(report.sent() <= 630, "{} requests at 200 a second", report.sent());
     assert_eq!(backend.count_of("/a"), report.sent(), "no request is sent twice");
     let protocols = backend.received();
@@ -29,7 +64,7 @@ fn every_answer_that_is_not_2xx_is_a_failure() {
     backend.always("status=503");
     let report = Load::new([Request::get(&url(&backend, "/"))]).per_second(100).run_for(Duration::from_millis(500));
     assert_eq!(report.ok, 0);
-    assert!(report.failed >= 40, "{report:?}");
+    assert!(report.failed >= 20, "{report:?}");
     assert!(report.failures[0].contains("status 503"), "{:?}", report.failures);
     assert!(report.failures.len() <= 20);
 }
@@ -61,6 +96,54 @@ fn a_connection_announced_as_closing_is_replaced_without_a_failure() {
 }
 
 #[test]
+fn http2_connections_that_go_away_are_replaced_without_a_failure() {
+    let backend = Backend::start("going");
+    let load = Load::new([Request::get(&url(&backend, "/?delay=50"))]).connections(0, 3).start();
+    let mut last = 0;
+    for _ in 0..3 {
+        wait_for("the load goes on", LIMIT, || if backend.count() > last + 40 { Ok(()) } else { Err("it does not") });
+        last = backend.count();
+        backend.announce_closing();
+    }
+    wait_for("all are replaced", LIMIT, || if backend.count() > last + 40 { Ok(()) } else { Err("not yet") });
+    let report = load.stop().flawless(160);
+    assert!(report.closings + report.closed_idle >= 9, "{} and {}", report.closings, report.closed_idle);
+}
+
+#[test]
+fn a_client_speaks_https_with_a_name_apart_from_the_host() {
+    let backend = Backend::start("tls");
+    let ip = Addresses::next().take();
+    let dir = TempDir::new().unwrap();
+    let signed = rcgen::generate_simple_self_signed(["shop.example".to_owned()]).unwrap();
+    let (certificate, key) = (signed.cert.pem(), signed.signing_key.serialize_pem());
+    std::fs::write(dir.path().join("cert.pem"), &certificate).unwrap();
+    std::fs::write(dir.path().join("key.pem"), key).unwrap();
+    let tls = r#"
+      transport_socket:
+        name: tls
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+          common_tls_context:
+            alpn_protocols: [h2, http/1.1]
+            tls_certificates: [{ certificate_chain: { filename: cert.pem }, private_key: { filename: key.pem } }]
+"#;
+    let mut envoy = Envoy::start("tls", &front(ip, &backend, tls), dir.path());
+    envoy.wait_ready(LIMIT);
+    let trust = Tls { ca: certificate, sni: Some("shop.example".to_owned()), ..Tls::default() };
+    let request = Request::get("https://other.example/").to((ip, 8080)).tls(trust.clone());
+    for (request, version) in
+        [(request.clone(), http::Version::HTTP_11), (request.clone().http2(), http::Version::HTTP_2)]
+    {
+        let answer = request.send().unwrap();
+        assert_eq!((answer.version, &answer.json()["host"]), (version, &"other.example".into()));
+    }
+    let wrong = Tls { sni: Some("else.example".to_owned()), ..trust };
+    let refusal = request.tls(wrong).send().unwrap_err();
+    assert!(refusal.contains("certificate"), "{refusal}");
+}
+
+#[test]
 fn the_back_end_does_what_the_query_says() {
     let backend = Backend::start("b1");
     let answer = Request::get(&url(&backend, "/x?headers=99&forge=x-envoy-overloaded:true&status=201")).send().unwrap();
@@ -76,10 +159,30 @@ fn the_back_end_does_what_the_query_says() {
         (&"shop.example".into(), &5.into(), &"HTTP/2.0".into())
     );
 
-    let begin = std::time::Instant::now();
+    let begin = Instant::now();
     let answer = Request::get(&url(&backend, "/?bytes=1000&chunk=100&every=20")).send().unwrap();
     assert_eq!(answer.body.len(), 1000);
     assert!(begin.elapsed() >= Duration::from_millis(150), "ten chunks, 20 ms apart");
+}
+
+#[test]
+fn a_link_slows_holds_and_cuts() {
+    let backend = Backend::start("far");
+    let link = Link::to(backend.address());
+    let through = |path: &str| Request::get(&format!("http://{}{path}", link.address()));
+    let begin = Instant::now();
+    link.throttle(1_000_000);
+    assert_eq!(through("/?bytes=500000").send().unwrap().body.len(), 500_000);
+    assert!(begin.elapsed() >= Duration::from_millis(400), "{:?} for half a second's bytes", begin.elapsed());
+    assert!(link.bytes().1 >= 500_000);
+    link.throttle(0);
+    link.hold();
+    let short = through("/").within(Duration::from_millis(500));
+    assert!(short.send().unwrap_err().contains("timed out"));
+    link.cut();
+    assert!(!short.send().unwrap_err().contains("timed out"));
+    link.open();
+    assert_eq!(short.send().unwrap().status, 200);
 }
 
 #[test]
@@ -111,35 +214,7 @@ fn a_paused_process_answers_again_when_resumed() {
 fn an_envoy_on_a_static_bootstrap_is_ready_and_forwards() {
     let backend = Backend::start("behind");
     let ip = Addresses::next().take();
-    let bootstrap = format!(
-        r#"
-admin: {{ address: {{ socket_address: {{ address: {ip}, port_value: 0 }} }} }}
-static_resources:
-  listeners:
-  - name: front
-    address: {{ socket_address: {{ address: {ip}, port_value: 8080 }} }}
-    filter_chains:
-    - filters:
-      - name: envoy.filters.network.http_connection_manager
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: front
-          http_filters:
-          - name: envoy.filters.http.router
-            typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
-          route_config:
-            virtual_hosts:
-            - {{ name: all, domains: ["*"], routes: [{{ match: {{ prefix: / }}, route: {{ cluster: behind }} }}] }}
-  clusters:
-  - name: behind
-    load_assignment:
-      cluster_name: behind
-      endpoints:
-      - lb_endpoints:
-        - endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {} }} }} }}
-"#,
-        backend.address().port()
-    );
+    let bootstrap = front(ip, &backend, "");
     let dir = TempDir::new().unwrap();
     let mut envoy = Envoy::start("static", &bootstrap, dir.path());
     envoy.wait_ready(LIMIT);

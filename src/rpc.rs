@@ -1,4 +1,4 @@
 //! Generated code of `proto/`: Tidegate's own gRPC API.
-#![allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
+#![allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::restriction, reason = "generated")]
 
 tonic::include_proto!("tidegate.v1");

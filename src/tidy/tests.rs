@@ -3,9 +3,13 @@
 use super::rules::{File, check, declared};
 use super::source::{blank, tokens};
 
+fn is_test(path: &str) -> bool {
+    path.ends_with("/tests.rs") || path.starts_with("e2e/")
+}
+
 /// The complaints about a file of this text, which need not open with its job.
 fn complaints(path: &str, text: &str) -> Vec<String> {
-    check(&File { path, text: &format!("//! Job.\n{text}") })
+    check(&File { path, text: &format!("//! Job.\n{text}"), is_test: is_test(path) })
 }
 
 fn assert_forbidden(path: &str, text: &str, part: &str) {
@@ -103,13 +107,16 @@ fn pure_modules_touch_no_clock_and_no_world() {
         assert_forbidden("src/serve/session.rs", text, "a pure module");
         assert_fine("src/serve/service.rs", text);
     }
-    assert_fine("src/compile/emit.rs", "use std::{collections::BTreeMap, net::IpAddr}; fn f(now: Instant) {}");
+    assert_fine(
+        "src/compile/emit.rs",
+        "use std::{collections::BTreeMap, net::IpAddr}; fn f(at: Instant, now: Instant) {}",
+    );
 }
 
 #[test]
 fn a_file_says_its_job_and_stays_short() {
     let long = |lines: usize| format!("//! Job.\n{}", "fn f() {}\n".repeat(lines - 1));
-    let check_text = |path: &str, text: &str| check(&File { path, text }).len();
+    let check_text = |path: &str, text: &str| check(&File { path, text, is_test: is_test(path) }).len();
     assert_eq!(check_text("src/store.rs", "fn f() {}"), 1);
     assert_eq!(check_text("src/store.rs", &long(500)), 0);
     assert_eq!(check_text("src/store.rs", &long(501)), 1);
@@ -130,7 +137,11 @@ fn unfinished_and_sleeping_code_is_refused() {
 #[test]
 fn only_mod_lines_keep_a_file_alive() {
     let text = "mod a; // mod b;\npub(crate) mod c;\n#[cfg(test)]\nmod tests;\nmod inline { mod d; }\nuse e;";
-    assert_eq!(declared(text), ["a", "c", "tests", "d"]);
+    let (all, shipped) = declared(text);
+    assert_eq!(
+        (all, shipped),
+        (["a", "c", "tests", "d"].map(str::to_owned).into(), ["a", "c", "d"].map(str::to_owned).into())
+    );
 }
 
 #[test]
