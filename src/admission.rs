@@ -38,7 +38,7 @@ pub fn check(
     for unit in units {
         compile_unit(&unit, &next, runtime, &named, &mut verdict);
     }
-    for problem in compile::problems(&next, runtime) {
+    for problem in compile::resolve::problems::problems(&next, runtime) {
         let Some(object) = problem.object.filter(|o| named.contains(o)) else { continue };
         verdict.warnings.push(format!("{object}: {}: {}", problem.reason, problem.message));
     }

@@ -13,6 +13,7 @@ mod diff;
 mod failure;
 mod local;
 mod objects;
+pub mod offline;
 mod output;
 mod proxy;
 mod register;

@@ -1,8 +1,6 @@
 //! Tidegate: the control plane of a global edge.
 
 // Words.
-pub mod compile;
-pub mod manifest;
 pub mod model;
 pub mod manifest;
 pub mod xds;

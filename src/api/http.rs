@@ -18,7 +18,7 @@ use crate::{model::Severity, pipeline::Freshness};
 pub struct HttpState {
     /// The replica.
     pub context: Context,
-    /// The metrics in OpenMetrics text.
+    /// The metrics in OpenMetrics text, as of now.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
 }
 

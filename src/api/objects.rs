@@ -29,7 +29,7 @@ pub(super) async fn get(context: &Context, request: GetRequest) -> Result<GetRes
     let kinds = if request.kind.is_empty() { Kind::ALL.to_vec() } else { vec![parse_kind(&request.kind)?] };
     let mut response = GetResponse::default();
     let state = context.state();
-    let mut problems = compile::problems(&state.configuration, &state.runtime);
+    let mut problems = compile::resolve::problems::problems(&state.configuration, &state.runtime);
     problems.extend(state.problems.iter().cloned());
     for kind in kinds {
         let prefix = format!("{}objects/{}/", context.keyspace.watched(), kind.plural());

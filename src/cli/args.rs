@@ -331,6 +331,15 @@ pub struct BootstrapArgs {
     /// Port of Envoy's admin interface on loopback
     #[arg(long, default_value_t = 9901, value_name = "PORT")]
     pub admin_port: u16,
+    /// Rollout cohort of the proxy
+    #[arg(long, default_value = "", value_name = "NAME")]
+    pub cohort: String,
+    /// What Envoy's --drain-time-s says: the control plane can learn it only here
+    #[arg(long, default_value = "600s", value_parser = parse_duration, value_name = "DURATION")]
+    pub drain_time: Duration,
+    /// Trust domain of the fleet's identities
+    #[arg(long, default_value = "tidegate.local", value_name = "DOMAIN")]
+    pub trust_domain: String,
 }
 
 /// `tidegate register`.

@@ -4,10 +4,18 @@ use serde_json::{Value, json};
 
 use super::Standing;
 use crate::{
-    compile::{self, Condition},
+    compile::{
+        Reader,
+        resolve::status::{Condition, ListenerStatus, RouteParent, gateway_listeners, route_parents},
+    },
     model::{Kind, ObjectRef, Problem, Severity},
     pipeline::State,
 };
+
+/// `controllerName` of every route status that we write.
+const CONTROLLER: &str = "tidegate.dev/control-plane";
+/// The Gateway API's group.
+const GROUP: &str = "gateway.networking.k8s.io";
 
 /// The status of one object.
 pub fn to_json(object: &ObjectRef, state: &State, standing: &Standing, problems: &[Problem]) -> Value {
@@ -30,70 +38,75 @@ pub fn to_json(object: &ObjectRef, state: &State, standing: &Standing, problems:
             "detail": first.error,
         });
     }
+    let reader = Reader::new(&state.configuration, &state.runtime);
+    let stored = state.configuration.get(object);
     match object.kind {
         Kind::HttpRoute => {
-            let parents: Vec<Value> = compile::route_parents(object, &state.configuration)
-                .into_iter()
-                .map(|parent| {
-                    let mut conditions: Vec<Value> = parent.conditions.iter().map(condition).collect();
-                    conditions.push(condition(&programmed));
-                    json!({
-                        "parentRef": parent.parent_ref,
-                        "controllerName": "tidegate.dev/control-plane",
-                        "conditions": conditions,
-                    })
-                })
-                .collect();
-            status["parents"] = Value::Array(parents);
+            let parents = stored.map(|route| route_parents(route, &reader)).unwrap_or_default();
+            status["parents"] = parents.iter().map(|parent| route_parent(parent, &programmed)).collect();
         }
         Kind::Gateway => {
-            let listeners: Vec<Value> = compile::gateway_listeners(object, &state.configuration)
-                .into_iter()
-                .map(|listener| {
-                    json!({
-                        "name": listener.name,
-                        "attachedRoutes": listener.attached_routes,
-                        "supportedKinds": [{ "group": "gateway.networking.k8s.io", "kind": "HTTPRoute" }],
-                        "conditions": listener.conditions.iter().map(condition).collect::<Vec<_>>(),
-                    })
-                })
-                .collect();
-            status["listeners"] = Value::Array(listeners);
-            status["conditions"] = json!([condition(&accepted(problems)), condition(&programmed)]);
+            let listeners = stored.map(|gateway| gateway_listeners(gateway, &reader)).unwrap_or_default();
+            status["listeners"] = listeners.iter().map(listener).collect();
+            status["conditions"] = json!([accepted(problems), programmed]);
         }
-        _ => status["conditions"] = json!([condition(&accepted(problems)), condition(&programmed)]),
+        _ => status["conditions"] = json!([accepted(problems), programmed]),
     }
     status
 }
 
-fn condition(condition: &Condition) -> Value {
+fn route_parent(parent: &RouteParent, programmed: &Value) -> Value {
+    let mut reference = json!({ "name": parent.parent.name, "namespace": parent.parent.namespace });
+    if let Some(section) = &parent.parent.section_name {
+        reference["sectionName"] = json!(section);
+    }
+    if let Some(port) = parent.parent.port {
+        reference["port"] = json!(port);
+    }
+    let mut conditions: Vec<Value> = parent.conditions.iter().map(condition).collect();
+    conditions.push(programmed.clone());
+    json!({ "parentRef": reference, "controllerName": CONTROLLER, "conditions": conditions })
+}
+
+fn listener(listener: &ListenerStatus) -> Value {
+    let kinds: Vec<Value> = listener.supported_kinds.iter().map(|kind| json!({ "group": GROUP, "kind": kind })).collect();
     json!({
-        "type": condition.kind,
-        "status": condition.status,
-        "reason": condition.reason,
-        "message": condition.message,
+        "name": listener.name,
+        "attachedRoutes": listener.attached_routes,
+        "supportedKinds": kinds,
+        "conditions": listener.conditions.iter().map(condition).collect::<Vec<_>>(),
     })
 }
 
-fn accepted(problems: &[Problem]) -> Condition {
+fn condition(condition: &Condition) -> Value {
+    let status = if condition.status { "True" } else { "False" };
+    words(condition.kind, status, condition.reason, &condition.message)
+}
+
+fn words(kind: &str, status: &str, reason: &str, message: &str) -> Value {
+    json!({ "type": kind, "status": status, "reason": reason, "message": message })
+}
+
+fn accepted(problems: &[Problem]) -> Value {
     match problems.iter().find(|p| p.severity == Severity::Error) {
-        Some(problem) => Condition::new("Accepted", "False", &problem.reason, &problem.message),
-        None => Condition::new("Accepted", "True", "Accepted", ""),
+        Some(problem) => words("Accepted", "False", &problem.reason, &problem.message),
+        None => words("Accepted", "True", "Accepted", ""),
     }
 }
 
 /// True only after every connected proxy that sees the object has acknowledged all that carries it.
-fn programmed(standing: &Standing, problems: &[Problem]) -> Condition {
-    let new = |status, reason, message: String| Condition::new("Programmed", status, reason, &message);
+fn programmed(standing: &Standing, problems: &[Problem]) -> Value {
+    let told = |status, reason, message: &str| words("Programmed", status, reason, message);
+    let of = |count: u32, what: &str| format!("{count} of {} proxies {what}", standing.total);
     if let Some(problem) = problems.iter().find(|p| p.severity == Severity::Error && p.reason == "Invalid") {
-        new("False", "Invalid", problem.message.clone())
+        told("False", "Invalid", &problem.message)
     } else if standing.nacked > 0 {
-        new("False", "Refused", format!("{} of {} proxies refused it", standing.nacked, standing.total))
+        told("False", "Refused", &of(standing.nacked, "refused it"))
     } else if standing.pending > 0 {
-        new("False", "Pending", format!("{} of {} proxies have not acknowledged it", standing.pending, standing.total))
+        told("False", "Pending", &of(standing.pending, "have not acknowledged it"))
     } else if standing.total == 0 {
-        new("Unknown", "NoProxies", "no connected proxy sees it".into())
+        told("Unknown", "NoProxies", "no connected proxy sees it")
     } else {
-        new("True", "Programmed", format!("{} proxies serve it", standing.total))
+        told("True", "Programmed", &of(standing.acked, "serve it"))
     }
 }

@@ -1,0 +1,59 @@
+//! The metrics page, computed from the newest state when it is asked for.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    api::Context,
+    model::{Kind, Severity},
+    pipeline::Freshness,
+    status,
+    telemetry::Registry,
+    xds::ResourceType,
+};
+
+/// How many faulty keys are named; the count is complete.
+const FAULTS_MAX: usize = 100;
+
+type Labels = Vec<(&'static str, String)>;
+
+/// OpenMetrics text.
+pub(super) fn text(context: &Context) -> String {
+    let registry = Registry::new();
+    let state = std::sync::Arc::clone(&context.state.borrow());
+    registry.gauge("store_revision", "Store revision that is compiled and published").set(number(state.revision.0));
+    let fresh = i64::from(state.freshness == Freshness::Fresh);
+    registry.gauge("store_fresh", "1 while the store's changes arrive").set(fresh);
+    let objects = registry.gauges::<Labels>("objects", "Objects in service by kind");
+    for kind in Kind::ALL {
+        let count = state.configuration.all(kind).count();
+        objects.get_or_create(&vec![("kind", kind.to_string())]).set(number(count as u64));
+    }
+    let faults: Vec<_> = state.problems.iter().filter(|p| p.severity == Severity::Error).collect();
+    registry.gauge("problems", "Keys and resources that are out of service").set(number(faults.len() as u64));
+    let named = registry.gauges::<Labels>("problem", "One for each fault, up to 100");
+    for fault in faults.iter().take(FAULTS_MAX) {
+        let labels = vec![("key", fault.key.clone()), ("reason", fault.reason.clone())];
+        named.get_or_create(&labels).set(1);
+    }
+    proxies(context, &registry);
+    registry.encode()
+}
+
+fn proxies(context: &Context, registry: &Registry) {
+    let rows = status::proxies(&context.views, &context.feedback);
+    let refused = rows.iter().filter(|row| !row.refused.is_empty()).count();
+    registry.gauge("proxies_refused", "Proxies that are answered nothing").set(number(refused as u64));
+    let mut counts: BTreeMap<(ResourceType, &str), u64> = BTreeMap::new();
+    for entry in rows.iter().flat_map(|row| &row.types) {
+        *counts.entry((entry.kind, entry.state)).or_default() += 1;
+    }
+    let states = registry.gauges::<Labels>("proxies", "Connected proxies by type and state");
+    for ((kind, state), count) in counts {
+        let labels = vec![("type", kind.short().to_owned()), ("state", state.to_owned())];
+        states.get_or_create(&labels).set(number(count));
+    }
+}
+
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
