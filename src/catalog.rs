@@ -6,6 +6,8 @@
 mod configuration;
 mod runtime;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};

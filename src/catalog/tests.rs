@@ -1,1 +1,117 @@
+//! Claims about the catalog.
 
+use bytes::Bytes;
+
+use super::{testing::*, *};
+use crate::model::Kind;
+
+#[test]
+fn garbage_takes_its_own_object_out_and_names_key_and_fault() {
+    let mut world = World::of([service("shop/web", &[80]), service("shop/api", &[80])]);
+    let key = "/tidegate/v1/objects/services/shop/web";
+    let changed = world.put_raw(key, Bytes::from_static(b"{"));
+    let web = ObjectRef::new(Kind::Service, "shop", "web");
+    assert!(changed.configuration.contains(&Read::Object(web.clone())));
+    assert!(world.catalog.configuration().get(&web).is_none());
+    assert!(world.catalog.configuration().get(&ObjectRef::new(Kind::Service, "shop", "api")).is_some());
+    let problems = world.catalog.problems();
+    assert_eq!(problems.len(), 1);
+    assert_eq!((problems[0].key.as_str(), problems[0].reason.as_str()), (key, "InvalidObject"));
+    assert_eq!(problems[0].object, Some(web));
+    assert_eq!(problems[0].revision, Revision(3));
+    world.put(service("shop/web", &[80]));
+    assert_eq!(world.catalog.problems(), []);
+}
+
+#[test]
+fn a_value_of_another_name_than_its_key_is_refused() {
+    let mut world = World::new();
+    world.put_raw("/tidegate/v1/objects/services/shop/web", value(service("shop/other", &[80])));
+    assert_eq!(world.catalog.configuration().iter().count(), 0);
+    assert!(world.catalog.problems()[0].message.contains("shop/other"));
+}
+
+#[test]
+fn unknown_keys_are_named_and_reserved_ones_are_not() {
+    let mut world = World::new();
+    for key in ["head", "accepted/sites/x", "plans/1"] {
+        assert!(world.put_raw(&format!("/tidegate/v1/{key}"), Bytes::new()).is_empty());
+    }
+    assert_eq!(world.catalog.problems(), []);
+    world.put_raw("/tidegate/v1/objects/widgets/a", Bytes::new());
+    assert_eq!(world.catalog.problems()[0].reason, "UnknownKey");
+    world.delete("/tidegate/v1/objects/widgets/a");
+    assert_eq!(world.catalog.problems(), []);
+}
+
+#[test]
+fn a_live_endpoint_without_an_endpoint_set_there_is_a_warning() {
+    let mut world = World::of([service("shop/web", &[80]), set("shop/web", "ams")]);
+    world.live("fra", "shop/web", "a", Some("10.0.0.1:80"));
+    world.live("ams", "shop/web", "a", Some("10.0.0.2:80"));
+    let problems = world.catalog.problems();
+    assert_eq!(problems.len(), 1);
+    assert_eq!(problems[0].key, "/tidegate/v1/endpoints/fra/shop/web/a");
+    assert_eq!((problems[0].severity, problems[0].revision), (Severity::Warning, Revision(3)));
+    world.put(set("shop/web", "fra"));
+    assert_eq!(world.catalog.problems(), []);
+}
+
+#[test]
+fn an_unreadable_endpoint_is_out_and_the_others_stay() {
+    let mut world = World::of([set("shop/web", "fra")]);
+    world.live("fra", "shop/web", "a", Some("10.0.0.1:80"));
+    world.live("fra", "shop/web", "b", Some("10.0.0.2:80"));
+    let changed = world.live("fra", "shop/web", "a", Some("nonsense"));
+    let web = ObjectRef::new(Kind::Service, "shop", "web");
+    assert_eq!(changed.runtime.len(), 1);
+    assert_eq!(world.catalog.runtime().endpoints("fra", &web).unwrap().keys().collect::<Vec<_>>(), ["b"]);
+    assert_eq!(world.catalog.problems()[0].reason, "InvalidEndpoint");
+}
+
+#[test]
+fn an_equal_rewrite_changes_nothing_but_the_revision() {
+    let mut world = World::of([service("shop/web", &[80])]);
+    assert!(world.put(service("shop/web", &[80])).is_empty());
+    let stored = world.catalog.configuration().get(&ObjectRef::new(Kind::Service, "shop", "web")).unwrap();
+    assert_eq!((stored.create_revision, stored.mod_revision), (Revision(1), Revision(2)));
+}
+
+#[test]
+fn a_moved_reference_is_a_change_of_both_targets() {
+    let mut world = World::of([route("shop/web", "infra/old")]);
+    let changed = world.put(route("shop/web", "infra/new"));
+    for gateway in ["old", "new"] {
+        let target = ObjectRef::new(Kind::Gateway, "infra", gateway);
+        assert!(changed.configuration.contains(&Read::Referrers(target)), "{gateway}");
+    }
+    let left = ObjectRef::new(Kind::Gateway, "infra", "old");
+    assert_eq!(world.catalog.configuration().referrers(&left).count(), 0);
+}
+
+#[test]
+fn a_listing_finds_what_was_deleted_and_skips_what_it_knows() {
+    let mut world = World::of([service("shop/web", &[80]), service("shop/api", &[80])]);
+    world.live("fra", "shop/web", "a", Some("10.0.0.1:80"));
+    assert!(world.catalog.reset(&world.listing()).is_empty());
+    let mut listing = world.listing();
+    listing.entries.retain(|entry| entry.key.ends_with("/api"));
+    let changed = world.catalog.reset(&listing);
+    assert!(changed.configuration.contains(&Read::Object(ObjectRef::new(Kind::Service, "shop", "web"))));
+    assert!(!changed.configuration.contains(&Read::Object(ObjectRef::new(Kind::Service, "shop", "api"))));
+    assert_eq!(changed.runtime.len(), 1);
+    let mut fresh = empty();
+    fresh.reset(&listing);
+    assert_eq!(fresh.configuration(), world.catalog.configuration());
+    assert_eq!(fresh.runtime(), world.catalog.runtime());
+}
+
+#[test]
+fn a_clone_does_not_see_later_writes() {
+    let mut world = World::of([service("shop/web", &[80])]);
+    let before = world.catalog.configuration().clone();
+    world.put(service("shop/api", &[80]));
+    world.remove(&ObjectRef::new(Kind::Service, "shop", "web"));
+    assert_eq!(before.all(Kind::Service).count(), 1);
+    assert!(before.get(&ObjectRef::new(Kind::Service, "shop", "web")).is_some());
+}

@@ -17,8 +17,7 @@ mod tests;
 use std::net::IpAddr;
 
 use crate::{
-    catalog::Stored,
-    model::{ListenerProtocol, ObjectRef, Scope},
+    model::{CertificateSpec, Kind, ListenerProtocol, ObjectRef, Scope},
     xds::ResourceType,
 };
 
@@ -40,7 +39,7 @@ pub const BACKBONE: &str = "backbone";
 
 /// What one resource says, whatever its type.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Plan<'a> {
+pub enum Plan {
     /// LDS at an edge.
     Listener(ListenerPlan),
     /// LDS at a core.
@@ -55,12 +54,23 @@ pub enum Plan<'a> {
     Service(ServiceClusterPlan),
     /// EDS at a core.
     Endpoints(EndpointsPlan),
-    /// SDS: a Certificate.
-    Secret(&'a Stored),
+    /// SDS.
+    Secret(SecretPlan),
+}
+
+/// A server certificate for edges.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SecretPlan {
+    /// `<namespace>/<certificate>`.
+    pub name: String,
+    /// The Certificate.
+    pub source: ObjectRef,
+    /// What it says.
+    pub spec: CertificateSpec,
 }
 
 /// What a unit says; `None`: it does not exist.
-pub fn plan<'a>(unit: &Unit, reader: &Reader<'a>) -> Option<Plan<'a>> {
+pub fn plan(unit: &Unit, reader: &Reader) -> Option<Plan> {
     let name = unit.name.as_ref();
     match (unit.kind, &unit.scope) {
         (ResourceType::Listener, Scope::Site(site)) => core_listener(site, reader).map(Plan::CoreListener),
@@ -78,10 +88,11 @@ pub fn plan<'a>(unit: &Unit, reader: &Reader<'a>) -> Option<Plan<'a>> {
     }
 }
 
-/// The Certificate behind the Secret `<namespace>/<certificate>`.
-pub fn secret<'a>(name: &str, reader: &Reader<'a>) -> Option<&'a Stored> {
-    let (namespace, name) = name.split_once('/')?;
-    reader.certificate(namespace, name).map(|(stored, _)| stored)
+/// The Secret `<namespace>/<certificate>`; `None`: there is no such Certificate.
+pub fn secret(name: &str, reader: &Reader) -> Option<SecretPlan> {
+    let (namespace, certificate) = name.split_once('/')?;
+    let (stored, spec) = reader.certificate(namespace, certificate)?;
+    Some(SecretPlan { name: name.to_owned(), source: (*stored.reference).clone(), spec: spec.clone() })
 }
 
 /// The edge listener of a [`Scope::Gateways`]; `None`: nothing is served on the port (no listener, or only HTTPS ones
@@ -93,8 +104,8 @@ pub fn listener(scope: &Scope, reader: &Reader) -> Option<ListenerPlan> {
     let mut sources: Vec<ObjectRef> = port.serving.iter().map(|bound| (*bound.gateway.reference).clone()).collect();
     let shape = if port.https() {
         let chains = chains(*number, &port, reader);
-        let secrets = chains.iter().flat_map(|(_, chain)| &chain.secrets).filter_map(|name| secret(name, reader));
-        sources.extend(secrets.map(|stored| (*stored.reference).clone()));
+        let secrets = chains.iter().flat_map(|(_, chain)| &chain.secrets).filter_map(|name| name.split_once('/'));
+        sources.extend(secrets.map(|(namespace, name)| ObjectRef::new(Kind::Certificate, namespace, name)));
         ListenerShape::Https { chains: chains.into_iter().map(|(_, chain)| chain).collect() }
     } else {
         ListenerShape::Http { route_configuration: format!("http/{number}") }

@@ -28,7 +28,7 @@ pub fn problems(configuration: &Configuration, runtime: &Runtime) -> Vec<Problem
             });
         };
         match &stored.object.spec {
-            Spec::HttpRoute(spec) => route(stored, spec, &reader, &mut add),
+            Spec::HttpRoute(spec) => route(stored, spec, &conflicts, &reader, &mut add),
             Spec::Gateway(spec) if spec.class == GATEWAY_CLASS => {
                 gateway(stored, spec, &conflicts, &reader, &mut add);
             }
@@ -43,13 +43,13 @@ pub fn problems(configuration: &Configuration, runtime: &Runtime) -> Vec<Problem
 
 type Add<'a> = dyn FnMut(Severity, &str, String) + 'a;
 
-fn route(stored: &Stored, spec: &HttpRouteSpec, reader: &Reader, add: &mut Add<'_>) {
+fn route(stored: &Stored, spec: &HttpRouteSpec, conflicts: &Conflicts, reader: &Reader, add: &mut Add<'_>) {
     for parent in &spec.parents {
         let found = reader.gateway(&parent.namespace, &parent.name);
         if found.is_some_and(|(_, gateway)| gateway.class != GATEWAY_CLASS) {
             continue;
         }
-        if let Some(refused) = refusal(stored, spec, parent, reader) {
+        if let Some(refused) = refusal(stored, spec, parent, conflicts, reader) {
             add(Severity::Error, refused.reason, refused.message);
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! They follow from the objects alone; what proxies have acknowledged (`Programmed`) is added by the status module.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     catalog::Stored,
@@ -75,33 +75,48 @@ impl Lost {
     }
 }
 
-/// Every listener that lost a conflict at some site, by (Gateway, listener).
+/// Which listeners lost a conflict at some site. Found once for a whole answer, since it looks at every edge site.
 #[derive(Debug, Default)]
-pub(crate) struct Conflicts(BTreeMap<(ObjectRef, String), Lost>);
+pub struct Conflicts {
+    lost: BTreeMap<(ObjectRef, String), Lost>,
+    /// At how many sites each Gateway stands.
+    sites: BTreeMap<ObjectRef, usize>,
+}
 
 impl Conflicts {
     /// Looks at every edge site.
-    pub(crate) fn find(reader: &Reader) -> Self {
-        let mut all: BTreeMap<(ObjectRef, String), Lost> = BTreeMap::new();
+    pub fn find(reader: &Reader) -> Self {
+        let mut all = Self::default();
         for site in reader.all(Kind::Site) {
             let Some(spec) = site.site().filter(|spec| spec.role == Role::Edge) else { continue };
+            let mut standing: BTreeSet<ObjectRef> = BTreeSet::new();
             for (number, gateways) in ports_at(site, spec, reader) {
                 for (loser, conflict, winner) in port(&gateways, number, reader).conflicted {
                     let name = |bound: &Bound| ((*bound.gateway.reference).clone(), bound.listener.name.clone());
-                    let lost = all.entry(name(&loser)).or_insert_with(|| Lost {
+                    let lost = all.lost.entry(name(&loser)).or_insert_with(|| Lost {
                         conflict,
                         winner: name(&winner),
                         sites: Vec::new(),
                     });
                     lost.sites.push(site.reference.name.clone());
                 }
+                standing.extend(gateways.iter().map(|(ns, name)| ObjectRef::new(Kind::Gateway, ns, name)));
+            }
+            for gateway in standing {
+                *all.sites.entry(gateway).or_default() += 1;
             }
         }
-        Self(all)
+        all
     }
 
     pub(crate) fn of(&self, gateway: &ObjectRef, listener: &str) -> Option<&Lost> {
-        self.0.get(&(gateway.clone(), listener.to_owned()))
+        self.lost.get(&(gateway.clone(), listener.to_owned()))
+    }
+
+    /// Whether a listener is served at no site because it lost at each.
+    pub(crate) fn everywhere(&self, bound: &Bound) -> bool {
+        let gateway = &bound.gateway.reference;
+        self.of(gateway, &bound.listener.name).is_some_and(|lost| Some(&lost.sites.len()) == self.sites.get(&**gateway))
     }
 }
 
@@ -120,7 +135,7 @@ fn resolved(bad: &[BadReference]) -> Condition {
 }
 
 /// `status.parents[]` of a route: an entry for each parent but those of foreign Gateway classes, which are others'.
-pub fn route_parents(route: &Stored, reader: &Reader) -> Vec<RouteParent> {
+pub fn route_parents(route: &Stored, conflicts: &Conflicts, reader: &Reader) -> Vec<RouteParent> {
     let Some(spec) = route.http_route() else { return Vec::new() };
     let references = resolved(&bad_references(&route.reference, spec, reader));
     spec.parents
@@ -129,7 +144,7 @@ pub fn route_parents(route: &Stored, reader: &Reader) -> Vec<RouteParent> {
             reader.gateway(&parent.namespace, &parent.name).is_none_or(|(_, gateway)| gateway.class == GATEWAY_CLASS)
         })
         .map(|parent| {
-            let accepted = match refusal(route, spec, parent, reader) {
+            let accepted = match refusal(route, spec, parent, conflicts, reader) {
                 None => condition("Accepted", true, "Accepted", "a listener takes the route"),
                 Some(BadReference { reason, message }) => condition("Accepted", false, reason, message),
             };
@@ -143,6 +158,7 @@ pub(crate) fn refusal(
     route: &Stored,
     spec: &HttpRouteSpec,
     parent: &ParentRef,
+    conflicts: &Conflicts,
     reader: &Reader,
 ) -> Option<BadReference> {
     let refuse = |reason, message| Some(BadReference { reason, message });
@@ -168,12 +184,17 @@ pub(crate) fn refusal(
             format!("no listener of {at} allows HTTPRoutes of namespace {namespace} (allowedRoutes)"),
         );
     }
-    if allowed.iter().all(|bound| attach::hostnames(bound.hostname(), spec).is_empty()) {
+    let fitting: Vec<&Bound> =
+        allowed.iter().filter(|bound| !attach::hostnames(bound.hostname(), spec).is_empty()).collect();
+    if fitting.is_empty() {
         let theirs: Vec<&str> = allowed.iter().map(Bound::hostname).collect();
         return refuse(
             "NoMatchingListenerHostname",
             format!("{} and {} of {at} have no host in common", spec.hostnames.join(", "), theirs.join(", ")),
         );
+    }
+    if fitting.iter().all(|bound| conflicts.everywhere(bound)) {
+        return refuse("NoMatchingParent", format!("the listener of {at} is in conflict with another and not served"));
     }
     None
 }
@@ -209,9 +230,8 @@ pub(crate) fn bad_certificates(bound: &Bound, reader: &Reader) -> Vec<BadReferen
 }
 
 /// `status.listeners[]` of a Gateway; empty for a foreign class.
-pub fn gateway_listeners(gateway: &Stored, reader: &Reader) -> Vec<ListenerStatus> {
+pub fn gateway_listeners(gateway: &Stored, conflicts: &Conflicts, reader: &Reader) -> Vec<ListenerStatus> {
     let Some(spec) = gateway.gateway().filter(|spec| spec.class == GATEWAY_CLASS) else { return Vec::new() };
-    let conflicts = Conflicts::find(reader);
     spec.listeners
         .iter()
         .map(|listener| {
@@ -239,7 +259,7 @@ pub fn gateway_listeners(gateway: &Stored, reader: &Reader) -> Vec<ListenerStatu
                     AllowedKinds::HttpRoute => vec![Kind::HttpRoute.as_str()],
                     AllowedKinds::None => Vec::new(),
                 },
-                attached_routes: attach::attached(&bound, reader).len(),
+                attached_routes: if conflicts.everywhere(&bound) { 0 } else { attach::attached(&bound, reader).len() },
                 conditions,
             }
         })
