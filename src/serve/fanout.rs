@@ -1,0 +1,206 @@
+//! Frames that streams share: one per (view, type, subscription, range), encoded once.
+
+use std::{
+    borrow::Cow,
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::encoding::{self, WireType};
+
+use crate::{
+    snapshot::{Content, Seq},
+    xds::{Resource, ResourceType, Subscription},
+};
+
+/// Responses are split here; the first CDS and LDS responses of a stream never are (O28).
+const SPLIT: usize = 1 << 20;
+
+/// Ranges that a fan-out remembers: streams are at most a few publishes apart.
+const REMEMBERED: usize = 8;
+
+/// The next nonce of this process: a frame goes out at most once per stream, so it is unique in each.
+static NONCE: AtomicU64 = AtomicU64::new(1);
+
+/// One delta response, immutable.
+#[derive(Debug)]
+pub struct Frame {
+    /// Its nonce, in hex on the wire.
+    pub nonce: u64,
+    /// Its type URL.
+    pub url: Cow<'static, str>,
+    /// What it brings.
+    pub resources: Vec<Arc<Resource>>,
+    /// Names that are gone, or never were.
+    pub removed: Vec<Arc<str>>,
+    /// `system_version_info`: for people only.
+    seq: Seq,
+    identifier: Arc<str>,
+    bytes: OnceLock<Bytes>,
+}
+
+impl Frame {
+    /// A frame with a nonce of its own.
+    pub fn new(
+        identifier: &Arc<str>,
+        url: impl Into<Cow<'static, str>>,
+        seq: Seq,
+        resources: Vec<Arc<Resource>>,
+        removed: Vec<Arc<str>>,
+    ) -> Self {
+        Self {
+            nonce: NONCE.fetch_add(1, Ordering::Relaxed),
+            url: url.into(),
+            resources,
+            removed,
+            seq,
+            identifier: Arc::clone(identifier),
+            bytes: OnceLock::new(),
+        }
+    }
+
+    /// The encoded `DeltaDiscoveryResponse`.
+    pub fn bytes(&self) -> &Bytes {
+        self.bytes.get_or_init(|| {
+            let bodies: usize = self.resources.iter().map(|r| r.body.len()).sum();
+            let names: usize = self.removed.iter().map(|n| n.len() + 6).sum();
+            let mut out = BytesMut::with_capacity(bodies + names + self.url.len() + self.identifier.len() + 64);
+            put(1, self.seq.to_string().as_bytes(), &mut out);
+            for resource in &self.resources {
+                out.put_slice(&resource.body);
+            }
+            put(4, self.url.as_bytes(), &mut out);
+            put(5, format!("{:x}", self.nonce).as_bytes(), &mut out);
+            for name in &self.removed {
+                put(6, name.as_bytes(), &mut out);
+            }
+            let mut control_plane = BytesMut::with_capacity(self.identifier.len() + 8);
+            put(1, self.identifier.as_bytes(), &mut control_plane);
+            put(7, &control_plane, &mut out);
+            out.freeze()
+        })
+    }
+}
+
+fn put(tag: u32, value: &[u8], out: &mut BytesMut) {
+    encoding::encode_key(tag, WireType::LengthDelimited, out);
+    encoding::encode_varint(value.len() as u64, out);
+    out.put_slice(value);
+}
+
+/// Cuts what has to be sent into frames; `whole` forbids that. At least one frame, if need be an empty one.
+pub fn frames(
+    identifier: &Arc<str>,
+    kind: ResourceType,
+    seq: Seq,
+    resources: Vec<Arc<Resource>>,
+    mut removed: Vec<Arc<str>>,
+    whole: bool,
+) -> Vec<Arc<Frame>> {
+    let mut out = Vec::new();
+    let mut part = Vec::new();
+    let mut size = removed.iter().map(|n| n.len()).sum::<usize>();
+    for resource in resources {
+        if !whole && size + resource.body.len() > SPLIT && !part.is_empty() {
+            let (part, removed) = (std::mem::take(&mut part), std::mem::take(&mut removed));
+            out.push(Arc::new(Frame::new(identifier, kind.url(), seq, part, removed)));
+            size = 0;
+        }
+        size += resource.body.len();
+        part.push(resource);
+    }
+    out.push(Arc::new(Frame::new(identifier, kind.url(), seq, part, removed)));
+    out
+}
+
+/// The frames of one range, in the order in which they go out.
+type Parts = Arc<[Arc<Frame>]>;
+
+/// What streams with an equal (view, type, subscription) share.
+#[derive(Debug)]
+pub struct Fanout {
+    kind: ResourceType,
+    /// What they ask for.
+    pub subscription: Arc<Subscription>,
+    identifier: Arc<str>,
+    recent: Mutex<VecDeque<(Seq, Seq, Parts)>>,
+}
+
+impl Fanout {
+    /// What a stream that has everything up to `from` has to be sent; empty if nothing.
+    pub fn frames(&self, content: &Content, from: Seq) -> Parts {
+        let to = content.seq();
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, _, parts)) = recent.iter().find(|(f, t, _)| (*f, *t) == (from, to)) {
+            return Arc::clone(parts);
+        }
+        let parts: Parts = self.build(content, from).into();
+        if recent.len() == REMEMBERED {
+            recent.pop_front();
+        }
+        recent.push_back((from, to, Arc::clone(&parts)));
+        parts
+    }
+
+    fn build(&self, content: &Content, from: Seq) -> Vec<Arc<Frame>> {
+        let first = from == Seq(0);
+        let resource = |name: &Arc<str>| content.get(self.kind, name).map(|e| Arc::clone(&e.resource));
+        let resources: Vec<_> = if first && !self.subscription.wildcard() {
+            self.subscription.names().iter().filter_map(resource).collect()
+        } else {
+            let changed = content.changed(self.kind, from);
+            changed.iter().filter(|n| self.subscription.contains(n)).filter_map(resource).collect()
+        };
+        let mut removed = Vec::new();
+        // Listeners go at once; removals of the other types are each stream's own affair.
+        if self.kind == ResourceType::Listener && !first {
+            let gone = content.gone(self.kind, from).filter(|(n, _)| self.subscription.contains(n));
+            removed.extend(gone.map(|(n, _)| Arc::clone(n)));
+        }
+        if resources.is_empty() && removed.is_empty() {
+            return Vec::new();
+        }
+        let whole = first && self.kind.wildcard();
+        frames(&self.identifier, self.kind, content.seq(), resources, removed, whole)
+    }
+}
+
+/// The fan-outs of one view.
+#[derive(Debug)]
+pub struct Fanouts {
+    /// `control_plane.identifier` of every response.
+    pub identifier: Arc<str>,
+    interned: Mutex<HashMap<(ResourceType, u64), Vec<Weak<Fanout>>>>,
+}
+
+impl Fanouts {
+    /// None yet.
+    pub fn new(identifier: Arc<str>) -> Self {
+        Self { identifier, interned: Mutex::default() }
+    }
+
+    /// The fan-out of all streams that ask for exactly this.
+    pub fn join(&self, kind: ResourceType, subscription: &Arc<Subscription>) -> Arc<Fanout> {
+        let mut interned = self.interned.lock().unwrap_or_else(PoisonError::into_inner);
+        if interned.len() > 64 && interned.len() == interned.capacity() {
+            interned.retain(|_, same| same.iter().any(|f| f.strong_count() > 0));
+        }
+        let same = interned.entry((kind, subscription.digest())).or_default();
+        same.retain(|f| f.strong_count() > 0);
+        if let Some(found) = same.iter().filter_map(Weak::upgrade).find(|f| f.subscription == *subscription) {
+            return found;
+        }
+        let fanout = Arc::new(Fanout {
+            kind,
+            subscription: Arc::clone(subscription),
+            identifier: Arc::clone(&self.identifier),
+            recent: Mutex::default(),
+        });
+        same.push(Arc::downgrade(&fanout));
+        fanout
+    }
+}

@@ -1,0 +1,200 @@
+//! One delta ADS stream as a state machine without I/O: requests and views in, frames out.
+//!
+//! [`Session::on_request`] takes what the proxy says, [`Session::poll`] gives what has to be sent next, if anything, and
+//! [`Session::next_deadline`] says when to poll again although nothing happened. A publish needs no call of its own: the
+//! session compares its cursors with the view whenever it is polled.
+
+mod gate;
+mod kind;
+#[cfg(test)]
+mod model_tests;
+mod poll;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use self::kind::Kind;
+use super::fanout::{Fanouts, Frame};
+use crate::{
+    feedback,
+    snapshot::{Content, Seq},
+    xds::ResourceType,
+};
+
+/// Names per type and stream.
+const MAX_NAMES: usize = 100_000;
+/// Bytes per name.
+const MAX_NAME: usize = 512;
+
+/// One `DeltaDiscoveryRequest`, as far as it concerns us.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// `type_url`.
+    pub url: String,
+    /// `resource_names_subscribe`.
+    pub subscribe: Vec<String>,
+    /// `resource_names_unsubscribe`.
+    pub unsubscribe: Vec<String>,
+    /// `initial_resource_versions`; counts in the first request of a type only.
+    pub initial: HashMap<String, String>,
+    /// `response_nonce`; empty without.
+    pub nonce: String,
+    /// The message of `error_detail`: a NACK.
+    pub error: Option<String>,
+}
+
+/// Why a stream is closed with `INVALID_ARGUMENT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// On ADS every request says its type.
+    #[error("type URL is required for ADS")]
+    NoType,
+    /// Too many names.
+    #[error("more than 100,000 names of one type")]
+    TooManyNames,
+    /// A name is too long.
+    #[error("a resource name longer than 512 bytes")]
+    LongName,
+}
+
+/// What a session wants sent.
+#[derive(Clone, Debug)]
+pub struct Send {
+    /// Its type; none for the answer to a type that we do not know.
+    pub kind: Option<ResourceType>,
+    /// The frame, nonce included.
+    pub frame: Arc<Frame>,
+}
+
+/// One stream.
+#[derive(Debug)]
+pub struct Session {
+    fanouts: Arc<Fanouts>,
+    /// How long connections of a replaced listener live on at this proxy.
+    drain: Duration,
+    started: Instant,
+    first_ack: Option<Instant>,
+    kinds: [Option<Kind>; 5],
+    /// Children whose parent was sent before the stream asked for their type.
+    touched: BTreeMap<ResourceType, BTreeSet<Arc<str>>>,
+    /// Names of unknown types, to be answered as absent.
+    unknown: Vec<(String, Vec<Arc<str>>)>,
+    /// When LDS and RDS had acknowledged all that they were sent up to a seq.
+    marks: Vec<(Seq, Instant)>,
+    deadline: Option<Instant>,
+}
+
+impl Session {
+    /// A stream that begins now; `drain` is the proxy's `--drain-time-s`.
+    pub fn new(fanouts: Arc<Fanouts>, drain: Duration, now: Instant) -> Self {
+        Self {
+            fanouts,
+            drain,
+            started: now,
+            first_ack: None,
+            kinds: Default::default(),
+            touched: BTreeMap::new(),
+            unknown: Vec::new(),
+            marks: Vec::new(),
+            deadline: None,
+        }
+    }
+
+    /// Takes one request: an acknowledgement, a change of subscription, or both at once.
+    ///
+    /// # Errors
+    /// [`Violation`]: the stream has to be closed.
+    pub fn on_request(&mut self, request: Request, content: &Content, now: Instant) -> Result<(), Violation> {
+        if request.url.is_empty() {
+            return Err(Violation::NoType);
+        }
+        let mut names = request.subscribe.iter().chain(&request.unsubscribe).chain(request.initial.keys());
+        if names.any(|n| n.len() > MAX_NAME) {
+            return Err(Violation::LongName);
+        }
+        if request.initial.len() > MAX_NAMES {
+            return Err(Violation::TooManyNames);
+        }
+        let Some(kind) = ResourceType::from_url(&request.url) else {
+            let asked: Vec<Arc<str>> =
+                request.subscribe.iter().filter(|n| *n != "*").map(|n| n.as_str().into()).collect();
+            let waiting: usize = self.unknown.iter().map(|(_, names)| names.len()).sum();
+            if waiting + asked.len() > MAX_NAMES {
+                return Err(Violation::TooManyNames);
+            }
+            if !asked.is_empty() {
+                self.unknown.push((request.url, asked));
+            }
+            return Ok(());
+        };
+        let slot = self.slot(kind);
+        let first = slot.is_none();
+        let state = slot.get_or_insert_with(|| Kind::new(kind, request.initial));
+        // A nonce that is not in flight is of another stream or of a dropped subscription: its ACK half is ignored,
+        // its subscription half never (rule 58).
+        let matched = u64::from_str_radix(&request.nonce, 16).is_ok_and(|nonce| {
+            let error = request.error.as_deref();
+            state.resolve(nonce, error, content)
+        });
+        if first && kind.wildcard() && request.subscribe.is_empty() && request.unsubscribe.is_empty() {
+            state.start_wildcard(true, content);
+        }
+        state.subscribe(&request.subscribe, first, content);
+        state.unsubscribe(&request.unsubscribe);
+        if state.subscription.names().len() > MAX_NAMES {
+            return Err(Violation::TooManyNames);
+        }
+        if matched {
+            self.first_ack.get_or_insert(now);
+        }
+        Ok(())
+    }
+
+    /// When to poll again at the latest; known once `poll` has said that there is nothing to send.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Every tombstone up to here has been taken over.
+    pub fn passed(&self, content: &Content) -> Seq {
+        let seen = |kind| self.kind(kind).map_or(content.seq(), |k| k.removed);
+        seen(ResourceType::Cluster).min(seen(ResourceType::Listener))
+    }
+
+    /// What feedback has to know of each type, where it changed since the last call.
+    pub fn reports(&mut self) -> Vec<(ResourceType, feedback::TypeState)> {
+        self.kinds.iter_mut().flatten().filter_map(Kind::report).collect()
+    }
+
+    fn kind(&self, kind: ResourceType) -> Option<&Kind> {
+        let [cluster, endpoints, secret, listener, route] = &self.kinds;
+        match kind {
+            ResourceType::Cluster => cluster,
+            ResourceType::Endpoints => endpoints,
+            ResourceType::Secret => secret,
+            ResourceType::Listener => listener,
+            ResourceType::Route => route,
+        }
+        .as_ref()
+    }
+
+    fn slot(&mut self, kind: ResourceType) -> &mut Option<Kind> {
+        let [cluster, endpoints, secret, listener, route] = &mut self.kinds;
+        match kind {
+            ResourceType::Cluster => cluster,
+            ResourceType::Endpoints => endpoints,
+            ResourceType::Secret => secret,
+            ResourceType::Listener => listener,
+            ResourceType::Route => route,
+        }
+    }
+
+    fn wake_at(&mut self, at: Instant) {
+        self.deadline = Some(self.deadline.map_or(at, |d| d.min(at)));
+    }
+}

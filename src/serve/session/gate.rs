@@ -1,0 +1,135 @@
+//! Make before break: what waits for clusters to be warm, and when a removed cluster may go.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Session,
+    kind::{Exception, Kind},
+};
+use crate::{
+    serve::fanout::Frame,
+    snapshot::{Content, Seq},
+    xds::{Resource, ResourceType},
+};
+
+/// A route or listener waits at most this long for its clusters to be warm.
+pub(super) const WARM: Duration = Duration::from_secs(15);
+/// A type that is not requested this long after the first ACK will not be.
+const UNREQUESTED: Duration = Duration::from_secs(15);
+/// Whoever has not answered for this long holds nothing up any more.
+const SILENT: Duration = Duration::from_secs(60);
+/// From the last acknowledgement that nothing names a cluster to its removal: requests under way.
+const LINGER: Duration = Duration::from_secs(5);
+/// Marks are at least this far apart, so that their number stays small under churn.
+const MARK: Duration = Duration::from_secs(1);
+
+/// Whether `resource` has to wait: its content requires a cluster that is new to the stream (O18). `new`: the stream
+/// lacks `resource`; then it is not delayed (an empty route configuration is 404s), but the listener that brings it is.
+pub(super) fn waits(cds: Option<&Kind>, resource: &Resource, new: bool, content: &Content) -> bool {
+    let Some(cds) = cds else { return false };
+    if new && resource.kind != ResourceType::Listener {
+        return false;
+    }
+    let mut waits = false;
+    content.reach(resource, &mut |cluster| waits = waits || absent(cds, cluster, content));
+    waits
+}
+
+fn absent(cds: &Kind, cluster: &str, content: &Content) -> bool {
+    // What the view lacks too is no use to wait for.
+    content.get(ResourceType::Cluster, cluster).is_some_and(|entry| {
+        let parked = cds.exceptions.get(cluster).map(Exception::new);
+        cds.subscription.contains(cluster) && parked.unwrap_or(entry.created > cds.acked)
+    })
+}
+
+impl Session {
+    /// Up to which seq the stream's `kind` is known to have been taken, if at all.
+    fn covered(&mut self, kind: ResourceType, content: &Content, now: Instant) -> Option<Seq> {
+        let Some(state) = self.kind(kind) else {
+            let at = self.first_ack.map_or(self.started + SILENT, |ack| ack + UNREQUESTED);
+            return self.reached(at, now).then_some(content.seq());
+        };
+        if state.subscription.is_empty() {
+            return Some(content.seq());
+        }
+        let mut flying = false;
+        for exception in state.exceptions.values() {
+            match exception {
+                Exception::Flying { .. } => flying = true,
+                // Parked without limit; the others as long as they take, which is bounded.
+                _ => return None,
+            }
+        }
+        let (oldest, acked) = (state.in_flight.front().map(|f| f.at), state.acked);
+        match oldest {
+            Some(at) if self.reached(at + SILENT, now) => Some(content.seq()),
+            _ if flying => None,
+            _ => Some(acked),
+        }
+    }
+
+    fn reached(&mut self, at: Instant, now: Instant) -> bool {
+        if now < at {
+            self.wake_at(at);
+        }
+        now >= at
+    }
+
+    /// The clusters that may go now, as one response.
+    pub(super) fn removals(&mut self, content: &Content, now: Instant) -> Option<Arc<Frame>> {
+        let cds = self.kind(ResourceType::Cluster).filter(|k| k.seeded())?;
+        let gone = |(name, e): (&Arc<str>, &Exception)| match e {
+            Exception::Gone { seq, drain, now } => Some((Arc::clone(name), *seq, *drain, *now)),
+            _ => None,
+        };
+        let gone: Vec<_> = cds.exceptions.iter().filter_map(gone).collect();
+        let room = cds.in_flight.len() < super::poll::limit(ResourceType::Cluster) && cds.parts.is_empty();
+        let Some(first) = gone.iter().map(|g| g.1).min() else {
+            self.marks.clear();
+            return None;
+        };
+        self.marks.retain(|(seq, _)| *seq >= first);
+        self.mark(&gone.iter().filter(|g| !g.3).map(|g| g.1).collect::<Vec<_>>(), content, now);
+        let differed = self.kind(ResourceType::Listener).is_some_and(|k| k.differed);
+        let mut due = Vec::new();
+        for (name, seq, drain, at_once) in gone {
+            let marked = self.marks.iter().find(|(mark, _)| *mark >= seq).map(|(_, at)| *at);
+            let wait = if drain.unwrap_or(differed) { self.drain.max(LINGER) } else { LINGER };
+            if at_once || marked.is_some_and(|at| self.reached(at + wait, now)) {
+                due.push(name);
+            }
+        }
+        if due.is_empty() || !room {
+            return None;
+        }
+        let identifier = Arc::clone(&self.fanouts.identifier);
+        let cds = self.slot(ResourceType::Cluster).as_mut()?;
+        for name in &due {
+            cds.exceptions.remove(name);
+        }
+        cds.parts_to = cds.sent;
+        let frame = Frame::new(&identifier, ResourceType::Cluster.url(), content.seq(), Vec::new(), due);
+        Some(super::poll::launch(cds, Arc::new(frame), now))
+    }
+
+    /// Notes that everything up to some seq is taken, if that covers a removal which no earlier mark covers.
+    fn mark(&mut self, waiting: &[Seq], content: &Content, now: Instant) {
+        let last = self.marks.last().copied();
+        let newest = last.map_or(Seq(0), |(seq, _)| seq);
+        if !waiting.iter().any(|seq| *seq > newest || last.is_none()) {
+            return;
+        }
+        let (listeners, routes) =
+            (self.covered(ResourceType::Listener, content, now), self.covered(ResourceType::Route, content, now));
+        let Some(covered) = listeners.zip(routes).map(|(l, r)| l.min(r)) else { return };
+        if waiting.iter().any(|seq| (*seq > newest || last.is_none()) && *seq <= covered)
+            && last.is_none_or(|(_, at)| self.reached(at + MARK, now))
+        {
+            self.marks.push((covered, now));
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! What a session sends next: types in make-before-break order, shared frames where no exception is in the way.
+
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
+
+use super::{
+    Send, Session, gate,
+    kind::{Exception, Flight, Kind},
+};
+use crate::{
+    serve::fanout::{self, Frame},
+    snapshot::{Content, Seq},
+    xds::{Resource, ResourceType},
+};
+
+/// Responses in flight. A CDS ACK waits for warming (O5); of other types the newest value wins.
+pub(super) fn limit(kind: ResourceType) -> usize {
+    if kind == ResourceType::Cluster { 4 } else { 1 }
+}
+
+/// Books `frame` as sent. Cursors move with the last part of a response that was split.
+pub(super) fn launch(state: &mut Kind, frame: Arc<Frame>, now: Instant) -> Arc<Frame> {
+    state.in_flight.push_back(Flight { from: state.sent, at: now, frame: Arc::clone(&frame) });
+    if state.parts.is_empty() {
+        state.sent = state.parts_to;
+        if state.kind != ResourceType::Cluster {
+            state.removed = state.sent;
+        }
+    }
+    state.answered = true;
+    state.answer_empty = false;
+    state.touch();
+    frame
+}
+
+/// What one type has to send.
+enum Due {
+    /// Nothing; the cursor moves on.
+    Nothing,
+    /// Nothing yet, and the cursor stays.
+    Wait,
+    /// The frames that everybody with this cursor gets.
+    Shared,
+    /// Frames of its own: these names, and these removals.
+    Private(BTreeSet<Arc<str>>, Vec<Arc<str>>),
+}
+
+impl Session {
+    /// The next response, if there is one; call it again until there is none. Only then is the deadline known.
+    pub fn poll(&mut self, content: &Content, now: Instant) -> Option<Send> {
+        self.deadline = None;
+        if !content.ready() {
+            return None;
+        }
+        for kind in ResourceType::ALL {
+            if let Some(frame) = self.updates(kind, content, now) {
+                self.follow(kind, &frame.resources, content);
+                return Some(Send { kind: Some(kind), frame });
+            }
+        }
+        if let Some(frame) = self.removals(content, now) {
+            return Some(Send { kind: Some(ResourceType::Cluster), frame });
+        }
+        let (url, names) = self.unknown.pop()?;
+        let frame = Arc::new(Frame::new(&self.fanouts.identifier, url, content.seq(), Vec::new(), names));
+        Some(Send { kind: None, frame })
+    }
+
+    fn updates(&mut self, kind: ResourceType, content: &Content, now: Instant) -> Option<Arc<Frame>> {
+        // Taken out so that the gates can look at the other types meanwhile.
+        let mut state = self.slot(kind).take()?;
+        let frame = self.step(&mut state, content, now);
+        *self.slot(kind) = Some(state);
+        frame
+    }
+
+    fn step(&mut self, state: &mut Kind, content: &Content, now: Instant) -> Option<Arc<Frame>> {
+        if !state.seeded() {
+            let touched = self.touched.remove(&state.kind).unwrap_or_default();
+            state.seed(content, &touched);
+        }
+        absorb(state, content);
+        if state.in_flight.len() >= limit(state.kind) {
+            return None;
+        }
+        if let Some(part) = state.parts.pop_front() {
+            return Some(launch(state, part, now));
+        }
+        let frames: Vec<Arc<Frame>> = match self.decide(state, content, now) {
+            Due::Wait => return None,
+            Due::Nothing => Vec::new(),
+            Due::Shared => {
+                let join = || self.fanouts.join(state.kind, &state.subscription);
+                let fanout = state.fanout.get_or_insert_with(join);
+                state.subscription = Arc::clone(&fanout.subscription);
+                fanout.frames(content, state.sent).to_vec()
+            }
+            Due::Private(names, removed) => self.private(state, content, &names, removed),
+        };
+        state.parts_to = content.seq();
+        state.parts = frames.into();
+        if state.parts.is_empty() && state.answer_empty {
+            let frame = Frame::new(&self.fanouts.identifier, state.kind.url(), content.seq(), vec![], vec![]);
+            state.parts.push_back(Arc::new(frame));
+        }
+        if let Some(frame) = state.parts.pop_front() {
+            return Some(launch(state, frame, now));
+        }
+        // Nothing to send counts as acknowledged.
+        let before = (state.sent, state.acked);
+        state.sent = content.seq();
+        state.removed = state.sent;
+        if state.in_flight.is_empty() {
+            state.acked = state.sent;
+        }
+        if before != (state.sent, state.acked) {
+            state.touch();
+        }
+        None
+    }
+
+    fn decide(&mut self, state: &mut Kind, content: &Content, now: Instant) -> Due {
+        let kind = state.kind;
+        let gated = match kind {
+            ResourceType::Listener => true,
+            // Nothing is delayed of a stream that has nothing.
+            ResourceType::Cluster | ResourceType::Route => state.sent > Seq(0),
+            ResourceType::Endpoints | ResourceType::Secret => false,
+        };
+        if !gated && state.exceptions.is_empty() {
+            return Due::Shared;
+        }
+        let mut private = false;
+        let mut plain = BTreeSet::new();
+        for name in content.changed(kind, state.sent) {
+            let Some(entry) = content.get(kind, &name).filter(|_| state.subscription.contains(&name)) else { continue };
+            let new = state.is_new(&name, entry.created);
+            match state.exceptions.get(&name) {
+                Some(Exception::Parked { parked, .. }) if parked.version == entry.resource.version => private = true,
+                Some(Exception::Held { .. }) => {}
+                None if !(gated && gate::waits(self.clusters(state), &entry.resource, new, content)) => {
+                    plain.insert(name);
+                }
+                _ => {
+                    state.exceptions.insert(name, Exception::Wanted { new, group: None });
+                }
+            }
+        }
+        let mut removed = Vec::new();
+        if kind == ResourceType::Listener && state.sent > Seq(0) {
+            let gone = content.gone(kind, state.removed).map(|(n, _)| n).filter(|n| state.subscription.contains(n));
+            removed.extend(gone.cloned());
+        }
+        private |= removed.iter().any(|n| state.exceptions.contains_key(n));
+        let (wanted, held) = self.ripe(state, content, now, plain.is_empty());
+        private |= held || !wanted.is_empty();
+        if held && kind == ResourceType::Listener && !state.answered && state.sent == Seq(0) {
+            // The first response is whole (O28): it waits for its slowest listener.
+            return Due::Wait;
+        }
+        for (name, exception) in &state.exceptions {
+            if kind == ResourceType::Listener && matches!(exception, Exception::Gone { .. }) {
+                private = true;
+                removed.push(Arc::clone(name));
+            }
+        }
+        if plain.is_empty() && wanted.is_empty() && removed.is_empty() {
+            return Due::Nothing;
+        }
+        if !private {
+            return Due::Shared;
+        }
+        plain.extend(wanted);
+        Due::Private(plain, removed)
+    }
+
+    /// Exceptions whose time has come, and whether a listener or route is held back. Suspects of a NACK go by groups,
+    /// when nothing else (`idle`) is to be sent.
+    fn ripe(
+        &mut self,
+        state: &mut Kind,
+        content: &Content,
+        now: Instant,
+        mut idle: bool,
+    ) -> (BTreeSet<Arc<str>>, bool) {
+        let (mut ripe, mut held, mut groups) = (BTreeSet::new(), false, Vec::new());
+        for (name, exception) in &state.exceptions {
+            if let Exception::Wanted { .. } | Exception::Held { .. } = exception {
+                groups.push((Arc::clone(name), exception.clone()));
+            }
+        }
+        let mut suspects = Vec::new();
+        for (name, exception) in groups {
+            let new = exception.new();
+            let Some(entry) = content.get(state.kind, &name) else {
+                if self.absence(state, &name, content) {
+                    ripe.insert(name);
+                }
+                continue;
+            };
+            if gate::waits(self.clusters(state), &entry.resource, new, content) {
+                let since = if let Exception::Held { since, .. } = exception { since } else { now };
+                if now < since + gate::WARM {
+                    self.wake_at(since + gate::WARM);
+                    state.exceptions.insert(name, Exception::Held { new, since });
+                    held = true;
+                    continue;
+                }
+            }
+            match exception {
+                Exception::Wanted { group: Some(group), .. } => suspects.push((group, name)),
+                _ => {
+                    ripe.insert(name);
+                }
+            }
+        }
+        idle &= ripe.is_empty();
+        if let Some(next) = suspects.iter().map(|(g, _)| *g).min().filter(|_| idle) {
+            ripe.extend(suspects.into_iter().filter(|(g, _)| *g == next).map(|(_, n)| n));
+        }
+        (ripe, held)
+    }
+
+    /// The CDS state, also while it is the one that is taken out.
+    fn clusters<'a>(&'a self, state: &'a Kind) -> Option<&'a Kind> {
+        if state.kind == ResourceType::Cluster { Some(state) } else { self.kind(ResourceType::Cluster) }
+    }
+
+    /// Whether "there is no such resource" may be said of a name that the view lacks: never of an assignment or route
+    /// configuration whose parent the proxy has (O8), which is then still to come.
+    fn absence(&self, state: &Kind, name: &Arc<str>, content: &Content) -> bool {
+        match state.kind {
+            ResourceType::Endpoints => {
+                let cds = self.kind(ResourceType::Cluster);
+                let going = cds.is_some_and(|k| k.exceptions.values().any(|e| matches!(e, Exception::Gone { .. })));
+                !going && content.get(ResourceType::Cluster, name).is_none()
+            }
+            ResourceType::Route => !content
+                .entries(ResourceType::Listener)
+                .any(|(_, e)| e.resource.requires.iter().any(|(k, n)| *k == ResourceType::Route && n == name)),
+            _ => true,
+        }
+    }
+
+    fn private(
+        &self,
+        state: &mut Kind,
+        content: &Content,
+        names: &BTreeSet<Arc<str>>,
+        mut removed: Vec<Arc<str>>,
+    ) -> Vec<Arc<Frame>> {
+        let mut resources = Vec::new();
+        for name in names {
+            match content.get(state.kind, name) {
+                Some(entry) => resources.push(Arc::clone(&entry.resource)),
+                None => removed.push(Arc::clone(name)),
+            }
+        }
+        removed.sort();
+        removed.dedup();
+        for name in &removed {
+            state.exceptions.remove(name);
+        }
+        if resources.is_empty() && removed.is_empty() {
+            return Vec::new();
+        }
+        let whole = state.kind.wildcard() && !state.answered;
+        let identifier = &self.fanouts.identifier;
+        let frames = fanout::frames(identifier, state.kind, content.seq(), resources, removed, whole);
+        for frame in &frames {
+            for resource in &frame.resources {
+                if let Some(exception) = state.exceptions.get_mut(&resource.name) {
+                    *exception = Exception::Flying { new: exception.new(), nonce: frame.nonce };
+                }
+            }
+        }
+        frames
+    }
+
+    /// Assignments and secrets follow each Cluster and Listener that is sent, unless the cursor will bring them anyway.
+    fn follow(&mut self, kind: ResourceType, sent: &[Arc<Resource>], content: &Content) {
+        if !matches!(kind, ResourceType::Cluster | ResourceType::Listener) {
+            return;
+        }
+        for (kind, name) in sent.iter().flat_map(|r| &r.children) {
+            match self.slot(*kind) {
+                Some(child) if child.seeded() => child.follow(name, content),
+                _ => {
+                    self.touched.entry(*kind).or_default().insert(Arc::clone(name));
+                }
+            }
+        }
+    }
+}
+
+impl Kind {
+    fn follow(&mut self, name: &Arc<str>, content: &Content) {
+        let Some(entry) = content.get(self.kind, name).filter(|_| self.subscription.contains(name)) else { return };
+        let passed = if self.parts.is_empty() { self.sent } else { self.parts_to };
+        let parked = matches!(self.exceptions.get(name),
+            Some(Exception::Parked { parked, .. }) if parked.version == entry.resource.version);
+        if entry.seq <= passed && !parked {
+            let new = self.is_new(name, entry.created);
+            self.exceptions.insert(Arc::clone(name), Exception::Wanted { new, group: None });
+            self.touch();
+        }
+    }
+}
+
+/// Takes over tombstones, and drops exceptions that the view has overtaken.
+fn absorb(state: &mut Kind, content: &Content) {
+    let kind = state.kind;
+    if kind == ResourceType::Cluster {
+        if state.sent > Seq(0) && state.removed < content.seq() {
+            for (name, tombstone) in content.gone(kind, state.removed) {
+                if state.subscription.contains(name) {
+                    let gone = Exception::Gone { seq: tombstone.seq, drain: Some(tombstone.drain), now: false };
+                    state.exceptions.insert(Arc::clone(name), gone);
+                }
+            }
+        }
+        state.removed = content.seq();
+    }
+    state.exceptions.retain(|name, exception| {
+        let present = content.get(kind, name).is_some();
+        match exception {
+            Exception::Gone { .. } => !present,
+            Exception::Parked { .. } | Exception::Held { .. } => present || kind == ResourceType::Listener,
+            _ => true,
+        }
+    });
+}
