@@ -36,7 +36,7 @@ pub use args::{
 pub use failure::Failure;
 pub use local::{Source, read_sources};
 pub use server_args::{EtcdArgs, ServeArgs, StoreUrl};
-pub use values::{NamedSite, parse_duration};
+pub use values::{LogFormat, LogOptions, NamedSite, parse_duration};
 
 /// Where a command reads and writes.
 pub struct Io<'a> {

@@ -9,7 +9,6 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use clap::ValueEnum;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
@@ -17,23 +16,7 @@ use prometheus_client::{
 };
 use tracing_subscriber::{EnvFilter, filter::ParseError};
 
-/// How a line of the log is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For a person.
-    Text,
-    /// For a collector: one JSON object per line.
-    Json,
-}
-
-/// What to log, and how.
-#[derive(Clone, Debug, Default)]
-pub struct LogOptions {
-    /// Text on a terminal, else JSON, where it is not given.
-    pub format: Option<LogFormat>,
-    /// A filter such as `tidegate=debug`; else `RUST_LOG`, else `info`.
-    pub filter: Option<String>,
-}
+use crate::cli::{LogFormat, LogOptions};
 
 /// Why the log could not be set up.
 #[derive(Debug, thiserror::Error)]

@@ -6,12 +6,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{
     server_args::{EtcdArgs, ServeArgs},
-    values::{NamedSite, parse_duration, parse_role},
+    values::{LogFormat, LogOptions, NamedSite, parse_duration, parse_role},
 };
-use crate::{
-    model::Role,
-    telemetry::{LogFormat, LogOptions},
-};
+use crate::model::Role;
 
 const EXIT_CODES: &str =
     "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 differs or not ready, 4 conflict, 5 out of time.";

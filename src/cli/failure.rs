@@ -15,6 +15,9 @@ pub enum Failure {
     /// The input has faults; each is printed as `file:line:col: message`. Exit code 1.
     #[error("{} in the input", counted(.0.len(), "fault"))]
     Faults(Vec<rpc::Fault>),
+    /// Nobody reads the output any more (`tidegate get … | head`): said to nobody. Exit code 1.
+    #[error("the output was closed")]
+    Closed,
     /// The command line makes no sense. Exit code 2, as clap's own.
     #[error("{0}")]
     Usage(String),
@@ -33,7 +36,7 @@ impl Failure {
     /// The exit code of the process.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Failed(_) | Self::Faults(_) => 1,
+            Self::Failed(_) | Self::Faults(_) | Self::Closed => 1,
             Self::Usage(_) => 2,
             Self::NotReady(_) => 3,
             Self::Conflict(_) => 4,
@@ -53,6 +56,7 @@ impl Failure {
                 }
                 writeln!(err, "error: {self}; nothing was stored")
             }
+            Self::Closed => Ok(()),
             Self::NotReady(text) if text.is_empty() => Ok(()),
             other => writeln!(err, "error: {other}"),
         }
@@ -81,7 +85,10 @@ impl Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        Self::Failed(error.to_string())
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::Closed,
+            _ => Self::Failed(error.to_string()),
+        }
     }
 }
 

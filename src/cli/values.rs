@@ -1,6 +1,8 @@
-//! Values of flags: durations, sites for certificates.
+//! Values of flags: durations, sites for certificates, the log.
 
 use std::time::Duration;
+
+use clap::ValueEnum;
 
 use crate::model::Role;
 
@@ -64,4 +66,22 @@ pub(crate) fn parse_role(text: &str) -> Result<Role, String> {
         "core" => Ok(Role::Core),
         other => Err(format!("{other:?} is no role; it is edge or core")),
     }
+}
+
+/// How a line of the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For a person.
+    Text,
+    /// For a collector: one JSON object per line.
+    Json,
+}
+
+/// What to log, and how.
+#[derive(Clone, Debug, Default)]
+pub struct LogOptions {
+    /// Text on a terminal, else JSON, where it is not given.
+    pub format: Option<LogFormat>,
+    /// A filter such as `tidegate=debug`; else `RUST_LOG`, else `info`.
+    pub filter: Option<String>,
 }

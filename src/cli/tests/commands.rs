@@ -213,6 +213,63 @@ async fn a_diff_of_a_certificate_shows_no_private_key() {
     assert!(done.out.contains("certificate: PEM") && !done.out.contains("SECRET"), "{}", done.out);
 }
 
+#[tokio::test]
+async fn mutual_tls_names_the_operator_and_checks_the_server() {
+    let ca_key = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca = params.self_signed(&ca_key).expect("an authority").pem();
+    let issuer = rcgen::Issuer::new(params, ca_key);
+    let signed = |name: &str| {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("parameters");
+        (params.signed_by(&key, &issuer).expect("signed").pem(), key.serialize_pem())
+    };
+    let (server, client) = (signed("cp1.tidegate.local"), signed("ann.tidegate.local"));
+    let tls = tonic::transport::ServerTlsConfig::new()
+        .identity(tonic::transport::Identity::from_pem(&server.0, &server.1))
+        .client_ca_root(tonic::transport::Certificate::from_pem(&ca));
+    let builder = tonic::transport::Server::builder().tls_config(tls).expect("certificates");
+    let fake = fake::start_on(builder, "https", Answers::default()).await;
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.display().to_string()
+    };
+    let (ca, cert, key) = (file("ca.pem", &ca), file("c.pem", &client.0), file("c.key", &client.1));
+    let url = fake.url.as_str();
+    let operator = ["version", "--server", url, "--ca", &ca, "--cert", &cert, "--key", &key];
+    let done = run_with(&[&operator[..], &["--server-name", "cp1.tidegate.local"]].concat(), "").await;
+    assert!(done.out.contains("control plane 9.9.9 (cp1)"), "{done:?}");
+
+    let done = run_with(&operator, "").await;
+    assert!(!done.out.contains("control plane") && done.err.contains("no control plane"), "another name: {done:?}");
+    let nobody = ["version", "--server", url, "--ca", &ca, "--server-name", "cp1.tidegate.local"];
+    let done = run_with(&nobody, "").await;
+    assert!(!done.out.contains("control plane"), "no certificate: {done:?}");
+    let done = run_with(&["get", "sites", "--server", url, "--ca", &ca, "--cert", &cert], "").await;
+    assert_eq!((done.code, done.err.as_str()), (2, "error: --cert and --key belong together\n"));
+}
+
+#[tokio::test]
+async fn a_closed_pipe_is_no_news() {
+    struct Closed;
+    impl Write for Closed {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let cli = Cli::try_parse_from(["tidegate", "completion", "bash"]).expect("a command");
+    let mut err = Vec::new();
+    let code = run(cli, &Handed, &mut Io { out: &mut Closed, err: &mut err, input: &mut "".as_bytes() }).await;
+    assert_eq!((code, err), (1, Vec::new()));
+}
+
 const REGISTER: [&str; 11] =
     ["register", "--service", "shop/web", "--site", "core1", "--id", "w1", "--address", "10.0.0.7:8080", "--ttl", "2s"];
 

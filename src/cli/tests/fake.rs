@@ -55,13 +55,16 @@ impl Drop for Server {
 }
 
 pub(super) async fn start(answers: Answers) -> Server {
+    start_on(tonic::transport::Server::builder(), "http", answers).await
+}
+
+/// Starts on a server that is prepared already, with TLS for one.
+pub(super) async fn start_on(mut server: tonic::transport::Server, scheme: &str, answers: Answers) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let url = format!("{scheme}://{}", listener.local_addr().expect("bound"));
     let asked = Asked::default();
     let fake = Fake { answers: Mutex::new(answers), asked: asked.clone() };
-    let serving = tonic::transport::Server::builder()
-        .add_service(OperatorServer::new(fake))
-        .serve_with_incoming(TcpListenerStream::new(listener));
+    let serving = server.add_service(OperatorServer::new(fake)).serve_with_incoming(TcpListenerStream::new(listener));
     Server { url, asked, task: tokio::spawn(async { serving.await.expect("serves until it is aborted") }) }
 }
 
