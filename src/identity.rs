@@ -77,6 +77,17 @@ pub enum Principal {
     Unproven,
 }
 
+impl std::fmt::Display for Principal {
+    /// `operator/<name>`, `control-plane/<name>`, `unproven`: what the audit key says.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Operator(name) => write!(f, "operator/{name}"),
+            Self::ControlPlane(name) => write!(f, "control-plane/{name}"),
+            Self::Unproven => f.write_str("unproven"),
+        }
+    }
+}
+
 /// The only maker of an [`Audience`].
 ///
 /// # Errors

@@ -47,6 +47,13 @@ pub struct Fault {
     pub message: String,
 }
 
+impl Fault {
+    /// `path: message`, without the place.
+    pub fn text(&self) -> String {
+        if self.path.is_empty() { self.message.clone() } else { format!("{}: {}", self.path, self.message) }
+    }
+}
+
 impl std::error::Error for Fault {}
 
 impl fmt::Display for Fault {

@@ -10,7 +10,7 @@ use super::{
     store_status,
 };
 use crate::{
-    compile,
+    compile::{self, Reader, resolve::status::Conflicts},
     manifest::{self, Mode},
     model::{Kind, ObjectRef, Problem, Revision, Severity, StoreKey},
     pipeline::State,
@@ -31,6 +31,7 @@ pub(super) async fn get(context: &Context, request: GetRequest) -> Result<GetRes
     let state = context.state();
     let mut problems = compile::resolve::problems::problems(&state.configuration, &state.runtime);
     problems.extend(state.problems.iter().cloned());
+    let conflicts = Conflicts::find(&Reader::new(&state.configuration, &state.runtime));
     for kind in kinds {
         let prefix = format!("{}objects/{}/", context.keyspace.watched(), kind.plural());
         let listing = context.store.list(&prefix).await.map_err(|e| store_status(&e))?;
@@ -44,7 +45,7 @@ pub(super) async fn get(context: &Context, request: GetRequest) -> Result<GetRes
             let wanted = (request.namespace.is_empty() || !kind.namespaced() || reference.namespace == request.namespace)
                 && (request.name.is_empty() || reference.name == request.name);
             if wanted {
-                response.objects.push(object(context, &state, &problems, reference, &entry));
+                response.objects.push(object(context, &state, &problems, &conflicts, reference, &entry));
             }
         }
     }
@@ -55,6 +56,7 @@ fn object(
     context: &Context,
     state: &State,
     problems: &[Problem],
+    conflicts: &Conflicts,
     reference: ObjectRef,
     entry: &KeyValue,
 ) -> Object {
@@ -74,7 +76,7 @@ fn object(
         .cloned()
         .collect();
     let standing = status::standing(&reference, &context.views, &context.feedback);
-    let json = status::to_json(&reference, state, &standing, &own);
+    let json = status::to_json(&reference, state, conflicts, &standing, &own);
     Object {
         r#ref: Some(to_rpc(&reference)),
         manifest_json,
@@ -105,6 +107,7 @@ pub(super) async fn wait(context: &Context, request: WaitRequest) -> Result<Wait
             return Ok(WaitResponse {
                 programmed: done,
                 no_proxies: standing.total == 0,
+                proxies: standing.total,
                 laggards: standing.laggards.into_iter().map(laggard).collect(),
                 problems,
                 elapsed_ms: elapsed(start),

@@ -25,12 +25,12 @@ impl OperatorService {
     }
 }
 
-/// Who asks: the name in the certificate, or `anonymous` on a listener without TLS.
+/// Who asks: the name in the certificate, or `unproven` on a listener without TLS.
 pub(super) fn principal<T>(request: &Request<T>) -> String {
     request
         .extensions()
         .get::<crate::identity::Principal>()
-        .map_or_else(|| "anonymous".to_owned(), ToString::to_string)
+        .map_or_else(|| "unproven".to_owned(), ToString::to_string)
 }
 
 #[tonic::async_trait]

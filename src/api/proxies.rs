@@ -10,7 +10,7 @@ use crate::{
         ConfigResource, ProxyConfigRequest, ProxyConfigResponse, ProxyRow, ProxyStatusResponse, TypeStatus,
     },
     status,
-    xds::{self, ResourceType},
+    xds::{ResourceType, descriptor, json},
 };
 
 /// One row for each proxy that is connected, or was refused.
@@ -55,16 +55,17 @@ pub(super) fn config(context: &Context, request: &ProxyConfigRequest) -> Result<
     let mut resources = Vec::new();
     if let Some(view) = context.views.get(&audience) {
         for kind in kinds {
+            let message = descriptor::message_name(kind.url());
             let held: Vec<_> = view.read().entries(kind).map(|(_, e)| Arc::clone(&e.resource)).collect();
             for resource in held {
-                let mut json = xds::to_json(kind.message(), &resource.payload)
+                let mut value = json::to_json(message, &resource.payload)
                     .map_err(|error| Status::internal(format!("{resource:?}: {error}")))?;
-                xds::redact_secrets(kind.message(), &mut json);
+                json::redact_secrets(message, &mut value);
                 resources.push(ConfigResource {
                     r#type: kind.short().to_owned(),
                     name: resource.name.to_string(),
                     version: resource.version.to_string(),
-                    json: json.to_string(),
+                    json: value.to_string(),
                 });
             }
         }

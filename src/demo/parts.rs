@@ -47,7 +47,7 @@ pub(super) fn find_envoy(named: Option<PathBuf>) -> Result<PathBuf> {
 /// Certificates of the sites and the control plane below `dir/certs`.
 pub(super) fn make_certificates(dir: &Path) -> Result<()> {
     let sites: Vec<(Role, String)> = SITES.iter().map(|(name, role, _)| (*role, (*name).to_owned())).collect();
-    crate::certs::dev_certs(&dir.join("certs"), "tidegate.local", &sites, &[], &["cp1".to_owned()])?;
+    crate::certs::dev_certs(&dir.join("certs"), "tidegate.local", &sites, &[], &[("cp1".to_owned(), vec!["127.0.0.1".to_owned()])])?;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use super::Standing;
 use crate::{
     compile::{
         Reader,
-        resolve::status::{Condition, ListenerStatus, RouteParent, gateway_listeners, route_parents},
+        resolve::status::{Condition, Conflicts, ListenerStatus, RouteParent, gateway_listeners, route_parents},
     },
     model::{Kind, ObjectRef, Problem, Severity},
     pipeline::State,
@@ -17,8 +17,14 @@ const CONTROLLER: &str = "tidegate.dev/control-plane";
 /// The Gateway API's group.
 const GROUP: &str = "gateway.networking.k8s.io";
 
-/// The status of one object.
-pub fn to_json(object: &ObjectRef, state: &State, standing: &Standing, problems: &[Problem]) -> Value {
+/// The status of one object; `conflicts` are those of the whole configuration, found once.
+pub fn to_json(
+    object: &ObjectRef,
+    state: &State,
+    conflicts: &Conflicts,
+    standing: &Standing,
+    problems: &[Problem],
+) -> Value {
     let programmed = programmed(standing, problems);
     let mut status = json!({
         "fleet": {
@@ -42,11 +48,11 @@ pub fn to_json(object: &ObjectRef, state: &State, standing: &Standing, problems:
     let stored = state.configuration.get(object);
     match object.kind {
         Kind::HttpRoute => {
-            let parents = stored.map(|route| route_parents(route, &reader)).unwrap_or_default();
+            let parents = stored.map(|route| route_parents(route, conflicts, &reader)).unwrap_or_default();
             status["parents"] = parents.iter().map(|parent| route_parent(parent, &programmed)).collect();
         }
         Kind::Gateway => {
-            let listeners = stored.map(|gateway| gateway_listeners(gateway, &reader)).unwrap_or_default();
+            let listeners = stored.map(|gateway| gateway_listeners(gateway, conflicts, &reader)).unwrap_or_default();
             status["listeners"] = listeners.iter().map(listener).collect();
             status["conditions"] = json!([accepted(problems), programmed]);
         }
