@@ -202,11 +202,11 @@ const WIDE: usize = 16;
 fn program_size(ast: &Ast) -> usize {
     match ast {
         Ast::Empty(_) | Ast::Flags(_) | Ast::Assertion(_) => 1,
-        // A literal in another case can be a class of a few characters.
-        Ast::Literal(l) => 2 * l.c.len_utf8(),
+        Ast::Literal(l) => literal_size(l),
         Ast::Dot(_) | Ast::ClassPerl(_) => WIDE,
         Ast::ClassUnicode(class) => class_size(class),
-        Ast::ClassBracketed(class) => WIDE + set_size(&class.kind),
+        Ast::ClassBracketed(class) if class.negated => WIDE + set_size(&class.kind),
+        Ast::ClassBracketed(class) => set_size(&class.kind),
         Ast::Repetition(r) => {
             let copies = usize::try_from(copies(&r.op)).unwrap_or(usize::MAX).saturating_add(1);
             program_size(&r.ast).saturating_add(1).saturating_mul(copies)
@@ -215,6 +215,11 @@ fn program_size(ast: &Ast) -> usize {
         Ast::Alternation(a) => a.asts.iter().map(program_size).fold(a.asts.len(), usize::saturating_add),
         Ast::Concat(c) => c.asts.iter().map(program_size).fold(0, usize::saturating_add),
     }
+}
+
+/// A literal of any case is one instruction in ASCII, and elsewhere a class of a few characters.
+fn literal_size(literal: &Literal) -> usize {
+    if literal.c.is_ascii() { 1 } else { 2 * literal.c.len_utf8() }
 }
 
 fn set_size(set: &ClassSet) -> usize {
@@ -227,7 +232,7 @@ fn set_size(set: &ClassSet) -> usize {
 fn item_size(item: &ClassSetItem) -> usize {
     match item {
         ClassSetItem::Empty(_) => 0,
-        ClassSetItem::Literal(l) => 2 * l.c.len_utf8(),
+        ClassSetItem::Literal(l) => literal_size(l),
         ClassSetItem::Range(r) => 2 * range_size(r.start.c, r.end.c),
         ClassSetItem::Ascii(_) | ClassSetItem::Perl(_) => WIDE,
         ClassSetItem::Unicode(class) => class_size(class),
