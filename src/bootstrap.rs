@@ -61,19 +61,31 @@ impl fmt::Display for HostPort {
     }
 }
 
-/// Mutual TLS towards the control plane, by files on the proxy's host; relative paths start at Envoy's working
-/// directory.
+/// Mutual TLS towards the control plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// Whom the proxy trusts.
-    pub ca: String,
-    /// The proxy's certificate.
-    pub cert: String,
-    /// Its key.
-    pub key: String,
+pub struct Tls {
     /// SPIFFE trust domain: only `spiffe://<it>/control-plane/…` is taken for a control plane, so that no proxy of
     /// the fleet can play one.
     pub trust_domain: String,
+    /// Where the proxy's certificate comes from.
+    pub source: TlsSource,
+}
+
+/// Where a proxy finds its certificate; relative paths start at Envoy's working directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TlsSource {
+    /// By file SDS from `identity/identity.yaml` and `identity/trust.yaml`, as on the backbone: files that are
+    /// replaced take effect at once.
+    Identity,
+    /// By files that Envoy reads once, when it starts.
+    Files {
+        /// Whom the proxy trusts.
+        ca: String,
+        /// The proxy's certificate.
+        cert: String,
+        /// Its key.
+        key: String,
+    },
 }
 
 /// What a bootstrap is made of. [`Options::new`] fills in the defaults.
@@ -92,7 +104,7 @@ pub struct Options {
     /// All control planes.
     pub servers: Vec<HostPort>,
     /// Without, the proxy proves nothing: it is believed on loopback only, and is served no Secret.
-    pub tls: Option<TlsFiles>,
+    pub tls: Option<Tls>,
     /// Where the admin interface listens: loopback, for it can stop the proxy. Default `127.0.0.1:9901`.
     pub admin: SocketAddr,
     /// Rollout cohort; default empty.
@@ -161,7 +173,9 @@ pub fn bootstrap(options: &Options) -> Result<String, BootstrapError> {
     if drain == 0 || options.max_heap_bytes == 0 || options.max_connections == 0 {
         return Err(BootstrapError::ZeroLimit);
     }
-    let yaml = serde_saphyr::to_string(&document(options))?;
+    // Long lines stay whole: a folded type URL is not found by a search.
+    let style = serde_saphyr::ser_options! { folded_wrap_chars: usize::MAX };
+    let yaml = serde_saphyr::to_string_with_options(&document(options), style)?;
     let head = "# An Envoy bootstrap by Tidegate: what xDS cannot change later. Run it in the folder that holds the\n\
                 # site's certificates (`identity/`), with the drain time that it announces:\n";
     Ok(format!("{head}#   envoy -c bootstrap.yaml --drain-time-s {drain}\n{yaml}"))
@@ -261,32 +275,47 @@ fn xds_cluster(options: &Options) -> Value {
     if !by_address {
         cluster["dns_lookup_family"] = "ALL".into();
     }
-    if let Some(files) = &options.tls {
+    if let Some(tls) = &options.tls {
         cluster["transport_socket"] = extension(
             "envoy.transport_sockets.tls",
             "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-            upstream_tls(files),
+            upstream_tls(tls),
         );
     }
     cluster
 }
 
-fn upstream_tls(files: &TlsFiles) -> Value {
-    json!({"common_tls_context": {
+fn upstream_tls(tls: &Tls) -> Value {
+    let san = json!([{
+        "san_type": "URI",
+        "matcher": {"prefix": format!("spiffe://{}/control-plane/", tls.trust_domain)},
+    }]);
+    let mut context = json!({
         "alpn_protocols": ["h2"],
         "tls_params": {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"},
-        "tls_certificates": [{
-            "certificate_chain": {"filename": files.cert},
-            "private_key": {"filename": files.key},
-        }],
-        "validation_context": {
-            "trusted_ca": {"filename": files.ca},
-            "match_typed_subject_alt_names": [{
-                "san_type": "URI",
-                "matcher": {"prefix": format!("spiffe://{}/control-plane/", files.trust_domain)},
-            }],
-        },
-    }})
+    });
+    match &tls.source {
+        TlsSource::Identity => {
+            let secret = |name: &str| {
+                json!({"name": name, "sds_config": {
+                    "path_config_source": {"path": format!("identity/{name}.yaml")},
+                    "resource_api_version": "V3",
+                }})
+            };
+            context["tls_certificate_sds_secret_configs"] = json!([secret("identity")]);
+            context["combined_validation_context"] = json!({
+                "default_validation_context": {"match_typed_subject_alt_names": san},
+                "validation_context_sds_secret_config": secret("trust"),
+            });
+        }
+        TlsSource::Files { ca, cert, key } => {
+            context["tls_certificates"] =
+                json!([{"certificate_chain": {"filename": cert}, "private_key": {"filename": key}}]);
+            context["validation_context"] =
+                json!({"trusted_ca": {"filename": ca}, "match_typed_subject_alt_names": san});
+        }
+    }
+    json!({"common_tls_context": context})
 }
 
 fn runtime(role: Role) -> Value {

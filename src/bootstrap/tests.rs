@@ -14,12 +14,7 @@ fn example(role: Role) -> Options {
     Options {
         region: "local".into(),
         zone: "a".into(),
-        tls: Some(TlsFiles {
-            ca: "ca.crt".into(),
-            cert: "tls.crt".into(),
-            key: "tls.key".into(),
-            trust_domain: "tidegate.local".into(),
-        }),
+        tls: Some(Tls { trust_domain: "tidegate.local".into(), source: TlsSource::Identity }),
         ..Options::new(&format!("{site}-envoy-1"), site, role, servers)
     }
 }
@@ -84,6 +79,9 @@ fn stock_envoy_accepts_each_bootstrap() {
         let example = example(role);
         accepted(&envoy, role, &bootstrap(&example).unwrap());
         let servers = vec!["xds.example:18000".parse().unwrap(), "[::1]:18000".parse().unwrap()];
+        let source = TlsSource::Files { ca: "ca.crt".into(), cert: "tls.crt".into(), key: "tls.key".into() };
+        let files = Options { tls: Some(Tls { trust_domain: "t".into(), source }), ..example.clone() };
+        accepted(&envoy, role, &bootstrap(&files).unwrap());
         let other = Options { tls: None, servers, cohort: "canary: 1".into(), id: "#!\"'".into(), ..example };
         accepted(&envoy, role, &bootstrap(&other).unwrap());
     }
