@@ -7,7 +7,10 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
-use super::{Failure, Global, failure::unreachable};
+use super::{
+    Failure, Global,
+    failure::{root_cause, unreachable},
+};
 use crate::rpc::operator_client::OperatorClient;
 
 /// Manifests of a large fleet are large answers: more than tonic's 4 MiB.
@@ -103,13 +106,4 @@ fn endpoint(global: &Global) -> Result<Endpoint, Failure> {
 
 fn read(flag: &str, path: &Path) -> Result<Vec<u8>, Failure> {
     fs::read(path).map_err(|error| Failure::Usage(format!("{flag} {}: {error}", path.display())))
-}
-
-/// The innermost cause, which is the one that says something ("connection refused").
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }

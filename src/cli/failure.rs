@@ -1,6 +1,9 @@
 //! Every way in which a command fails, its words and its exit code: the one place that knows both.
 
-use std::io::{self, Write};
+use std::{
+    error::Error,
+    io::{self, Write},
+};
 
 use tonic::Code;
 
@@ -68,7 +71,9 @@ impl Failure {
         match status.code() {
             Code::DeadlineExceeded => Self::Timeout(said),
             Code::Aborted => Self::Conflict(format!("{said}; read it again and repeat the command")),
-            Code::Unavailable => Self::Failed(unreachable(server, &said)),
+            // A status that the control plane itself sent has no cause on this side; a broken connection has.
+            _ if status.source().is_some() => Self::Failed(unreachable(server, &root_cause(status))),
+            Code::Unavailable => Self::Failed(format!("{server} cannot do it now: {said}; try again later")),
             Code::Unauthenticated | Code::PermissionDenied => Self::Failed(format!(
                 "{server} refuses: {said}; name an operator's certificate with --ca, --cert and --key"
             )),
@@ -117,4 +122,13 @@ pub(crate) fn counted(n: usize, noun: &str) -> String {
     };
     // `proxy` is the one noun here with a plural of its own.
     if n != 1 && noun == "proxy" { format!("{n} proxies") } else { format!("{n} {noun}{suffix}") }
+}
+
+/// The innermost cause, which is the one that says something ("connection refused").
+pub(crate) fn root_cause(error: &dyn Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
 }

@@ -108,7 +108,7 @@ async fn errors_of_the_control_plane_become_exit_codes() {
         (Status::deadline_exceeded("the store is slow"), 5, "the store is slow"),
         (Status::invalid_argument("too large"), 1, "too large"),
         (Status::permission_denied("no operator"), 1, "--ca, --cert and --key"),
-        (Status::unavailable("the store is away"), 1, "the store is away"),
+        (Status::unavailable("the store is away"), 1, "cannot do it now: the store is away"),
         (Status::internal("oops"), 1, "Internal: oops"),
     ] {
         let answers = Answers { apply: Some(Err(status)), ..Default::default() };
@@ -140,6 +140,20 @@ async fn nobody_at_the_address_is_said_with_what_to_do() {
     assert_eq!((version.code, version.out), (0, format!("tidegate {}\n", env!("CARGO_PKG_VERSION"))));
     let https = run_with(&["get", "sites", "--server", "https://127.0.0.1:1"], "").await;
     assert!(https.code == 2 && https.err.contains("--ca"), "{}", https.err);
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_is_told_like_one_that_never_was() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let words = ["get", "sites", "--server", &address];
+    let breaking = async move {
+        let (connection, _) = listener.accept().await.expect("the command connects");
+        drop((listener, connection));
+    };
+    let (done, ()) = tokio::join!(run_with(&words, ""), breaking);
+    assert_eq!(done.code, 1, "{}", done.err);
+    assert!(done.err.contains("no control plane answers at"), "{}", done.err);
 }
 
 #[tokio::test]
