@@ -57,7 +57,7 @@ crate=$(cargo -q metadata --format-version 1 --locked |
   python3 -c 'import json,sys;print(next(p["manifest_path"] for p in json.load(sys.stdin)["packages"] if p["name"]=="envoy-types"))')
 root=$(dirname "$crate")/proto
 includes=()
-for dir in data-plane-api xds protoc-gen-validate googleapis cel-spec/proto client_model opentelemetry-proto; do
+for dir in data-plane-api xds protoc-gen-validate googleapis; do
   includes+=("-I$root/$dir")
 done
 

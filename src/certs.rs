@@ -53,7 +53,8 @@ pub enum CertError {
 /// `/core/<site>`, `/operator/<name>`, `/control-plane/<name>`) that holds `tls.crt`, `tls.key` (mode 0600) and
 /// `ca.crt`. A control plane's certificate also bears the given DNS names and IP addresses. A site's folder is the
 /// working directory of its Envoys: its `identity/identity.yaml` and `identity/trust.yaml` are what compiled TLS
-/// contexts name for file SDS. Returns the folders.
+/// contexts name for file SDS. When it runs again, running Envoys take the new certificates (one that reads between
+/// the two renames keeps the old pair until the second). Returns the folders.
 pub fn dev_certs(
     dir: &Path,
     trust_domain: &str,

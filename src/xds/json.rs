@@ -42,9 +42,10 @@ pub fn from_json(full_name: &str, value: &Value) -> Result<Vec<u8>, JsonError> {
     Ok(DynamicMessage::deserialize_with_options(descriptor(full_name)?, value, &options)?.encode_to_vec())
 }
 
-/// `value` as YAML, as people read it.
+/// `value` as YAML, as people read it: long lines stay whole.
 pub fn to_yaml(value: &Value) -> Result<String, JsonError> {
-    Ok(serde_saphyr::to_string(value)?)
+    let options = serde_saphyr::ser_options! { folded_wrap_chars: usize::MAX };
+    Ok(serde_saphyr::to_string_with_options(value, options)?)
 }
 
 /// Replaces private keys, passwords, ticket keys and generic secrets in `value`, the JSON of a `full_name`, by

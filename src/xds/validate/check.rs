@@ -123,3 +123,6 @@ impl Check {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

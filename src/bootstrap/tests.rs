@@ -1,0 +1,127 @@
+//! Tests of the bootstrap, by the stock Envoy where there is one.
+
+use std::{fs, path::Path, path::PathBuf, process::Command};
+
+use super::*;
+use crate::certs::dev_certs;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// The examples in `envoy-configs/`.
+fn example(role: Role) -> Options {
+    let site = if role == Role::Edge { "edge-1" } else { "core-1" };
+    let servers = ["127.0.0.1:18000".parse().unwrap()].to_vec();
+    Options {
+        region: "local".into(),
+        zone: "a".into(),
+        tls: Some(Tls { trust_domain: "tidegate.local".into(), source: TlsSource::Identity }),
+        ..Options::new(&format!("{site}-envoy-1"), site, role, servers)
+    }
+}
+
+/// The stock Envoy: `$TIDEGATE_ENVOY`, or what the set-up script put below `.tools/envoy`.
+fn envoy() -> Option<PathBuf> {
+    fn find(dir: &Path) -> Option<PathBuf> {
+        let mut entries: Vec<_> = fs::read_dir(dir).ok()?.flatten().map(|e| e.path()).collect();
+        entries.sort();
+        // The binary itself, not the wrapper of the Python package.
+        let binary = |p: &PathBuf| p.is_file() && p.file_name().is_some_and(|n| n == "envoy") && is_elf(p);
+        entries
+            .iter()
+            .find(|p| binary(p))
+            .cloned()
+            .or_else(|| entries.iter().filter(|p| p.is_dir()).find_map(|p| find(p)))
+    }
+    fn is_elf(path: &Path) -> bool {
+        use std::io::Read;
+        let mut magic = [0; 4];
+        fs::File::open(path).and_then(|mut f| f.read_exact(&mut magic)).is_ok() && magic == *b"\x7fELF"
+    }
+    std::env::var_os("TIDEGATE_ENVOY").map(PathBuf::from).or_else(|| find(&Path::new(ROOT).join(".tools/envoy")))
+}
+
+/// Panics unless Envoy accepts `yaml`, in a folder that holds the site's certificates.
+fn accepted(envoy: &Path, role: Role, yaml: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let site = vec![(role, "site".to_owned())];
+    let folder = dev_certs(dir.path(), "tidegate.local", &site, &[], &[]).unwrap().remove(0);
+    fs::write(folder.join("bootstrap.yaml"), yaml).unwrap();
+    let output = Command::new(envoy)
+        .args(["--mode", "validate", "-l", "warning", "-c", "bootstrap.yaml"])
+        .current_dir(&folder)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}\n{yaml}");
+    assert!(!text.to_lowercase().contains("deprecated"), "{text}");
+}
+
+#[test]
+fn the_files_in_envoy_configs_are_what_the_function_writes() {
+    for role in [Role::Edge, Role::Core] {
+        let path = Path::new(ROOT).join(format!("envoy-configs/{}.yaml", role.as_str()));
+        let yaml = bootstrap(&example(role)).unwrap();
+        if std::env::var_os("TIDEGATE_BLESS").is_some() {
+            fs::write(&path, &yaml).unwrap();
+        }
+        let stored = fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(stored, yaml, "TIDEGATE_BLESS=1 writes {}", path.display());
+    }
+}
+
+#[test]
+fn stock_envoy_accepts_each_bootstrap() {
+    let Some(envoy) = envoy() else {
+        eprintln!("skipped: no Envoy below .tools/envoy and no $TIDEGATE_ENVOY");
+        return;
+    };
+    for role in [Role::Edge, Role::Core] {
+        let example = example(role);
+        accepted(&envoy, role, &bootstrap(&example).unwrap());
+        let servers = vec!["xds.example:18000".parse().unwrap(), "[::1]:18000".parse().unwrap()];
+        let source = TlsSource::Files { ca: "ca.crt".into(), cert: "tls.crt".into(), key: "tls.key".into() };
+        let files = Options { tls: Some(Tls { trust_domain: "t".into(), source }), ..example.clone() };
+        accepted(&envoy, role, &bootstrap(&files).unwrap());
+        let other = Options { tls: None, servers, cohort: "canary: 1".into(), id: "#!\"'".into(), ..example };
+        accepted(&envoy, role, &bootstrap(&other).unwrap());
+    }
+}
+
+#[test]
+fn only_a_core_lifts_the_limit_of_early_resets() {
+    let limit = |role| {
+        document(&example(role))["layered_runtime"]["layers"][0]["static_layer"]
+        ["overload.premature_reset_total_stream_count"].clone()
+    };
+    assert_eq!(limit(Role::Core), 4_294_967_295_u32);
+    assert_eq!(limit(Role::Edge), Value::Null);
+}
+
+#[test]
+fn names_are_resolved_and_addresses_are_not() {
+    let kind = |servers: &[&str]| {
+        let servers = servers.iter().map(|s| s.parse().unwrap()).collect();
+        document(&Options { servers, ..example(Role::Edge) })["static_resources"]["clusters"][0]["type"].clone()
+    };
+    assert_eq!(kind(&["10.0.0.1:1", "[2001:db8::1]:2"]), "STATIC");
+    assert_eq!(kind(&["10.0.0.1:1", "xds.example:2"]), "STRICT_DNS");
+}
+
+#[test]
+fn what_cannot_work_is_refused() {
+    let refused = |change: fn(&mut Options)| {
+        let mut options = example(Role::Edge);
+        change(&mut options);
+        bootstrap(&options).unwrap_err().to_string()
+    };
+    assert!(refused(|o| o.servers.clear()).contains("at least one control plane"));
+    assert!(refused(|o| o.admin = ([0, 0, 0, 0], 9901).into()).contains("loopback"));
+    assert!(refused(|o| o.id.clear()).contains("node id"));
+    assert!(refused(|o| o.drain_time = Duration::ZERO).contains("above zero"));
+    for text in ["", "host", "host:", "host:0", ":1", "::1:1", "[::1]", "[host]:1", "a b:1", "h:70000"] {
+        assert!(text.parse::<HostPort>().is_err(), "{text}");
+    }
+    for text in ["localhost:18000", "10.0.0.1:1", "[::1]:65535"] {
+        assert_eq!(text.parse::<HostPort>().unwrap().to_string(), text);
+    }
+}
