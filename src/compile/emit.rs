@@ -30,7 +30,7 @@ pub use secret::secret;
 
 use crate::{
     model::ObjectRef,
-    xds::{Resource, ResourceType},
+    xds::{Resource, ResourceType, Source, canonical::canonical},
 };
 
 /// The header that carries a service across the backbone (design: "Edge and core").
@@ -47,7 +47,7 @@ type Names = Vec<(ResourceType, Arc<str>)>;
 
 /// Makes the bytes of `message` canonical: the one place where that happens.
 fn encode<M: Message + Name>(message: &M) -> Bytes {
-    Bytes::from(message.encode_to_vec())
+    canonical(&M::full_name(), Bytes::from(message.encode_to_vec()))
 }
 
 /// The last step of every resource that comes from one message; sorts what others rely on being sorted.
@@ -88,7 +88,7 @@ fn assemble(
 /// Where a resource's contributions come from.
 enum Contributions<'a> {
     /// Each object has its own.
-    Each(Vec<crate::xds::Source>),
+    Each(Vec<Source>),
     /// Any change of the resource counts as one of each of these objects.
     Whole(&'a [ObjectRef]),
 }
