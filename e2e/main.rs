@@ -3,3 +3,9 @@
 
 mod harness;
 mod harness_works;
+
+mod change;
+mod features;
+mod flow;
+mod https;
+mod world;

@@ -99,7 +99,7 @@ pub(crate) fn site_dir(certs: &Path, role: &str, site: &str) -> PathBuf {
 pub(crate) fn start_envoy(control: &Tidegate, certs: &Path, site: &str, role: &str) -> Envoy {
     let server = control.xds().to_string();
     let id = format!("{site}-a");
-    let tls = ["--ca", "ca.crt", "--cert", "tls.crt", "--key", "tls.key", "--admin-port", "0"];
+    let tls = ["--ca", "ca.crt", "--cert", "tls.crt", "--key", "tls.key", "--admin-port", "0", "--drain-time", "10s"];
     let names = ["proxy", "bootstrap", "--site", site, "--id", &id, "--server", &server, "--role", role];
     let bootstrap = tidegate(&[&names[..], &tls[..]].concat()).ok().stdout;
     let dir = site_dir(certs, role, site);
@@ -163,6 +163,49 @@ spec: {{ports: [{{port: 80}}]{spec}}}
         yaml.push_str(&endpoint_set_yaml(name, site, backend));
     }
     yaml
+}
+
+/// A Certificate `shop/NAME` for a host, and its PEM, which is its own authority.
+pub(crate) fn certificate_yaml(name: &str, host: &str) -> (String, String) {
+    let (cert, key) = tidegate::certs::server_certificate(&[host.to_owned()]).unwrap();
+    let block = |pem: &str| pem.trim().replace('\n', "\n    ");
+    let yaml = format!(
+        "---
+apiVersion: tidegate.dev/v1alpha1
+kind: Certificate
+metadata: {{name: {name}, namespace: shop}}
+spec:
+  certificateChain: |
+    {}
+  privateKey: |
+    {}
+",
+        block(&cert),
+        block(&key)
+    );
+    (yaml, cert)
+}
+
+/// The Gateway `shop/web` with its plain listener and an HTTPS one for each (host, certificate).
+pub(crate) fn https_gateway_yaml(hosts: &[(&str, &str)], more: &str) -> String {
+    let mut yaml = format!(
+        "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: web, namespace: shop}}
+spec:
+  gatewayClassName: tidegate
+  listeners:
+  - {{name: http, port: {HTTP}, protocol: HTTP}}
+"
+    );
+    for (index, (host, certificate)) in hosts.iter().enumerate() {
+        yaml.push_str(&format!(
+            "  - {{name: https-{index}, port: {HTTPS}, protocol: HTTPS, hostname: '{host}', \
+             tls: {{certificateRefs: [{{name: {certificate}}}]}}}}\n"
+        ));
+    }
+    yaml + more
 }
 
 /// One EndpointSet, named `SERVICE-SITE`.

@@ -1,6 +1,7 @@
 //! Builds every part, starts it, and stops it in order.
 
 mod metrics;
+mod tls;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -16,26 +17,30 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 
 use crate::{
     api::{self, HttpState, OperatorService},
     catalog::Catalog,
-    bootstrap::{HostPort, Options, TlsFiles, bootstrap},
-    cli::{BootstrapArgs, EtcdArgs, ServeArgs, StoreUrl},
+    bootstrap::{HostPort, Options, Tls, TlsSource, bootstrap},
+    cli::{BootstrapArgs, EtcdArgs, RegisterArgs, ServeArgs, StoreUrl},
     feedback::Feedback,
     manifest,
-    model::{Keyspace, Object, ObjectRef, Sites},
+    model::{FleetSpec, Keyspace, Object, ObjectRef, Sites, StoreKey},
     pipeline::{Pipeline, State},
     rpc::operator_server::OperatorServer,
-    serve,
+    serve::{
+        intake::{self, Limits},
+        service::{AggregatedDiscovery, Shared},
+    },
     snapshot::Views,
-    store::{self, Embedded, Etcd, EtcdConfig, Store},
+    store::{self, Embedded, Etcd, EtcdConfig, LeaseId, Op, Store, StoreError, Transaction},
 };
 
 /// How many store events may wait for the pipeline.
 const FEED: usize = 1_024;
-/// How many opened audiences may wait for the pipeline.
-const INTEREST: usize = 1_024;
+/// Bytes of one API request: many manifests at once.
+const API_REQUEST_MAX: usize = 64 << 20;
 /// How long streams and calls get to end at a stop.
 const STOP: Duration = Duration::from_secs(5);
 
@@ -178,7 +183,10 @@ pub fn bootstrap_yaml(args: &BootstrapArgs) -> Result<String> {
     let path = |path: &Path| path.display().to_string();
     let tls = match (&args.ca, &args.cert, &args.key) {
         (Some(ca), Some(cert), Some(key)) => {
-            Some(TlsFiles { ca: path(ca), cert: path(cert), key: path(key), trust_domain: args.trust_domain.clone() })
+            Some(Tls {
+                trust_domain: args.trust_domain.clone(),
+                source: TlsSource::Files { ca: path(ca), cert: path(cert), key: path(key) },
+            })
         }
         _ => None,
     };
@@ -191,4 +199,100 @@ pub fn bootstrap_yaml(args: &BootstrapArgs) -> Result<String> {
         drain_time: args.drain_time,
         ..Options::new(&args.id, &args.site, args.role, servers)
     })?)
+}
+
+async fn start_xds(
+    args: &ServeArgs,
+    context: &api::Context,
+    sites: watch::Receiver<Arc<Sites>>,
+    cancel: &CancellationToken,
+    tasks: &mut JoinSet<Result<()>>,
+) -> Result<SocketAddr> {
+    let fleet = FleetSpec::default();
+    let shared = Shared {
+        views: Arc::clone(&context.views),
+        feedback: Arc::clone(&context.feedback),
+        sites,
+        identifier: Arc::clone(&context.replica),
+        trust_domain: fleet.trust_domain.as_str().into(),
+        allow_unproven: args.allow_unproven,
+        drain_time: fleet.drain_time,
+        cancel: cancel.clone(),
+    };
+    let tls = tls::server(args.xds_cert.as_deref(), args.xds_key.as_deref(), args.xds_ca.as_deref())?;
+    let routes = Routes::new(AggregatedDiscovery::new(shared));
+    listen(args.xds_listen, "--xds-listen", tls, routes, cancel, tasks).await
+}
+
+async fn start_api(
+    args: &ServeArgs,
+    context: api::Context,
+    cancel: &CancellationToken,
+    tasks: &mut JoinSet<Result<()>>,
+) -> Result<SocketAddr> {
+    let tls = tls::server(args.api_cert.as_deref(), args.api_key.as_deref(), args.api_ca.as_deref())?;
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<OperatorServer<OperatorService>>().await;
+    let operator = OperatorServer::new(OperatorService::new(context)).max_decoding_message_size(API_REQUEST_MAX);
+    let routes = Routes::new(operator).add_service(health_service);
+    listen(args.api_listen, "--api-listen", tls, routes, cancel, tasks).await
+}
+
+/// Binds a port and serves gRPC on it.
+async fn listen(
+    address: SocketAddr,
+    flag: &str,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    routes: Routes,
+    cancel: &CancellationToken,
+    tasks: &mut JoinSet<Result<()>>,
+) -> Result<SocketAddr> {
+    let listener = bind(address, flag).await?;
+    let address = listener.local_addr()?;
+    let serving = intake::serve(listener, tls, routes, Limits::default(), cancel.clone());
+    tasks.spawn(async move { Ok(serving.await?) });
+    Ok(address)
+}
+
+/// Keeps an endpoint's lease in etcd, without a control plane, until Ctrl-C.
+///
+/// # Errors
+/// In words: an etcd that cannot be reached at the start. Later outages are waited out.
+pub async fn register_etcd(args: &RegisterArgs) -> Result<()> {
+    let store = Etcd::connect(etcd_config(args.etcd.clone(), &args.etcd_args)?).await?;
+    let keyspace = Keyspace::new(&args.prefix);
+    let (namespace, service) = args.service_ref();
+    let key = keyspace.format(&StoreKey::Endpoint {
+        site: args.site.clone(),
+        namespace: namespace.to_owned(),
+        service: service.to_owned(),
+        id: args.id.clone(),
+    });
+    let value = serde_json::json!({ "address": args.address.to_string(), "weight": args.weight }).to_string();
+    let mut lease = announce(&*store, &key, &value, args.ttl).await?;
+    let mut beat = tokio::time::interval(args.ttl / 3);
+    loop {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {
+                // Best effort: if it fails, the lease runs out.
+                drop(store.revoke(lease).await);
+                return Ok(());
+            }
+            _ = beat.tick() => match store.keep_alive(lease).await {
+                Ok(()) => {}
+                Err(StoreError::LeaseNotFound) => match announce(&*store, &key, &value, args.ttl).await {
+                    Ok(new) => lease = new,
+                    Err(error) => tracing::warn!(%error, "the endpoint is not announced; trying again"),
+                },
+                Err(error) => tracing::warn!(%error, "the lease was not renewed; trying again"),
+            },
+        }
+    }
+}
+
+async fn announce(store: &dyn Store, key: &str, value: &str, ttl: Duration) -> Result<LeaseId, StoreError> {
+    let lease = store.grant(ttl).await?;
+    let op = Op::Put { key: key.to_owned(), value: value.to_owned().into(), lease: Some(lease) };
+    store.txn(Transaction { compares: vec![], ops: vec![op] }).await?;
+    Ok(lease)
 }

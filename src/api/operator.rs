@@ -6,6 +6,7 @@ use futures::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Context, apply, objects, proxies, register};
+use crate::identity::{self, Peer};
 use crate::rpc::{
     ApplyRequest, ApplyResponse, DeleteRequest, DeleteResponse, GetRequest, GetResponse, ProxyConfigRequest,
     ProxyConfigResponse, ProxyStatusRequest, ProxyStatusResponse, RegisterRequest, RegisterResponse, VersionRequest,
@@ -25,38 +26,43 @@ impl OperatorService {
     }
 }
 
-/// Who asks: the name in the certificate, or `unproven` on a listener without TLS.
-pub(super) fn principal<T>(request: &Request<T>) -> String {
-    request
-        .extensions()
-        .get::<crate::identity::Principal>()
-        .map_or_else(|| "unproven".to_owned(), ToString::to_string)
+/// Who asks. Every call passes here first.
+fn principal<T>(context: &Context, request: &Request<T>) -> Result<String, Status> {
+    let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+    let trust_domain = context.state().configuration.fleet().trust_domain;
+    match identity::principal(&peer, &trust_domain, false) {
+        Ok(principal) => Ok(principal.to_string()),
+        Err(refusal) => Err(Status::permission_denied(refusal.to_string())),
+    }
 }
 
 #[tonic::async_trait]
 impl Operator for OperatorService {
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyResponse>, Status> {
-        let who = principal(&request);
+        let who = principal(&self.context, &request)?;
         apply::apply(&self.context, &who, request.into_inner()).await.map(Response::new)
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        principal(&self.context, &request)?;
         objects::get(&self.context, request.into_inner()).await.map(Response::new)
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
-        let who = principal(&request);
+        let who = principal(&self.context, &request)?;
         apply::delete(&self.context, &who, request.into_inner()).await.map(Response::new)
     }
 
     async fn wait(&self, request: Request<WaitRequest>) -> Result<Response<WaitResponse>, Status> {
+        principal(&self.context, &request)?;
         objects::wait(&self.context, request.into_inner()).await.map(Response::new)
     }
 
     async fn proxy_status(
         &self,
-        _request: Request<ProxyStatusRequest>,
+        request: Request<ProxyStatusRequest>,
     ) -> Result<Response<ProxyStatusResponse>, Status> {
+        principal(&self.context, &request)?;
         Ok(Response::new(proxies::status(&self.context)))
     }
 
@@ -64,6 +70,7 @@ impl Operator for OperatorService {
         &self,
         request: Request<ProxyConfigRequest>,
     ) -> Result<Response<ProxyConfigResponse>, Status> {
+        principal(&self.context, &request)?;
         proxies::config(&self.context, &request.into_inner()).map(Response::new)
     }
 
@@ -73,6 +80,7 @@ impl Operator for OperatorService {
         &self,
         request: Request<Streaming<RegisterRequest>>,
     ) -> Result<Response<Self::RegisterStream>, Status> {
+        principal(&self.context, &request)?;
         let context = self.context.clone();
         Ok(Response::new(Box::pin(register::register(context, request.into_inner()))))
     }

@@ -26,24 +26,23 @@ pub fn to_json(
     problems: &[Problem],
 ) -> Value {
     let programmed = programmed(standing, problems);
+    let laggards: Vec<Value> = standing
+        .laggards
+        .iter()
+        .map(|l| {
+            json!({ "proxy": l.proxy, "site": l.site, "type": l.kind.short(), "resource": l.resource, "error": l.error })
+        })
+        .collect();
     let mut status = json!({
-        "fleet": {
-            "proxies": {
-                "total": standing.total,
-                "acked": standing.acked,
-                "nacked": standing.nacked,
-                "pending": standing.pending,
-            },
+        "conditions": [accepted(problems), programmed],
+        "proxies": {
+            "total": standing.total,
+            "acked": standing.acked,
+            "nacked": standing.nacked,
+            "pending": standing.pending,
         },
+        "laggards": laggards,
     });
-    if let Some(first) = standing.laggards.iter().find(|l| !l.error.is_empty()) {
-        status["fleet"]["lastError"] = json!({
-            "proxy": first.proxy,
-            "site": first.site,
-            "resource": format!("{} {}", first.kind.short(), first.resource),
-            "detail": first.error,
-        });
-    }
     let reader = Reader::new(&state.configuration, &state.runtime);
     let stored = state.configuration.get(object);
     match object.kind {
@@ -54,9 +53,8 @@ pub fn to_json(
         Kind::Gateway => {
             let listeners = stored.map(|gateway| gateway_listeners(gateway, conflicts, &reader)).unwrap_or_default();
             status["listeners"] = listeners.iter().map(listener).collect();
-            status["conditions"] = json!([accepted(problems), programmed]);
         }
-        _ => status["conditions"] = json!([accepted(problems), programmed]),
+        _ => {}
     }
     status
 }
