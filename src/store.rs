@@ -6,6 +6,8 @@
 mod contract;
 mod embedded;
 mod limits;
+#[cfg(test)]
+mod suite;
 
 pub use contract::{
     Batch, Change, Compare, KeyValue, LeaseId, Listing, Op, Store, StoreError, Transaction, TxnOutcome, WatchEvent,
