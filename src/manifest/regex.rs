@@ -1,13 +1,12 @@
-//! Regular expressions in what RE2 (Envoy) and Rust's `regex-syntax` share, so that what passes here compiles there.
+//! Regular expressions in what RE2, as Envoy runs it, and Rust's `regex-syntax` share: what passes here compiles there.
+//!
+//! Envoy compares bytes: its RE2 reads pattern and text as Latin-1 (seen on 1.40: `é` has two `.`, `\x{4e00}` does not
+//! compile, `\p{Greek}` never matches). So a pattern is ASCII here, without classes of Unicode.
 
-use regex_syntax::{
-    ast::{
-        AssertionKind, Ast, ClassSet, ClassSetBinaryOp, ClassSetBinaryOpKind, ClassSetItem, ClassUnicode,
-        ClassUnicodeKind, Flag, Flags, FlagsItemKind, GroupKind, HexLiteralKind, Literal, LiteralKind, RepetitionKind,
-        RepetitionOp, RepetitionRange, Span, Visitor, parse::ParserBuilder, visit,
-    },
-    hir::{Class, HirKind},
-    utf8::Utf8Sequences,
+use regex_syntax::ast::{
+    AssertionKind, Ast, ClassSet, ClassSetBinaryOp, ClassSetBinaryOpKind, ClassSetItem, ClassUnicode, Flag, Flags,
+    FlagsItemKind, GroupKind, HexLiteralKind, Literal, LiteralKind, RepetitionKind, RepetitionOp, RepetitionRange,
+    Span, Visitor, parse::ParserBuilder, visit,
 };
 
 /// Longest pattern, in characters.
@@ -56,33 +55,26 @@ impl Checker<'_> {
     }
 
     fn literal(l: &Literal) -> Result<(), String> {
+        if !l.c.is_ascii() {
+            let why = "holds a character outside ASCII, but Envoy compares bytes: paths carry it as %XX, so write that";
+            return Err(place(&l.span, why));
+        }
         match &l.kind {
             LiteralKind::Verbatim | LiteralKind::Meta => Ok(()),
             // RE2 takes a backslash before every ASCII character that is not of a word.
             LiteralKind::Superfluous if l.c.is_ascii() && !l.c.is_ascii_alphanumeric() && l.c != '_' => Ok(()),
             LiteralKind::Superfluous => Self::refuse(&l.span, "this escape"),
             LiteralKind::Octal => Self::refuse(&l.span, "octal escapes"),
-            LiteralKind::HexFixed(HexLiteralKind::X) => Ok(()),
+            LiteralKind::HexFixed(HexLiteralKind::X) | LiteralKind::HexBrace(HexLiteralKind::X) => Ok(()),
             LiteralKind::HexFixed(_) => Self::refuse(&l.span, "\\u and \\U (write \\x{…})"),
-            LiteralKind::HexBrace(HexLiteralKind::X) => Ok(()),
             LiteralKind::HexBrace(_) => Self::refuse(&l.span, "\\u{…} and \\U{…} (write \\x{…})"),
             LiteralKind::Special(_) => Ok(()),
         }
     }
 
     fn unicode(class: &ClassUnicode) -> Result<(), String> {
-        let known = match &class.kind {
-            ClassUnicodeKind::OneLetter(letter) => GENERAL.contains(&letter.to_string().as_str()),
-            ClassUnicodeKind::Named(name) => {
-                GENERAL.contains(&name.as_str()) || SCRIPTS.binary_search(&name.as_str()).is_ok()
-            }
-            ClassUnicodeKind::NamedValue { .. } => false,
-        };
-        if known {
-            Ok(())
-        } else {
-            Self::refuse(&class.span, "this Unicode class (\\p{Greek}, \\pL are of the kind that it has)")
-        }
+        let why = "uses a class of Unicode, but Envoy compares bytes: write a class of ASCII, for example [A-Za-z]";
+        Err(place(&class.span, why))
     }
 
     fn flags(flags: &Flags) -> Result<(), String> {
@@ -108,7 +100,6 @@ impl Visitor for Checker<'_> {
             Ast::Flags(set) => Self::flags(&set.flags),
             Ast::Literal(literal) => Self::literal(literal),
             Ast::ClassUnicode(class) => Self::unicode(class),
-            // Rust's \d, \s, \w, \b are Unicode, RE2's ASCII: the meaning is RE2's, both compile.
             Ast::Assertion(a) => match a.kind {
                 AssertionKind::StartLine
                 | AssertionKind::EndLine
@@ -195,17 +186,15 @@ fn copies(op: &RepetitionOp) -> u32 {
     }
 }
 
-/// Instructions of a class that covers most of Unicode, as `.` and `\W` do.
-const WIDE: usize = 16;
+/// Instructions of a class such as `.`, `\W` or a negation: some ranges of bytes.
+const CLASS: usize = 6;
 
 /// About how many instructions RE2 needs; rather too many than too few. The nest limit bounds the recursion.
 fn program_size(ast: &Ast) -> usize {
     match ast {
-        Ast::Empty(_) | Ast::Flags(_) | Ast::Assertion(_) => 1,
-        Ast::Literal(l) => literal_size(l),
-        Ast::Dot(_) | Ast::ClassPerl(_) => WIDE,
-        Ast::ClassUnicode(class) => class_size(class),
-        Ast::ClassBracketed(class) if class.negated => WIDE + set_size(&class.kind),
+        Ast::Empty(_) | Ast::Flags(_) | Ast::Assertion(_) | Ast::Literal(_) => 1,
+        Ast::Dot(_) | Ast::ClassPerl(_) | Ast::ClassUnicode(_) => CLASS,
+        Ast::ClassBracketed(class) if class.negated => CLASS + set_size(&class.kind),
         Ast::ClassBracketed(class) => set_size(&class.kind),
         Ast::Repetition(r) => {
             let copies = usize::try_from(copies(&r.op)).unwrap_or(usize::MAX).saturating_add(1);
@@ -217,92 +206,21 @@ fn program_size(ast: &Ast) -> usize {
     }
 }
 
-/// A literal of any case is one instruction in ASCII, and elsewhere a class of a few characters.
-fn literal_size(literal: &Literal) -> usize {
-    if literal.c.is_ascii() { 1 } else { 2 * literal.c.len_utf8() }
-}
-
+/// An item is at most two ranges, as in `(?i)[a-z]`, each with its branch.
 fn set_size(set: &ClassSet) -> usize {
     match set {
+        ClassSet::Item(ClassSetItem::Union(union)) => union.items.iter().map(item_size).sum(),
         ClassSet::Item(item) => item_size(item),
-        ClassSet::BinaryOp(_) => WIDE,
+        ClassSet::BinaryOp(_) => CLASS,
     }
 }
 
 fn item_size(item: &ClassSetItem) -> usize {
     match item {
-        ClassSetItem::Empty(_) => 0,
-        ClassSetItem::Literal(l) => literal_size(l),
-        ClassSetItem::Range(r) => 2 * range_size(r.start.c, r.end.c),
-        ClassSetItem::Ascii(_) | ClassSetItem::Perl(_) => WIDE,
-        ClassSetItem::Unicode(class) => class_size(class),
-        ClassSetItem::Bracketed(class) => set_size(&class.kind),
-        ClassSetItem::Union(union) => union.items.iter().map(item_size).sum(),
+        ClassSetItem::Literal(_) | ClassSetItem::Range(_) => 4,
+        _ => 2 * CLASS,
     }
 }
-
-fn range_size(start: char, end: char) -> usize {
-    Utf8Sequences::new(start, end).map(|sequence| sequence.len()).sum()
-}
-
-/// By translating the class alone; it is one of the known ones.
-fn class_size(class: &ClassUnicode) -> usize {
-    let pattern = match &class.kind {
-        ClassUnicodeKind::OneLetter(letter) => format!("\\p{{{letter}}}"),
-        ClassUnicodeKind::Named(name) => format!("\\p{{{name}}}"),
-        ClassUnicodeKind::NamedValue { .. } => return MAX_PROGRAM,
-    };
-    match regex_syntax::parse(&pattern).map(regex_syntax::hir::Hir::into_kind) {
-        Ok(HirKind::Class(Class::Unicode(c))) => c.ranges().iter().map(|r| range_size(r.start(), r.end())).sum(),
-        _ => MAX_PROGRAM,
-    }
-}
-
-/// General categories by the names that both know.
-const GENERAL: [&str; 35] = [
-    "C", "Cc", "Cf", "Co", "L", "Ll", "Lm", "Lo", "Lt", "Lu", "M", "Mc", "Me", "Mn", "N", "Nd", "Nl", "No", "P", "Pc",
-    "Pd", "Pe", "Pf", "Pi", "Po", "Ps", "S", "Sc", "Sk", "Sm", "So", "Z", "Zl", "Zp", "Zs",
-];
-
-/// Scripts that every RE2 of the last decade has; sorted.
-const SCRIPTS: [&str; 36] = [
-    "Arabic",
-    "Armenian",
-    "Bengali",
-    "Bopomofo",
-    "Braille",
-    "Cherokee",
-    "Common",
-    "Coptic",
-    "Cyrillic",
-    "Devanagari",
-    "Ethiopic",
-    "Georgian",
-    "Gothic",
-    "Greek",
-    "Gujarati",
-    "Gurmukhi",
-    "Han",
-    "Hangul",
-    "Hebrew",
-    "Hiragana",
-    "Inherited",
-    "Kannada",
-    "Katakana",
-    "Khmer",
-    "Lao",
-    "Latin",
-    "Malayalam",
-    "Mongolian",
-    "Myanmar",
-    "Oriya",
-    "Runic",
-    "Sinhala",
-    "Tamil",
-    "Telugu",
-    "Thai",
-    "Tibetan",
-];
 
 #[cfg(test)]
 mod tests;
