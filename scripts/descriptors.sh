@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Regenerates proto/envoy.binpb, the Envoy descriptor set, from the .proto files that the pinned envoy-types crate
 # ships: the imports' closure of the files below. With --check it only compares, and fails when they differ.
-# Needs cargo and protoc with its includes (Debian: protobuf-compiler, libprotobuf-dev).
+# Needs cargo, python3 and protoc with its includes (Debian: protobuf-compiler, libprotobuf-dev). The stored set is that
+# of protoc 3.21, Debian 12's; another protoc brings its own google/protobuf/*.proto, so that --check may differ there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -3,7 +3,10 @@
 use std::{fs, path::Path, path::PathBuf, process::Command};
 
 use super::*;
-use crate::certs::dev_certs;
+use crate::{
+    certs::dev_certs,
+    xds::{json::from_json, validate::validate},
+};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -123,5 +126,18 @@ fn what_cannot_work_is_refused() {
     }
     for text in ["localhost:18000", "10.0.0.1:1", "[::1]:65535"] {
         assert_eq!(text.parse::<HostPort>().unwrap().to_string(), text);
+    }
+}
+
+#[test]
+fn each_bootstrap_obeys_the_rules_of_envoys_own_descriptors() {
+    const BOOTSTRAP: &str = "envoy.config.bootstrap.v3.Bootstrap";
+    for role in [Role::Edge, Role::Core] {
+        let files = TlsSource::Files { ca: "a".into(), cert: "b".into(), key: "c".into() };
+        for source in [TlsSource::Identity, files] {
+            let tls = Some(Tls { trust_domain: "t".into(), source });
+            let bytes = from_json(BOOTSTRAP, &document(&Options { tls, ..example(role) })).unwrap();
+            assert_eq!(validate(BOOTSTRAP, &bytes), []);
+        }
     }
 }

@@ -16,7 +16,7 @@ use prost::{
     DecodeError,
     encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field},
 };
-use prost_reflect::{FieldDescriptor, Kind};
+use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 
 use super::descriptor::{ANY, MAX_DEPTH, message_name, message_of, pool};
 
@@ -24,7 +24,7 @@ use super::descriptor::{ANY, MAX_DEPTH, message_name, message_of, pool};
 /// at every depth. It decodes to the same message. Returns its input where no map has two entries, and for a type that
 /// the pool lacks or bytes that are no message.
 pub fn canonical(full_name: &str, bytes: Bytes) -> Bytes {
-    let Some(shape) = SHAPES.get(full_name) else { return bytes };
+    let Some(shape) = SHAPES.named(full_name).and_then(|index| SHAPES.all.get(index)) else { return bytes };
     match message(shape, &bytes, 0) {
         Ok(Cow::Owned(sorted)) => sorted.into(),
         Ok(Cow::Borrowed(_)) | Err(_) => bytes,
@@ -39,8 +39,10 @@ enum Shape {
 
 /// A field below which a map can be.
 enum Field {
-    Message(String),
-    Map { key: KeyKind, value: Option<String> },
+    /// The index of its shape.
+    Message(usize),
+    /// The kind of its keys, and the index of its values' shape where those can hold a map.
+    Map { key: KeyKind, value: Option<usize> },
 }
 
 #[derive(Clone, Copy)]
@@ -52,43 +54,59 @@ enum KeyKind {
 }
 
 /// Shapes of the messages from which a map or an `Any` can be reached.
-static SHAPES: LazyLock<HashMap<String, Shape>> = LazyLock::new(|| {
-    let mut reaches: HashMap<String, bool> = HashMap::new();
-    let mut parents: HashMap<String, Vec<String>> = HashMap::new();
-    let mut open = Vec::new();
-    for descriptor in pool().all_messages() {
-        let name = descriptor.full_name().to_owned();
-        if name == ANY || descriptor.fields().any(|f| f.is_map()) {
-            open.push(name.clone());
-        }
-        for child in descriptor.fields().filter_map(|f| message_of(&f)) {
-            parents.entry(child.full_name().to_owned()).or_default().push(name.clone());
-        }
+struct Shapes {
+    names: HashMap<String, usize>,
+    all: Vec<Shape>,
+}
+
+static SHAPES: LazyLock<Shapes> = LazyLock::new(Shapes::read);
+
+impl Shapes {
+    fn named(&self, full_name: &str) -> Option<usize> {
+        self.names.get(full_name).copied()
     }
-    while let Some(name) = open.pop() {
-        if reaches.insert(name.clone(), true).is_none() {
-            open.extend(parents.get(&name).into_iter().flatten().cloned());
+
+    fn read() -> Self {
+        let mut parents: HashMap<String, Vec<MessageDescriptor>> = HashMap::new();
+        let mut open = Vec::new();
+        for message in pool().all_messages() {
+            for child in message.fields().filter_map(|f| message_of(&f)) {
+                parents.entry(child.full_name().to_owned()).or_default().push(message.clone());
+            }
+            if message.full_name() == ANY || message.fields().any(|f| f.is_map()) {
+                open.push(message);
+            }
         }
+        let mut names = HashMap::new();
+        let mut reaching = Vec::new();
+        while let Some(message) = open.pop() {
+            if !names.contains_key(message.full_name()) {
+                names.insert(message.full_name().to_owned(), reaching.len());
+                open.extend(parents.get(message.full_name()).into_iter().flatten().cloned());
+                reaching.push(message);
+            }
+        }
+        let all = reaching.iter().map(|message| Shape::read(message, &names)).collect();
+        Self { names, all }
     }
-    let reaching = |field: &FieldDescriptor| {
-        message_of(field).map(|m| m.full_name().to_owned()).filter(|name| reaches.contains_key(name))
-    };
-    let shape = |name: &String| {
-        if name == ANY {
-            return Some(Shape::Any);
+}
+
+impl Shape {
+    fn read(message: &MessageDescriptor, names: &HashMap<String, usize>) -> Self {
+        if message.full_name() == ANY {
+            return Self::Any;
         }
-        let fields = pool().get_message_by_name(name)?;
-        let fields = fields.fields().filter_map(|field| {
+        let fields = message.fields().filter_map(|field| {
+            let inner = message_of(&field).and_then(|m| names.get(m.full_name()).copied());
             let shape = match field.is_map() {
-                true => Field::Map { key: key_kind(&field), value: reaching(&field) },
-                false => Field::Message(reaching(&field)?),
+                true => Field::Map { key: key_kind(&field), value: inner },
+                false => Field::Message(inner?),
             };
             Some((field.number(), shape))
         });
-        Some(Shape::Fields(fields.collect()))
-    };
-    reaches.keys().filter_map(|name| Some((name.clone(), shape(name)?))).collect()
-});
+        Self::Fields(fields.collect())
+    }
+}
 
 fn key_kind(map: &FieldDescriptor) -> KeyKind {
     let Kind::Message(entry) = map.kind() else { return KeyKind::Text };
@@ -148,9 +166,9 @@ fn message<'a>(shape: &Shape, bytes: &'a [u8], depth: usize) -> Result<Cow<'a, [
         let raw = raw?;
         let Some(field) = known.get(&raw.number).filter(|_| raw.wire == WireType::LengthDelimited) else { continue };
         match field {
-            Field::Message(name) => changes.extend(replace(name, &raw, depth)?),
+            Field::Message(shape) => changes.extend(replace(*shape, &raw, depth)?),
             Field::Map { key, value } => {
-                let entry = Entry::read(*key, value.as_deref(), &raw, bytes, depth)?;
+                let entry = Entry::read(*key, *value, &raw, bytes, depth)?;
                 maps.entry(raw.number).or_default().push(entry);
             }
         }
@@ -172,9 +190,9 @@ fn message<'a>(shape: &Shape, bytes: &'a [u8], depth: usize) -> Result<Cow<'a, [
 /// A field's range and the bytes to stand there instead, tag included.
 type Change<'a> = (Range<usize>, Cow<'a, [u8]>);
 
-/// The change to a field that holds a `name`, if it is not in order.
-fn replace<'a>(name: &str, raw: &Raw<'a>, depth: usize) -> Result<Option<Change<'a>>, DecodeError> {
-    let Some(shape) = SHAPES.get(name) else { return Ok(None) };
+/// The change to a field that holds a message of the shape `index`, if it is not in order.
+fn replace<'a>(index: usize, raw: &Raw<'a>, depth: usize) -> Result<Option<Change<'a>>, DecodeError> {
+    let Some(shape) = SHAPES.all.get(index) else { return Ok(None) };
     Ok(match message(shape, raw.value, depth + 1)? {
         Cow::Borrowed(_) => None,
         Cow::Owned(value) => Some((raw.whole.clone(), Cow::Owned(delimited(raw.number, &value)))),
@@ -216,9 +234,9 @@ fn any(bytes: &[u8], depth: usize) -> Result<Cow<'_, [u8]>, DecodeError> {
             _ => {}
         }
     }
-    let Some(value) = value else { return Ok(Cow::Borrowed(bytes)) };
+    let (Some(value), Some(shape)) = (value, SHAPES.named(message_name(url))) else { return Ok(Cow::Borrowed(bytes)) };
     // Where the value is no message, what is around it can be sorted all the same.
-    let change = replace(message_name(url), &value, depth).unwrap_or_default();
+    let change = replace(shape, &value, depth).unwrap_or_default();
     Ok(splice(bytes, change.into_iter().collect()))
 }
 
@@ -240,7 +258,7 @@ enum Key<'a> {
 impl<'a> Entry<'a> {
     fn read(
         kind: KeyKind,
-        value: Option<&str>,
+        value: Option<usize>,
         raw: &Raw<'a>,
         bytes: &'a [u8],
         depth: usize,
@@ -252,8 +270,8 @@ impl<'a> Entry<'a> {
             let field = field?;
             match (field.number, value) {
                 (1, _) => key = Key::read(kind, &field)?,
-                (2, Some(name)) if field.wire == WireType::LengthDelimited => {
-                    changes.extend(replace(name, &field, depth + 1)?);
+                (2, Some(shape)) if field.wire == WireType::LengthDelimited => {
+                    changes.extend(replace(shape, &field, depth + 1)?);
                 }
                 _ => {}
             }

@@ -51,6 +51,9 @@ pub(super) fn rules_of(full_name: &str) -> Option<&'static MessageRules> {
     static CACHE: LazyLock<HashMap<String, OnceLock<MessageRules>>> =
         LazyLock::new(|| pool().all_messages().map(|m| (m.full_name().to_owned(), OnceLock::new())).collect());
     let cell = CACHE.get(full_name)?;
+    if let Some(rules) = cell.get() {
+        return Some(rules);
+    }
     let descriptor = pool().get_message_by_name(full_name)?;
     Some(cell.get_or_init(|| compile(&descriptor)))
 }
