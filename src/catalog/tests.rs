@@ -78,6 +78,17 @@ fn an_equal_rewrite_changes_nothing_but_the_revision() {
 }
 
 #[test]
+fn an_equal_object_that_replaced_another_between_listings_is_younger() {
+    let mut world = World::of([service("shop/web", &[80])]);
+    let mut listing = world.listing();
+    listing.entries[0].create_revision = Revision(7);
+    listing.entries[0].mod_revision = Revision(7);
+    let web = ObjectRef::new(Kind::Service, "shop", "web");
+    assert!(world.catalog.reset(&listing).configuration.contains(&Read::Object(web.clone())));
+    assert_eq!(world.catalog.configuration().get(&web).unwrap().create_revision, Revision(7));
+}
+
+#[test]
 fn a_moved_reference_is_a_change_of_both_targets() {
     let mut world = World::of([route("shop/web", "infra/old")]);
     let changed = world.put(route("shop/web", "infra/new"));

@@ -120,7 +120,7 @@ fn http_routes() -> impl Strategy<Value = Object> {
     )
 }
 
-fn objects() -> impl Strategy<Value = Object> {
+pub(super) fn objects() -> impl Strategy<Value = Object> {
     let ports = prop_oneof![Just(vec![80]), Just(vec![80, 81])];
     let grants = (any::<bool>(), any::<bool>()).prop_map(|(to_a, route)| {
         let (into, from) = if to_a { ("a", "b") } else { ("b", "a") };
