@@ -31,6 +31,7 @@ files=(
   envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager.proto
   envoy/extensions/filters/network/tcp_proxy/v3/tcp_proxy.proto
   envoy/extensions/formatter/req_without_query/v3/req_without_query.proto
+  envoy/extensions/http/early_header_mutation/header_mutation/v3/header_mutation.proto
   envoy/extensions/load_balancing_policies/least_request/v3/least_request.proto
   envoy/extensions/load_balancing_policies/ring_hash/v3/ring_hash.proto
   envoy/extensions/load_balancing_policies/round_robin/v3/round_robin.proto

@@ -208,7 +208,8 @@ impl Format {
                 // The upstream pattern has the range `+-.`, so a comma passes.
                 !name.is_empty() && name.iter().all(|c| c.is_ascii_alphanumeric() || b"!#$%&'*+,-.^_|~`".contains(c))
             }
-            Self::HeaderName { strict: false } => !found.is_empty() && !found.iter().any(|c| b"\0\n\r".contains(c)),
+            // Empty passes: `^[^\0\n\r]*$`, as in the generated checks of Envoy (`cluster_header` is empty as a rule).
+            Self::HeaderName { strict: false } => !found.iter().any(|c| b"\0\n\r".contains(c)),
             Self::HeaderValue { strict: true } => !found.iter().any(|c| matches!(c, 0..=8 | 10..=31 | 127)),
             Self::HeaderValue { strict: false } => !found.iter().any(|c| b"\0\n\r".contains(c)),
             Self::Ip => ip().is_some(),
