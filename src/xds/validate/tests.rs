@@ -163,7 +163,7 @@ fn examples() -> Vec<(&'static str, Json, &'static [&'static str])> {
         (
             ROUTE,
             json!({"match": prefix, "route": {"cluster": "c"}, "requestHeadersToRemove": ["x", ""]}),
-            &["requestHeadersToRemove[1]: must have at least 1 character", "must be a valid"],
+            &["requestHeadersToRemove[1]: must have at least 1 character"],
         ),
         // ranges over messages in a list
         (ENDPOINT, json!({"clusterName": "c", "endpoints": [{"priority": 128}]}), &[]),
