@@ -130,11 +130,7 @@ fn examples() -> Vec<(&'static str, Json, &'static [&'static str])> {
         ),
         // well_known_regex and max_bytes
         (CORE, json!({"key": "x-a", "value": "b"}), &[]),
-        (
-            CORE,
-            json!({"key": "", "value": "b"}),
-            &["key: must have at least 1 character", "key: must be a valid HTTP header name"],
-        ),
+        (CORE, json!({"key": "", "value": "b"}), &["key: must have at least 1 character"]),
         (CORE, json!({"key": "x\ny"}), &["key: must be a valid HTTP header name"]),
         (CORE, json!({"key": "x", "value": "a\rb"}), &["value: must be a valid HTTP header value"]),
         (CORE, json!({"key": "x".repeat(16_385)}), &["key: must have at most 16384 bytes"]),
@@ -167,7 +163,7 @@ fn examples() -> Vec<(&'static str, Json, &'static [&'static str])> {
         (
             ROUTE,
             json!({"match": prefix, "route": {"cluster": "c"}, "requestHeadersToRemove": ["x", ""]}),
-            &["requestHeadersToRemove[1]: must have at least 1 character", "must be a valid"],
+            &["requestHeadersToRemove[1]: must have at least 1 character"],
         ),
         // ranges over messages in a list
         (ENDPOINT, json!({"clusterName": "c", "endpoints": [{"priority": 128}]}), &[]),
