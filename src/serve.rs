@@ -1,4 +1,10 @@
 //! The xDS server: sessions decide, fan-outs share frames, the service moves bytes, the intake admits.
 
 pub mod fanout;
+pub mod intake;
+pub mod service;
 pub mod session;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod wire;

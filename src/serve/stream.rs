@@ -1,0 +1,213 @@
+//! The task of one ADS stream: who is it, then request, publish and deadline in, frames out while there is room.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until, timeout},
+};
+use tonic::{Status, Streaming};
+
+use super::{
+    service::{Admitted, Inner},
+    session::{Session, Violation},
+    wire::DeltaRequest,
+};
+use crate::{
+    feedback::{Connected, ProxyId},
+    identity::{self, NodeClaim, Peer},
+    model::{Audience, Sites},
+    snapshot::{Reader, Seq},
+};
+
+/// A stream says who it is within this.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// Requests that are kept for a proxy that is answered nothing.
+const KEPT: usize = 64;
+
+/// Runs the stream to its end; `Ok` when the proxy ended it.
+pub(super) async fn run(
+    inner: Arc<Inner>,
+    peer: Peer,
+    mut requests: Streaming<DeltaRequest>,
+    frames: mpsc::Sender<Bytes>,
+) -> Result<(), Status> {
+    let first = timeout(FIRST_REQUEST, requests.message());
+    let first = first.await.map_err(|_| Status::deadline_exceeded("no request"))??;
+    let Some(mut first) = first else { return Ok(()) };
+    // The node is only guaranteed in the first request; a later, different one is ignored.
+    let node = first.node.take().unwrap_or_default();
+    let claim = node.claim();
+    let who = Who { inner, peer, claim };
+    let id = ProxyId { site: who.claim.site.as_str().into(), node: who.claim.id.as_str().into() };
+    let mut sites = who.inner.shared.sites.clone();
+    let resolved = who.resolve(&mut sites);
+    let mut kept = vec![first];
+    let proxy = who.inner.shared.feedback.connect(id.clone(), SystemTime::now(), resolved.clone());
+    let audience = match resolved {
+        Ok(audience) => audience,
+        Err(_) => match who.wait(&mut sites, &mut requests, &mut kept, &proxy).await? {
+            Some(audience) => audience,
+            None => return Ok(()),
+        },
+    };
+    // Only now: nobody may push out the streams of a proxy that it merely claims to be.
+    let admitted = who.inner.admit(&id);
+    let reader = who.inner.shared.views.open(&audience);
+    let drain = node.drain_time().unwrap_or(who.inner.shared.drain_time);
+    let session = Session::new(who.inner.fanouts(&audience), drain, now());
+    let published = reader.view().subscribe();
+    let stream = Stream { who, audience, sites, reader, published, session, proxy, admitted, frames, active: true };
+    stream.run(requests, kept).await
+}
+
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
+fn closed(violation: Violation) -> Status {
+    Status::invalid_argument(violation.to_string())
+}
+
+struct Who {
+    inner: Arc<Inner>,
+    peer: Peer,
+    claim: NodeClaim,
+}
+
+impl Who {
+    fn resolve(&self, sites: &mut watch::Receiver<Arc<Sites>>) -> Result<Audience, String> {
+        let shared = &self.inner.shared;
+        let sites = Arc::clone(&sites.borrow_and_update());
+        identity::resolve(&self.peer, &self.claim, &sites, &shared.trust_domain, shared.allow_unproven)
+            .map_err(|refusal| refusal.to_string())
+    }
+
+    /// A refused proxy is answered nothing, and asked again for whenever the sites change.
+    async fn wait(
+        &self,
+        sites: &mut watch::Receiver<Arc<Sites>>,
+        requests: &mut Streaming<DeltaRequest>,
+        kept: &mut Vec<DeltaRequest>,
+        proxy: &Connected,
+    ) -> Result<Option<Audience>, Status> {
+        loop {
+            tokio::select! {
+                () = self.inner.shared.cancel.cancelled() => return Err(Status::unavailable("shutting down")),
+                request = requests.message() => match request? {
+                    None => return Ok(None),
+                    Some(request) if kept.len() < KEPT => kept.push(request),
+                    Some(_) => return Err(Status::unavailable("not served; try again later")),
+                },
+                changed = sites.changed() => {
+                    changed.map_err(|_| Status::unavailable("shutting down"))?;
+                    let resolved = self.resolve(sites);
+                    proxy.set_audience(resolved.clone());
+                    if let Ok(audience) = resolved {
+                        return Ok(Some(audience));
+                    }
+                }
+            }
+        }
+    }
+}
+
+struct Stream {
+    who: Who,
+    audience: Audience,
+    sites: watch::Receiver<Arc<Sites>>,
+    reader: Reader,
+    published: watch::Receiver<Seq>,
+    session: Session,
+    proxy: Connected,
+    admitted: Admitted,
+    frames: mpsc::Sender<Bytes>,
+    /// False while its site is unknown or being deleted.
+    active: bool,
+}
+
+impl Stream {
+    async fn run(mut self, mut requests: Streaming<DeltaRequest>, kept: Vec<DeltaRequest>) -> Result<(), Status> {
+        for request in kept {
+            self.request(request)?;
+        }
+        let cancel = self.who.inner.shared.cancel.clone();
+        let (replaced, room) = (self.admitted.token.clone(), self.frames.clone());
+        loop {
+            let full = self.fill();
+            let deadline = self.session.next_deadline().filter(|_| self.active && !full);
+            let at = deadline.map_or_else(Instant::now, Instant::from_std);
+            tokio::select! {
+                () = cancel.cancelled() => return Err(Status::unavailable("shutting down")),
+                () = replaced.cancelled() => {
+                    return Err(Status::unavailable("a newer stream of this node took over"));
+                }
+                request = requests.message() => match request? {
+                    None => return Ok(()),
+                    Some(request) => self.request(request)?,
+                },
+                permit = room.reserve(), if full => {
+                    if permit.is_err() {
+                        return Ok(());
+                    }
+                }
+                changed = self.published.changed(), if self.active => {
+                    changed.map_err(|_| Status::unavailable("shutting down"))?;
+                }
+                changed = self.sites.changed() => {
+                    changed.map_err(|_| Status::unavailable("shutting down"))?;
+                    self.identify()?;
+                }
+                () = sleep_until(at), if deadline.is_some() => {}
+            }
+        }
+    }
+
+    fn request(&mut self, request: DeltaRequest) -> Result<(), Status> {
+        let content = self.reader.view().read();
+        self.session.on_request(request.into(), &content, now()).map_err(closed)
+    }
+
+    /// A stream never changes audience: another one means another stream.
+    fn identify(&mut self) -> Result<(), Status> {
+        let resolved = self.who.resolve(&mut self.sites);
+        if resolved.as_ref().is_ok_and(|audience| *audience != self.audience) {
+            return Err(Status::unavailable("the site of this proxy changed"));
+        }
+        self.active = resolved.is_ok();
+        self.proxy.set_audience(resolved);
+        Ok(())
+    }
+
+    /// Sends while there is room and something to send; says whether it stopped for want of room.
+    fn fill(&mut self) -> bool {
+        let mut full = false;
+        if self.active {
+            let mut out = Vec::new();
+            {
+                let content = self.reader.view().read();
+                loop {
+                    let Ok(room) = self.frames.try_reserve() else {
+                        full = true;
+                        break;
+                    };
+                    let Some(send) = self.session.poll(&content, now()) else { break };
+                    out.push((room, send.frame));
+                }
+                self.reader.pass(self.session.passed(&content));
+            }
+            // Encoded outside the lock, by whoever is first.
+            for (room, frame) in out {
+                room.send(frame.bytes().clone());
+            }
+        }
+        for (kind, state) in self.session.reports() {
+            self.proxy.set(kind, state);
+        }
+        full
+    }
+}
