@@ -17,7 +17,7 @@ build: setup ## the library and the binary
 	cargo build
 
 demo: setup ## a control plane, one edge, two cores and back ends on this machine; DEMO_ARGS=--once exits after the tour
-	cargo run --quiet -- demo --envoy .tools/bin/envoy $(DEMO_ARGS)
+	cargo run --quiet -- demo $(DEMO_ARGS)
 
 test: setup lint ## format, lints, and every test, those with real Envoys and etcd included
 	cargo test --no-fail-fast

@@ -1,11 +1,13 @@
 //! The tools of these tests, tested: a tool that cannot see a failure would make every test green.
 
 use std::net::Ipv4Addr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::harness::{Addresses, Backend, Envoy, Etcd, Link, Load, Request, Tls, wait_for};
+use crate::harness::{Addresses, Backend, Envoy, Etcd, Link, Load, Process, Request, Tls, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -95,19 +97,24 @@ fn a_connection_announced_as_closing_is_replaced_without_a_failure() {
     assert_eq!(report.closings, report.sent());
 }
 
+/// While it drains, Envoy closes connections at more and more of its answers: `Connection: close`, or GOAWAY.
 #[test]
-fn http2_connections_that_go_away_are_replaced_without_a_failure() {
-    let backend = Backend::start("going");
-    let load = Load::new([Request::get(&url(&backend, "/?delay=50"))]).connections(0, 3).start();
-    let mut last = 0;
-    for _ in 0..3 {
-        wait_for("the load goes on", LIMIT, || if backend.count() > last + 40 { Ok(()) } else { Err("it does not") });
-        last = backend.count();
-        backend.announce_closing();
-    }
-    wait_for("all are replaced", LIMIT, || if backend.count() > last + 40 { Ok(()) } else { Err("not yet") });
-    let report = load.stop().flawless(160);
-    assert!(report.closings + report.closed_idle >= 9, "{} and {}", report.closings, report.closed_idle);
+fn connections_that_a_draining_envoy_closes_are_replaced_without_a_failure() {
+    let backend = Backend::start("drained");
+    let ip = Addresses::next().take();
+    let dir = TempDir::new().unwrap();
+    let mut envoy = Envoy::start("draining", &front(ip, &backend, ""), dir.path());
+    envoy.wait_ready(LIMIT);
+    let load = Load::new([Request::get("http://any.example/").to((ip, 8080))]).start();
+    wait_for("the load runs", LIMIT, || if backend.count() > 50 { Ok(()) } else { Err("not yet") });
+    assert_eq!(load.report().closings, 0);
+    assert_eq!(envoy.post("/drain_listeners?graceful&skip_exit").unwrap().status, 200);
+    wait_for("many are replaced", LIMIT, || match load.report() {
+        report if report.closings >= 20 => Ok(()),
+        report => Err(format!("{} are", report.closings)),
+    });
+    load.stop().flawless(100);
+    assert!(envoy.stat("http.front.downstream_cx_http2_total") > 2, "of HTTP/2 too");
 }
 
 #[test]
@@ -182,7 +189,7 @@ fn a_link_slows_holds_and_cuts() {
     link.cut();
     assert!(!short.send().unwrap_err().contains("timed out"));
     link.open();
-    assert_eq!(short.send().unwrap().status, 200);
+    assert_eq!(through("/").send().unwrap().status, 200);
 }
 
 #[test]
@@ -208,6 +215,35 @@ fn a_paused_process_answers_again_when_resumed() {
     assert!(etcd.process().is_running());
     etcd.process().resume();
     wait_for("etcd answers again", LIMIT, || health.send());
+}
+
+#[test]
+fn a_dropped_process_takes_its_children_along() {
+    let dir = TempDir::new().unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", "sleep 1000 & echo $!; wait"]);
+    let mut process = Process::spawn("parent", dir.path(), command);
+    let log = dir.path().join("parent.log");
+    let child: u32 = process.wait_for("it tells its child", LIMIT, || {
+        std::fs::read_to_string(&log).unwrap().trim().parse().map_err(|error| format!("{error}"))
+    });
+    let runs = || std::fs::read_to_string(format!("/proc/{child}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+    assert!(runs());
+    drop(process);
+    wait_for("the child is gone", LIMIT, || if runs() { Err("it runs") } else { Ok(()) });
+}
+
+#[test]
+fn waiting_for_a_process_that_ended_fails_at_once_with_its_log() {
+    let dir = TempDir::new().unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", "echo no such flag; exit 3"]);
+    let mut process = Process::spawn("short", dir.path(), command);
+    let begin = Instant::now();
+    let wait = AssertUnwindSafe(|| process.wait_for("an answer", LIMIT, || Err::<(), _>("none")));
+    let failure = *catch_unwind(wait).unwrap_err().downcast::<String>().unwrap();
+    assert!(failure.contains("exit status: 3") && failure.contains("no such flag"), "{failure}");
+    assert!(begin.elapsed() < LIMIT / 2);
 }
 
 #[test]

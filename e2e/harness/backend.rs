@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
@@ -20,7 +20,6 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
@@ -59,8 +58,6 @@ struct State {
     name: String,
     always: Mutex<String>,
     records: Mutex<Records>,
-    /// Counts [`Backend::announce_closing`]; each connection watches it.
-    closings: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -81,12 +78,7 @@ impl Backend {
         let listener = std::net::TcpListener::bind(address.into()).unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let state = Arc::new(State {
-            name: name.to_owned(),
-            always: Mutex::default(),
-            records: Mutex::default(),
-            closings: watch::Sender::new(0),
-        });
+        let state = Arc::new(State { name: name.to_owned(), always: Mutex::default(), records: Mutex::default() });
         let stop = CancellationToken::new();
         let (its_state, its_stop) = (Arc::clone(&state), stop.clone());
         let thread = std::thread::spawn(move || {
@@ -124,12 +116,6 @@ impl Backend {
         self.state.records.lock().unwrap().recent.iter().cloned().collect()
     }
 
-    /// Announces to every connection that it closes (GOAWAY, or `Connection: close` on the next answer) and closes it
-    /// when its requests are answered. New connections are accepted as before.
-    pub(crate) fn announce_closing(&self) {
-        self.state.closings.send_modify(|count| *count += 1);
-    }
-
     /// Forgets counts and requests.
     pub(crate) fn forget(&self) {
         *self.state.records.lock().unwrap() = Records::default();
@@ -164,28 +150,17 @@ async fn serve(stream: TcpStream, state: Arc<State>) {
     let _ = stream.set_nodelay(true);
     let mut start = [0; 3];
     let Ok(_) = stream.peek(&mut start).await else { return };
-    let mut closings = state.closings.subscribe();
     let service = service_fn(move |request| answer(request, Arc::clone(&state)));
     let io = TokioIo::new(stream);
     // Errors are the peer's end of the connection, or a `reset` that was asked for.
     if &start == b"PRI" {
         let mut http2 = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
         http2.timer(TokioTimer::new()).max_header_list_size(1 << 20).max_concurrent_streams(1_000);
-        let mut connection = pin!(http2.serve_connection(io, service));
-        tokio::select! {
-            _ = connection.as_mut() => return,
-            _ = closings.changed() => connection.as_mut().graceful_shutdown(),
-        }
-        let _ = connection.await;
+        let _ = http2.serve_connection(io, service).await;
     } else {
         let mut http1 = hyper::server::conn::http1::Builder::new();
         http1.timer(TokioTimer::new()).header_read_timeout(None).max_headers(400);
-        let mut connection = pin!(http1.serve_connection(io, service));
-        tokio::select! {
-            _ = connection.as_mut() => return,
-            _ = closings.changed() => connection.as_mut().graceful_shutdown(),
-        }
-        let _ = connection.await;
+        let _ = http1.serve_connection(io, service).await;
     }
 }
 

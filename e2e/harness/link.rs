@@ -152,10 +152,10 @@ async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + U
             return;
         }
         take_turn(state, way, size).await;
+        state.bytes[way].fetch_add(size as u64, Ordering::Relaxed);
         if to.write_all(&buffer[..size]).await.is_err() {
             return;
         }
-        state.bytes[way].fetch_add(size as u64, Ordering::Relaxed);
     }
     let _ = to.shutdown().await;
 }

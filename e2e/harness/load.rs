@@ -7,14 +7,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
-use super::{Connection, RUNTIME, Request};
-use crate::harness::client::SendError;
+use super::client::SendError;
+use super::{Connection, Request};
 
 /// How many failures are kept in words.
 const FAILURES_KEPT: usize = 20;
@@ -56,7 +57,7 @@ pub(crate) struct Report {
 /// A load that runs until it is stopped, or dropped.
 pub(crate) struct Running {
     stop: CancellationToken,
-    workers: JoinSet<()>,
+    thread: Option<JoinHandle<()>>,
     report: Arc<Mutex<Report>>,
 }
 
@@ -88,15 +89,22 @@ impl Load {
         self
     }
 
-    /// Starts it.
+    /// Starts it, on a thread of its own. One thread for all connections is also what makes [`SendError::NotSent`]
+    /// exact: a GOAWAY cannot arrive between the look at a connection and the request on it.
     pub(crate) fn start(self) -> Running {
-        let _runtime = RUNTIME.enter();
         let stop = CancellationToken::new();
         let report = Arc::new(Mutex::new(Report::default()));
+        let (its_stop, its_report) = (stop.clone(), Arc::clone(&report));
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(self.run(its_stop, its_report));
+        });
+        Running { stop, thread: Some(thread), report }
+    }
+
+    async fn run(self, stop: CancellationToken, report: Arc<Mutex<Report>>) {
+        let (count, start, load) = (self.http1 + self.http2, Instant::now(), Arc::new(self));
         let mut workers = JoinSet::new();
-        let count = self.http1 + self.http2;
-        let start = Instant::now();
-        let load = Arc::new(self);
         for number in 0..count {
             let mut worker = Worker {
                 load: Arc::clone(&load),
@@ -109,7 +117,7 @@ impl Load {
             let stop = stop.clone();
             workers.spawn(async move { worker.run(count, stop).await });
         }
-        Running { stop, workers, report }
+        workers.join_all().await;
     }
 
     /// Runs it for a time.
@@ -129,12 +137,16 @@ impl Running {
     /// Sends nothing more, waits for the requests in flight, and reports.
     pub(crate) fn stop(mut self) -> Report {
         self.stop.cancel();
-        RUNTIME.block_on(async {
-            while let Some(ended) = self.workers.join_next().await {
-                ended.expect("a load worker does not panic");
-            }
-        });
+        let thread = self.thread.take().expect("only this takes it");
+        thread.join().expect("a load does not panic");
         self.report()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // The thread ends by itself, a request's time later at most.
+        self.stop.cancel();
     }
 }
 

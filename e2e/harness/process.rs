@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -11,6 +12,9 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 /// Between two looks at a condition.
 const POLL: Duration = Duration::from_millis(20);
+
+/// A stopped process stands still after this, however busy the machine is.
+const PAUSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// How much of a log a failure shows.
 const TAIL_BYTES: usize = 6_000;
@@ -99,9 +103,19 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// SIGSTOP: it keeps its sockets and does nothing.
+    /// SIGSTOP: it keeps its sockets and does nothing. Waits until every thread stands still.
     pub(crate) fn pause(&self) {
         self.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.child.id());
+        wait_for(&format!("{} stands still", self.name), PAUSE_LIMIT, || {
+            for task in fs::read_dir(&tasks)? {
+                let stat = fs::read_to_string(task?.path().join("stat"))?;
+                if !stat.contains(") T ") {
+                    return Err(io::Error::other(stat));
+                }
+            }
+            Ok(())
+        });
     }
 
     /// SIGCONT, after [`Process::pause`].
