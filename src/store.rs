@@ -5,6 +5,7 @@
 
 mod contract;
 mod embedded;
+mod follow;
 mod limits;
 #[cfg(test)]
 mod suite;
@@ -14,3 +15,4 @@ pub use contract::{
     Watcher,
 };
 pub use embedded::Embedded;
+pub use follow::{Feed, follow};
