@@ -27,6 +27,8 @@ pub struct Unit {
 /// An unproven audience has neither Secrets nor what hangs on them (HTTPS listeners, their route configurations and
 /// groups). A core that lists no gateways has its services, but no listener and no route configuration: no edge can
 /// reach it.
+///
+/// At an edge this looks at every rule of every route that attaches there, since the groups follow from them.
 pub fn names(audience: &Audience, reader: &Reader) -> Option<Vec<Unit>> {
     let (site, spec) = reader.site(&audience.site)?;
     if spec.role != audience.role || !resolve::in_service(spec) {
