@@ -66,12 +66,7 @@ fn edge(site: &Stored, spec: &SiteSpec, proven: bool, reader: &Reader) -> BTreeS
         if !serving.is_empty() {
             unit(ResourceType::Listener, &format!("gateway/{number}"), &scope);
         }
-        groups.extend(serving.into_iter().filter_map(|index| port.serving.get(index)).flat_map(|bound| {
-            resolve::attached(bound, reader).into_iter().flat_map(|attached| {
-                let targets = |rule| resolve::targets(&attached.route.reference, rule, reader);
-                attached.spec.rules.iter().flat_map(targets).map(|target| target.group).collect::<Vec<_>>()
-            })
-        }));
+        groups.extend(resolve::groups(&port, &serving, reader));
     }
     for group in groups {
         let name: Arc<str> = group.into();

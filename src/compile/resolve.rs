@@ -32,7 +32,11 @@ use super::{
 
 pub use backbone::{core_listener, endpoints, group, service_cluster};
 pub use ports::GATEWAY_CLASS;
-pub(crate) use {attach::attached, backbone::in_service, ports::Port, ports::port, ports::ports_at, routes::targets};
+pub(crate) use {
+    backbone::in_service,
+    ports::{Port, port, ports_at},
+    routes::groups,
+};
 
 /// Name of the listener and the route configuration of every core.
 pub const BACKBONE: &str = "backbone";
