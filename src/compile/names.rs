@@ -27,6 +27,8 @@ pub struct Unit {
 /// An unproven audience has neither Secrets nor what hangs on them (HTTPS listeners, their route configurations and
 /// groups). A core that lists no gateways has its services, but no listener and no route configuration: no edge can
 /// reach it.
+///
+/// At an edge this looks at every rule of every route that attaches there, since the groups follow from them.
 pub fn names(audience: &Audience, reader: &Reader) -> Option<Vec<Unit>> {
     let (site, spec) = reader.site(&audience.site)?;
     if spec.role != audience.role || !resolve::in_service(spec) {
@@ -64,12 +66,7 @@ fn edge(site: &Stored, spec: &SiteSpec, proven: bool, reader: &Reader) -> BTreeS
         if !serving.is_empty() {
             unit(ResourceType::Listener, &format!("gateway/{number}"), &scope);
         }
-        groups.extend(serving.into_iter().filter_map(|index| port.serving.get(index)).flat_map(|bound| {
-            resolve::attached(bound, reader).into_iter().flat_map(|attached| {
-                let targets = |rule| resolve::targets(&attached.route.reference, rule, reader);
-                attached.spec.rules.iter().flat_map(targets).map(|target| target.group).collect::<Vec<_>>()
-            })
-        }));
+        groups.extend(resolve::groups(&port, &serving, reader));
     }
     for group in groups {
         let name: Arc<str> = group.into();

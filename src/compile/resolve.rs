@@ -32,7 +32,11 @@ use super::{
 
 pub use backbone::{core_listener, endpoints, group, service_cluster};
 pub use ports::GATEWAY_CLASS;
-pub(crate) use {attach::attached, backbone::in_service, ports::Port, ports::port, ports::ports_at, routes::targets};
+pub(crate) use {
+    backbone::in_service,
+    ports::{Port, port, ports_at},
+    routes::groups,
+};
 
 /// Name of the listener and the route configuration of every core.
 pub const BACKBONE: &str = "backbone";
@@ -51,7 +55,7 @@ pub enum Plan {
     /// CDS and EDS at an edge.
     Group(GroupPlan),
     /// CDS at a core.
-    Service(ServiceClusterPlan),
+    Service(Box<ServiceClusterPlan>),
     /// EDS at a core.
     Endpoints(EndpointsPlan),
     /// SDS.
@@ -77,7 +81,9 @@ pub fn plan(unit: &Unit, reader: &Reader) -> Option<Plan> {
         (ResourceType::Listener, scope) => listener(scope, reader).map(Plan::Listener),
         (ResourceType::Route, Scope::Role(_)) => (name == BACKBONE).then_some(Plan::CoreRoutes),
         (ResourceType::Route, scope) => route_configuration(name, scope, reader).map(Plan::RouteConfiguration),
-        (ResourceType::Cluster, Scope::Role(_)) => service_cluster(name, reader).map(Plan::Service),
+        (ResourceType::Cluster, Scope::Role(_)) => {
+            service_cluster(name, reader).map(|plan| Plan::Service(Box::new(plan)))
+        }
         (ResourceType::Cluster, Scope::Site(site)) => Some(Plan::Group(group(name, site, reader))),
         (ResourceType::Endpoints, Scope::Site(site)) if name.starts_with("backbone/-/") => {
             Some(Plan::Group(group(name, site, reader)))

@@ -1,5 +1,7 @@
 //! What is wrong between the objects, in words for their owners: references, conflicts, what is not served.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::{
     catalog::{Configuration, Runtime, Stored},
     compile::reader::Reader,
@@ -7,7 +9,7 @@ use crate::{
 };
 
 use super::{
-    ports::{Bound, GATEWAY_CLASS, stands_at},
+    ports::{Bound, GATEWAY_CLASS, port, ports_at, stands_at},
     status::{Conflicts, bad_certificates, bad_references, refusal},
 };
 
@@ -15,6 +17,7 @@ use super::{
 pub fn problems(configuration: &Configuration, runtime: &Runtime) -> Vec<Problem> {
     let reader = Reader::new(configuration, runtime);
     let conflicts = Conflicts::find(&reader);
+    let mut groups = Groups::new();
     let mut found = Vec::new();
     for stored in configuration.iter() {
         let mut add = |severity, reason: &str, message: String| {
@@ -33,7 +36,7 @@ pub fn problems(configuration: &Configuration, runtime: &Runtime) -> Vec<Problem
                 gateway(stored, spec, &conflicts, &reader, &mut add);
             }
             Spec::EndpointSet(spec) => endpoint_set(stored, spec, &reader, &mut add),
-            Spec::Site(spec) => site(spec, &mut add),
+            Spec::Site(spec) => site(stored, spec, &mut groups, &reader, &mut add),
             // The rest refers to nothing, and a Gateway of a foreign class is somebody else's.
             _ => {}
         }
@@ -99,9 +102,31 @@ fn endpoint_set(stored: &Stored, spec: &EndpointSetSpec, reader: &Reader, add: &
     }
 }
 
-fn site(spec: &SiteSpec, add: &mut Add<'_>) {
+/// The groups behind each (port, Gateways); most sites have the same ones.
+type Groups = BTreeMap<(u16, BTreeSet<(String, String)>), BTreeSet<String>>;
+
+/// Each group costs an edge connections and active checks of its own.
+const MANY_GROUPS: usize = 32;
+
+fn site(stored: &Stored, spec: &SiteSpec, known: &mut Groups, reader: &Reader, add: &mut Add<'_>) {
     if spec.role == Role::Core && spec.gateways.is_empty() {
         let message = "a core without gateways cannot be reached from edges; list them in spec.gateways";
         add(Severity::Warning, "NoGateways", message.into());
+    }
+    let mut groups: BTreeSet<String> = BTreeSet::new();
+    for (number, gateways) in ports_at(stored, spec, reader) {
+        let behind = known.entry((number, gateways)).or_insert_with_key(|(number, gateways)| {
+            let port = port(gateways, *number, reader);
+            let all: Vec<usize> = (0..port.serving.len()).collect();
+            super::groups(&port, &all, reader)
+        });
+        groups.extend(behind.iter().cloned());
+    }
+    if groups.len() > MANY_GROUPS {
+        let message = format!(
+            "its routes lead to {} backbone groups, more than {MANY_GROUPS}; let services share the same core sites",
+            groups.len()
+        );
+        add(Severity::Warning, "TooManyGroups", message);
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     compile::{
-        plan::{BackendPlan, HostAnswer, RoutePlan, ServiceTarget, VirtualHostPlan},
+        plan::{BackendPlan, HostAnswer, RoutePlan, VirtualHostPlan},
         reader::Reader,
     },
     model::{BackendRef, Filter, HeaderChange, ObjectRef, PathMatch, RouteMatch, RouteRule},
@@ -178,9 +178,17 @@ pub(crate) fn mirrors(rule: &RouteRule) -> impl Iterator<Item = &BackendRef> {
     })
 }
 
-/// Every valid service port that a rule sends requests to, mirrors included.
-pub(crate) fn targets(route: &ObjectRef, rule: &RouteRule, reader: &Reader) -> impl Iterator<Item = ServiceTarget> {
-    rule.backends.iter().chain(mirrors(rule)).filter_map(|backend| references::backend(route, backend, reader).ok())
+/// The backbone groups to which the routes of these listeners of a port send requests, mirrored ones included.
+pub(crate) fn groups(port: &Port, serving: &[usize], reader: &Reader) -> BTreeSet<String> {
+    let mut groups = BTreeSet::new();
+    for bound in serving.iter().filter_map(|index| port.serving.get(*index)) {
+        for Attached { route, spec, .. } in attached(bound, reader) {
+            let backends = spec.rules.iter().flat_map(|rule| rule.backends.iter().chain(mirrors(rule)));
+            let targets = backends.filter_map(|backend| references::backend(&route.reference, backend, reader).ok());
+            groups.extend(targets.map(|target| target.group));
+        }
+    }
+    groups
 }
 
 /// A stable hash of what a rule says: its fields in the order of their declaration.

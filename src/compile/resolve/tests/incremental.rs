@@ -7,7 +7,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     catalog::{Changed, Read, testing::*},
-    compile::resolve::{Plan, plan},
+    compile::{
+        reader::Dependents,
+        resolve::{Plan, plan},
+    },
     model::*,
 };
 
@@ -156,17 +159,50 @@ fn edits() -> impl Strategy<Value = Edit> {
     ]
 }
 
-/// A result and what was read for it.
-type Known<T> = (T, BTreeSet<Read>);
-
-fn names_of(world: &World, audience: &Audience) -> Known<Option<Vec<Unit>>> {
-    let reader = reader(world);
-    (names(audience, &reader), reader.into_reads())
+/// What is compiled.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Question {
+    Names(Audience),
+    Plan(Unit),
 }
 
-fn plan_of(world: &World, unit: &Unit) -> Known<Option<String>> {
+/// What comes of it.
+#[derive(Debug, PartialEq)]
+enum Answer {
+    Names(Option<Vec<Unit>>),
+    Plan(Option<Plan>),
+}
+
+fn ask(world: &World, question: &Question) -> (Answer, BTreeSet<Read>) {
     let reader = reader(world);
-    (plan(unit, &reader).map(|plan| format!("{plan:?}")), reader.into_reads())
+    let answer = match question {
+        Question::Names(audience) => Answer::Names(names(audience, &reader)),
+        Question::Plan(unit) => Answer::Plan(plan(unit, &reader)),
+    };
+    (answer, reader.into_reads())
+}
+
+/// Everything that was ever asked for, compiled again only when it is dirty.
+#[derive(Debug, Default)]
+struct Compiled {
+    answers: BTreeMap<Question, Answer>,
+    dependents: Dependents<Question>,
+}
+
+impl Compiled {
+    fn compile(&mut self, world: &World, question: Question) {
+        let (answer, reads) = ask(world, &question);
+        self.dependents.record(question.clone(), reads);
+        self.answers.insert(question, answer);
+    }
+
+    fn names(&self) -> Vec<Vec<Unit>> {
+        let names = |answer: &Answer| match answer {
+            Answer::Names(units) => units.clone(),
+            Answer::Plan(_) => None,
+        };
+        self.answers.values().filter_map(names).collect()
+    }
 }
 
 fn audiences() -> Vec<Audience> {
@@ -204,30 +240,18 @@ proptest! {
         edits in prop::collection::vec(edits(), 1..40)
     ) {
         let mut world = World::new();
-        let mut known_names: BTreeMap<Audience, Known<Option<Vec<Unit>>>> =
-            audiences().into_iter().map(|audience| { let known = names_of(&world, &audience); (audience, known) }).collect();
-        let mut known_plans: BTreeMap<Unit, Known<Option<String>>> = BTreeMap::new();
+        let mut compiled = Compiled::default();
+        audiences().into_iter().for_each(|audience| compiled.compile(&world, Question::Names(audience)));
         for edit in edits {
-            let changed = edit.clone().apply(&mut world);
-            for (audience, known) in &mut known_names {
-                let full = names_of(&world, audience);
-                if changed.touches(&known.1) {
-                    *known = full;
-                } else {
-                    prop_assert_eq!(&known.0, &full.0, "names of {:?} after {:?}", audience, edit);
-                }
-                check_closed(&world, known.0.as_deref().unwrap_or_default())?;
+            let dirty = compiled.dependents.dirty(&edit.clone().apply(&mut world));
+            dirty.into_iter().for_each(|question| compiled.compile(&world, question));
+            for (question, answer) in &compiled.answers {
+                prop_assert_eq!(answer, &ask(&world, question).0, "{:?} after {:?}", question, edit);
             }
-            for (unit, known) in &mut known_plans {
-                let full = plan_of(&world, unit);
-                if changed.touches(&known.1) {
-                    *known = full;
-                } else {
-                    prop_assert_eq!(&known.0, &full.0, "{:?} after {:?}", unit, edit);
-                }
-            }
-            for unit in known_names.values().filter_map(|(units, _)| units.as_ref()).flatten() {
-                known_plans.entry(unit.clone()).or_insert_with(|| plan_of(&world, unit));
+            for units in compiled.names() {
+                check_closed(&world, &units)?;
+                let new = units.into_iter().map(Question::Plan).filter(|question| !compiled.answers.contains_key(question));
+                new.collect::<Vec<_>>().into_iter().for_each(|question| compiled.compile(&world, question));
             }
         }
         let mut fresh = empty();

@@ -1,7 +1,7 @@
 //! Claims about attachment, host names and precedence.
 
 use super::*;
-use crate::{catalog::testing::*, model::*};
+use crate::{catalog::testing::*, model::*, store::KeyValue};
 
 fn prefix(path: &str) -> PathMatch {
     PathMatch::Prefix(path.into())
@@ -71,13 +71,26 @@ fn matches_go_by_exact_then_longest_prefix_then_regex_then_method_headers_query(
 }
 
 #[test]
-fn ties_go_to_the_older_route_then_by_name_then_by_rule() {
-    let world = World::of([
-        gateway("infra/gw", vec![http(80, None)]),
-        route("z/old", "infra/gw").rule(rule("z1", prefix("/"))).rule(rule("z2", prefix("/"))),
-        route("a/new", "infra/gw").rule(rule("a1", prefix("/"))),
-    ]);
+fn ties_go_to_the_older_route_however_lately_it_was_written_then_by_rule() {
+    let old = || route("z/old", "infra/gw").rule(rule("z1", prefix("/"))).rule(rule("z2", prefix("/")));
+    let new = route("a/new", "infra/gw").rule(rule("a1", prefix("/")));
+    let world = World::of([gateway("infra/gw", vec![http(80, None)]), old(), new, old().label("written", "again")]);
     assert_eq!(spelled(&routes(&world, "http/80", &["infra/gw"])), ["*: z1 z2 a1"]);
+}
+
+#[test]
+fn ties_of_one_age_go_by_namespace_and_name() {
+    let world = World::of([gateway("infra/gw", vec![http(80, None)])]);
+    let mut listing = world.listing();
+    for name in ["b/a", "a/b", "a/a"] {
+        let object = route(name, "infra/gw").rule(rule(name, prefix("/")));
+        let key = Keyspace::default().format(&StoreKey::Object(object.reference()));
+        let (create_revision, mod_revision) = (Revision(9), Revision(9));
+        listing.entries.push(KeyValue { key, value: value(object), create_revision, mod_revision });
+    }
+    let mut world = world;
+    world.catalog.reset(&listing);
+    assert_eq!(spelled(&routes(&world, "http/80", &["infra/gw"])), ["*: a/a a/b b/a"]);
 }
 
 #[test]

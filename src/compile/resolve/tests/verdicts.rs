@@ -168,3 +168,17 @@ fn endpoint_sets_that_lead_nowhere_are_named() {
         ]
     );
 }
+
+#[test]
+fn an_edge_with_more_than_32_groups_is_warned_of() {
+    let mut world = World::of([edge("fra"), gateway("infra/gw", vec![http(80, None)])]);
+    for n in 0..33 {
+        let (core_site, name) = (format!("c{n}"), format!("shop/s{n}"));
+        assert_eq!(found(&world), [] as [&str; 0], "{n}");
+        for object in [core(&core_site), service(&name, &[80]), set(&name, &core_site)] {
+            world.put(object);
+        }
+        world.put(route(&name, "infra/gw").rule(to(&name, 80)));
+    }
+    assert_eq!(found(&world), ["Site fra: TooManyGroups"]);
+}
