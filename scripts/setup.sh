@@ -70,6 +70,9 @@ envoy() {
 }
 
 command -v cargo >/dev/null || [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ] ||
-    die "cargo is missing: install Rust 1.90 or newer with rustup (https://rustup.rs), then run this again"
+    die "cargo is missing: install Rust 1.90 or newer (rustup does it), then run this again"
 debian_packages
 envoy
+export PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
+{ cargo fmt --version && cargo clippy --version; } >/dev/null 2>&1 || rustup --quiet component add rustfmt clippy ||
+    die "rustfmt or clippy is missing, and rustup cannot add them"

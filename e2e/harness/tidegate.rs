@@ -37,15 +37,12 @@ impl Output {
 
 /// Runs `tidegate ARGUMENTS` to its end.
 pub(crate) fn tidegate(arguments: &[&str]) -> Output {
-    run(arguments, "", None)
+    run(arguments, "")
 }
 
-fn run(arguments: &[&str], input: &str, dir: Option<&Path>) -> Output {
+fn run(arguments: &[&str], input: &str) -> Output {
     let mut command = Command::new(BINARY);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    if let Some(dir) = dir {
-        command.current_dir(dir);
-    }
     let mut child = command.spawn().unwrap();
     // A command that does not read its input has closed the pipe.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
@@ -127,7 +124,7 @@ impl Tidegate {
     /// As [`Tidegate::run`], with text on standard input.
     pub(crate) fn run_with_input(&self, arguments: &[&str], input: &str) -> Output {
         let api = self.api();
-        run(&[&["--server", api.as_str()], arguments].concat(), input, None)
+        run(&[&["--server", api.as_str()], arguments].concat(), input)
     }
 
     /// The process: kill it, pause it, resume it, read its log.
