@@ -1,19 +1,22 @@
 //! HTTP as both ends of the backbone speak it, and the pieces that every connection manager has.
 
-use envoy_types::pb::envoy::{
-    config::{
-        core::v3::{
-            Http2ProtocolOptions, HttpProtocolOptions, KeepaliveSettings,
-            http_protocol_options::HeadersWithUnderscoresAction,
+use envoy_types::pb::{
+    envoy::{
+        config::{
+            core::v3::{
+                Http2ProtocolOptions, HttpProtocolOptions, KeepaliveSettings,
+                http_protocol_options::HeadersWithUnderscoresAction,
+            },
+            listener::v3::{Filter, filter},
         },
-        listener::v3::{Filter, filter},
-    },
-    extensions::filters::{
-        http::router::v3::Router,
-        network::http_connection_manager::v3::{
-            HttpConnectionManager, HttpFilter, Rds, http_connection_manager::RouteSpecifier, http_filter,
+        extensions::filters::{
+            http::router::v3::Router,
+            network::http_connection_manager::v3::{
+                HttpConnectionManager, HttpFilter, Rds, http_connection_manager::RouteSpecifier, http_filter,
+            },
         },
     },
+    google::protobuf::UInt64Value,
 };
 use prost::{Message, Name};
 
@@ -35,6 +38,10 @@ pub(super) fn backbone_http2() -> Http2ProtocolOptions {
         max_outbound_frames: number(1_000_000),
         // As many resets as there are clients that cancel.
         max_outbound_control_frames: number(100_000),
+        // A retried refusal is a reset too: at nghttp2's default, 1,000 and 33 a second, one service's refusals close the
+        // connection of all. Who may connect here is an edge of ours.
+        stream_reset_burst: Some(UInt64Value { value: 1_000_000 }),
+        stream_reset_rate: Some(UInt64Value { value: 1_000_000 }),
         // One service's malformed message resets its stream, not everybody's connection.
         override_stream_error_on_invalid_http_message: yes(),
         connection_keepalive: Some(KeepaliveSettings {
