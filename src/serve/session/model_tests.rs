@@ -1,0 +1,383 @@
+//! A client that behaves as Envoy does, against random edits, delays, refusals and reconnects: it never holds a route to
+//! a cluster that it lacks, and when everything is quiet it holds exactly what the view says.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
+use proptest::prelude::*;
+
+use super::{tests::*, *};
+use crate::xds::Resource;
+
+const CLUSTERS: u8 = 4;
+const ROUTES: u8 = 2;
+
+#[derive(Clone, Debug)]
+enum Op {
+    SetCluster(u8, bool),
+    BumpEndpoints(u8),
+    RemoveCluster(u8),
+    SetRoute(u8, u8, bool),
+    BumpListener(u8),
+    RemoveRoute(u8),
+    BumpSecret,
+    /// The client reads so many responses, and answers all that it has read if the flag is set.
+    Read(u8, bool),
+    Advance(u16),
+    /// With some reported versions untrue.
+    Reconnect(u8),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let rarely = || prop::bool::weighted(0.15);
+    prop_oneof![
+        4 => (0..CLUSTERS, rarely()).prop_map(|(i, bad)| Op::SetCluster(i, bad)),
+        1 => (0..CLUSTERS).prop_map(Op::BumpEndpoints),
+        3 => (0..CLUSTERS).prop_map(Op::RemoveCluster),
+        4 => (0..ROUTES, any::<u8>(), rarely()).prop_map(|(j, mask, bad)| Op::SetRoute(j, mask, bad)),
+        1 => (0..ROUTES).prop_map(Op::BumpListener),
+        1 => (0..ROUTES).prop_map(Op::RemoveRoute),
+        1 => Just(Op::BumpSecret),
+        8 => (0..4_u8, any::<bool>()).prop_map(|(n, answer)| Op::Read(n, answer)),
+        2 => prop_oneof![0..8_u16, 0..900_u16].prop_map(Op::Advance),
+        1 => any::<u8>().prop_map(Op::Reconnect),
+    ]
+}
+
+/// What the objects say.
+#[derive(Default)]
+struct Desired {
+    edits: u32,
+    clusters: BTreeMap<u8, String>,
+    endpoints: BTreeMap<u8, String>,
+    routes: BTreeMap<u8, (String, BTreeSet<u8>)>,
+    listeners: BTreeMap<u8, String>,
+}
+
+impl Desired {
+    fn payload(&mut self, bad: bool) -> String {
+        self.edits += 1;
+        format!("{}{}", if bad { "bad" } else { "good" }, self.edits)
+    }
+
+    fn route(&self, j: u8) -> Resource {
+        let (payload, clusters) = &self.routes[&j];
+        let mut route = resource(Route, &format!("r{j}"), payload);
+        route.requires = clusters.iter().map(|c| (Cluster, format!("c{c}").into())).collect();
+        route
+    }
+
+    fn listener(&self, j: u8) -> Resource {
+        let mut listener = resource(Listener, &format!("l{j}"), &self.listeners[&j]);
+        listener.requires = vec![(Route, format!("r{j}").into())];
+        listener.children = vec![(Secret, "s".into())];
+        listener
+    }
+}
+
+/// Envoy's side.
+#[derive(Default)]
+struct Client {
+    has: BTreeMap<ResourceType, BTreeMap<String, Arc<Resource>>>,
+    asked: BTreeMap<ResourceType, BTreeSet<String>>,
+    answers: Vec<(ResourceType, u64, Option<String>)>,
+    /// Clusters of which it refused a version: a route to them is its own fault.
+    refused: BTreeSet<String>,
+}
+
+struct Model {
+    world: World,
+    desired: Desired,
+    client: Client,
+    wire: VecDeque<Send>,
+    nonces: BTreeSet<u64>,
+    since_edit: u32,
+}
+
+impl Model {
+    fn new() -> Self {
+        let mut model = Self {
+            world: World::new(),
+            desired: Desired::default(),
+            client: Client::default(),
+            wire: VecDeque::new(),
+            nonces: BTreeSet::new(),
+            since_edit: 0,
+        };
+        model.publish(vec![resource(Secret, "s", "good")], &[]);
+        model.world.request(Cluster, Request::default());
+        model
+    }
+
+    fn publish(&mut self, upserts: Vec<Resource>, removals: &[(ResourceType, String)]) {
+        self.since_edit = 0;
+        let removals: Vec<_> = removals.iter().map(|(k, n)| (*k, n.as_str())).collect();
+        self.world.publish(upserts, &removals);
+    }
+
+    fn step(&mut self, op: Op) {
+        match op {
+            Op::SetCluster(i, bad) => {
+                let payload = self.desired.payload(bad);
+                self.desired.clusters.insert(i, payload.clone());
+                let assignment = self.desired.endpoints.entry(i).or_insert_with(|| "good".into()).clone();
+                let name = format!("c{i}");
+                self.publish(vec![cluster(&name, &payload), resource(Endpoints, &name, &assignment)], &[]);
+            }
+            Op::BumpEndpoints(i) if self.desired.clusters.contains_key(&i) => {
+                let payload = self.desired.payload(false);
+                self.desired.endpoints.insert(i, payload.clone());
+                self.publish(vec![resource(Endpoints, &format!("c{i}"), &payload)], &[]);
+            }
+            Op::RemoveCluster(i) if self.desired.clusters.remove(&i).is_some() => {
+                self.desired.endpoints.remove(&i);
+                let mut upserts = Vec::new();
+                for j in 0..ROUTES {
+                    if self.desired.routes.get(&j).is_some_and(|(_, used)| used.contains(&i)) {
+                        let payload = self.desired.payload(false);
+                        if let Some(route) = self.desired.routes.get_mut(&j) {
+                            route.0 = payload;
+                            route.1.remove(&i);
+                        }
+                        upserts.push(self.desired.route(j));
+                    }
+                }
+                let name = format!("c{i}");
+                self.publish(upserts, &[(Cluster, name.clone()), (Endpoints, name)]);
+            }
+            Op::SetRoute(j, mask, bad) => {
+                let payload = self.desired.payload(bad);
+                let used = self.desired.clusters.keys().copied().filter(|i| mask & (1 << i) != 0).collect();
+                self.desired.routes.insert(j, (payload, used));
+                self.desired.listeners.entry(j).or_insert_with(|| "good".into());
+                self.publish(vec![self.desired.route(j), self.desired.listener(j)], &[]);
+            }
+            Op::BumpListener(j) if self.desired.listeners.contains_key(&j) => {
+                let payload = self.desired.payload(false);
+                self.desired.listeners.insert(j, payload);
+                self.publish(vec![self.desired.listener(j)], &[]);
+            }
+            Op::RemoveRoute(j) if self.desired.routes.remove(&j).is_some() => {
+                self.desired.listeners.remove(&j);
+                self.publish(vec![], &[(Listener, format!("l{j}")), (Route, format!("r{j}"))]);
+            }
+            Op::BumpSecret => {
+                let payload = self.desired.payload(false);
+                self.publish(vec![resource(Secret, "s", &payload)], &[]);
+            }
+            Op::Read(count, answer) => self.read(count, answer),
+            Op::Advance(seconds) => {
+                // A client that keeps up: then no wait may ever run into its limit.
+                self.catch_up();
+                self.world.now += Duration::from_secs(seconds.into());
+            }
+            Op::Reconnect(lies) => self.reconnect(lies),
+            _ => {}
+        }
+        self.pump();
+    }
+
+    /// The server sends while the connection has room.
+    fn pump(&mut self) {
+        while self.wire.len() < 2 {
+            let Some(send) = self.world.poll() else { return };
+            self.since_edit += 1;
+            assert!(self.since_edit < 400, "a hot loop");
+            assert!(self.nonces.insert(send.frame.nonce), "a nonce twice");
+            if let Some(kind) = send.kind {
+                let waiting = self.wire.iter().filter(|s| s.kind == Some(kind)).count();
+                let unanswered = self.client.answers.iter().filter(|a| a.0 == kind).count();
+                let limit = if kind == Cluster { 4 } else { 1 };
+                assert!(waiting + unanswered < limit, "too many {} responses", kind.short());
+            }
+            self.wire.push_back(send);
+        }
+    }
+
+    fn read(&mut self, count: u8, answer: bool) {
+        for _ in 0..count {
+            let Some(send) = self.wire.pop_front() else { break };
+            self.apply(&send);
+            self.pump();
+        }
+        if answer {
+            self.answer();
+        }
+    }
+
+    fn catch_up(&mut self) {
+        loop {
+            self.pump();
+            self.read(16, true);
+            if self.wire.is_empty() && self.world.poll().map(|s| self.wire.push_back(s)).is_none() {
+                return;
+            }
+        }
+    }
+
+    fn apply(&mut self, send: &Send) {
+        let kind = send.kind.expect("a type of ours");
+        let bad = |r: &Resource| r.payload.starts_with(b"bad");
+        let refused: Vec<&str> = send.frame.resources.iter().filter(|r| bad(r)).map(|r| &*r.name).collect();
+        // What else stood in a refused response may be live or not (O9, O29).
+        let partly = kind == Cluster || send.frame.nonce.is_multiple_of(2);
+        for r in send.frame.resources.iter().filter(|r| !bad(r)) {
+            let wanted = kind.wildcard() || self.client.asked.get(&kind).is_some_and(|n| n.contains(&*r.name));
+            if !wanted || !(refused.is_empty() || partly) {
+                continue;
+            }
+            if kind == Route {
+                for (_, cluster) in &r.requires {
+                    let known = self.client.has.get(&Cluster).is_some_and(|c| c.contains_key(&**cluster));
+                    assert!(known || self.client.refused.contains(&**cluster), "{r:?} came before {cluster}");
+                }
+            }
+            self.client.has.entry(kind).or_default().insert(r.name.to_string(), Arc::clone(r));
+        }
+        if kind == Cluster {
+            self.client.refused.extend(refused.iter().map(ToString::to_string));
+        }
+        if kind.wildcard() {
+            for name in &send.frame.removed {
+                self.client.has.entry(kind).or_default().remove(&**name);
+                self.no_route_dangles(name);
+            }
+        }
+        let error = match refused.as_slice() {
+            [] => None,
+            names if send.frame.nonce.is_multiple_of(3) => Some(format!("Error adding {}: bad", names.join(", "))),
+            _ => Some("something is wrong".into()),
+        };
+        self.client.answers.push((kind, send.frame.nonce, error));
+        self.subscribe(kind);
+    }
+
+    fn no_route_dangles(&self, removed: &str) {
+        for route in self.client.has.get(&Route).into_iter().flat_map(BTreeMap::values) {
+            let dangles = route.requires.iter().any(|(_, c)| &**c == removed);
+            assert!(!dangles || self.client.refused.contains(removed), "{removed} went under {route:?}");
+        }
+    }
+
+    /// Names follow from parents: assignments from clusters, routes and secrets from listeners.
+    fn subscribe(&mut self, parent: ResourceType) {
+        let parents = self.client.has.get(&parent).cloned().unwrap_or_default();
+        let children = |kind: ResourceType| -> BTreeSet<String> {
+            let named = parents.values().flat_map(|r| r.children.iter().chain(&r.requires));
+            named.filter(|(k, _)| *k == kind).map(|(_, n)| n.to_string()).collect()
+        };
+        let kinds: &[ResourceType] = match parent {
+            Cluster => &[Endpoints],
+            Listener => &[Route, Secret],
+            _ => &[],
+        };
+        for kind in kinds {
+            let (new, old) = (children(*kind), self.client.asked.get(kind).cloned().unwrap_or_default());
+            if new == old {
+                continue;
+            }
+            let gone: Vec<String> = old.difference(&new).cloned().collect();
+            for name in &gone {
+                self.client.has.entry(*kind).or_default().remove(name);
+            }
+            if new.is_empty() {
+                // Nobody watches the type any more: what still comes is dropped without a word (O12).
+                self.client.answers.retain(|a| a.0 != *kind);
+                self.wire.retain(|s| s.kind != Some(*kind));
+            }
+            let request = Request {
+                subscribe: new.difference(&old).cloned().collect(),
+                unsubscribe: gone,
+                ..Request::default()
+            };
+            self.client.asked.insert(*kind, new);
+            self.world.request(*kind, request);
+        }
+    }
+
+    /// Clusters are acknowledged when all are warm (O5); listeners are asked for then.
+    fn answer(&mut self) {
+        let names = |kind| self.client.has.get(&kind).into_iter().flat_map(BTreeMap::keys);
+        let warm = names(Cluster).all(|c| self.client.has.get(&Endpoints).is_some_and(|e| e.contains_key(c)));
+        let (now, later) = std::mem::take(&mut self.client.answers).into_iter().partition(|a| warm || a.0 != Cluster);
+        self.client.answers = later;
+        let now: Vec<_> = now;
+        for (kind, nonce, error) in now {
+            self.world.answer(kind, nonce, error.as_deref());
+            if kind == Cluster && !self.client.asked.contains_key(&Listener) {
+                self.client.asked.insert(Listener, BTreeSet::new());
+                self.world.request(Listener, Request::default());
+            }
+        }
+    }
+
+    fn reconnect(&mut self, lies: u8) {
+        self.wire.clear();
+        self.client.answers.clear();
+        self.since_edit = 0;
+        self.world.reconnect();
+        let order = if lies.is_multiple_of(2) {
+            [Cluster, Endpoints, Listener, Route, Secret]
+        } else {
+            [Endpoints, Cluster, Listener, Route, Secret]
+        };
+        self.client.asked.entry(Listener).or_default();
+        for (at, kind) in order.into_iter().enumerate() {
+            let subscribe: Vec<String> = self.client.asked.get(&kind).into_iter().flatten().cloned().collect();
+            if subscribe.is_empty() && !kind.wildcard() {
+                continue;
+            }
+            let known = self.client.has.get(&kind).into_iter().flatten();
+            let mut initial: HashMap<String, String> =
+                known.map(|(n, r)| (n.clone(), r.version.to_string())).collect();
+            if lies & (1 << at) != 0 {
+                initial.values_mut().for_each(|v| *v = "another".into());
+                initial.insert("ghost".into(), "1".into());
+            }
+            self.world.request(kind, Request { subscribe, initial, ..Request::default() });
+        }
+    }
+
+    /// Mends what the client refuses, waits, and compares.
+    fn at_quiet_both_are_equal(&mut self) {
+        for i in self.desired.clusters.clone().into_iter().filter(|(_, p)| p.starts_with("bad")).map(|(i, _)| i) {
+            self.step(Op::SetCluster(i, false));
+        }
+        for (j, (payload, used)) in self.desired.routes.clone() {
+            if payload.starts_with("bad") {
+                let mask = used.iter().fold(0, |mask, i| mask | 1 << i);
+                self.step(Op::SetRoute(j, mask, false));
+            }
+        }
+        for seconds in [0, 20, 100, 700, 700, 700] {
+            self.step(Op::Advance(seconds));
+            self.catch_up();
+        }
+        let content = self.world.reader.view().read();
+        for kind in ResourceType::ALL {
+            let has = self.client.has.get(&kind).cloned().unwrap_or_default();
+            let has: BTreeMap<_, _> = has.into_iter().map(|(n, r)| (n, r.version)).collect();
+            let asked = self.client.asked.get(&kind).cloned().unwrap_or_default();
+            let view = content.entries(kind).filter(|(n, _)| kind.wildcard() || asked.contains(&***n));
+            let view: BTreeMap<_, _> = view.map(|(n, e)| (n.to_string(), e.resource.version)).collect();
+            assert_eq!(has, view, "{}", kind.short());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_client_never_lacks_what_a_route_names_and_ends_up_with_the_view(ops in prop::collection::vec(op(), 1..60)) {
+        let mut model = Model::new();
+        for op in ops {
+            model.step(op);
+        }
+        model.at_quiet_both_are_equal();
+    }
+}

@@ -12,6 +12,16 @@ use crate::{
     xds::{Resource, ResourceType},
 };
 
+/// Make before break; secrets behind the listeners and clusters that they belong to, since a provider of a secret that
+/// does not exist yet never sees what came before it (O21).
+const ORDER: [ResourceType; 5] = [
+    ResourceType::Cluster,
+    ResourceType::Endpoints,
+    ResourceType::Listener,
+    ResourceType::Secret,
+    ResourceType::Route,
+];
+
 /// Responses in flight. A CDS ACK waits for warming (O5); of other types the newest value wins.
 pub(super) fn limit(kind: ResourceType) -> usize {
     if kind == ResourceType::Cluster { 4 } else { 1 }
@@ -51,7 +61,7 @@ impl Session {
         if !content.ready() {
             return None;
         }
-        for kind in ResourceType::ALL {
+        for kind in ORDER {
             if let Some(frame) = self.updates(kind, content, now) {
                 self.follow(kind, &frame.resources, content);
                 return Some(Send { kind: Some(kind), frame });

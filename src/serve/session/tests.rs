@@ -1,0 +1,572 @@
+//! Rules of the protocol as tables: what is asked, published and answered, and what goes out then.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
+
+use super::*;
+use crate::{
+    feedback::Acked,
+    model::{Audience, Revision, Role},
+    snapshot::{Publish, Reader, Views},
+    xds::Resource,
+};
+
+/// One view, one stream, and a clock.
+pub(super) struct World {
+    pub(super) views: Views,
+    pub(super) reader: Reader,
+    pub(super) session: Session,
+    pub(super) now: Instant,
+    /// Nonces that are not answered yet, by type, oldest first.
+    pub(super) open: BTreeMap<ResourceType, Vec<u64>>,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        let views = Views::default();
+        let audience = Audience { site: "fra".into(), role: Role::Edge, proven: true, cohort: "".into() };
+        let reader = views.open(&audience);
+        let now = Instant::now();
+        Self { views, reader, session: session(now), now, open: BTreeMap::new() }
+    }
+
+    pub(super) fn reconnect(&mut self) {
+        self.session = session(self.now);
+        self.open.clear();
+    }
+
+    pub(super) fn publish(&mut self, upserts: Vec<Resource>, removals: &[(ResourceType, &str)]) {
+        let changes = Publish {
+            upserts: upserts.into_iter().map(Arc::new).collect(),
+            removals: removals.iter().map(|(k, n)| (*k, (*n).into())).collect(),
+        };
+        self.reader.view().publish(self.views.next_seq(), Revision(1), changes);
+    }
+
+    pub(super) fn request(&mut self, kind: ResourceType, request: Request) {
+        let request = Request { url: kind.url().into(), ..request };
+        self.session.on_request(request, &self.reader.view().read(), self.now).unwrap();
+    }
+
+    fn subscribe(&mut self, kind: ResourceType, names: &[&str]) {
+        self.request(kind, Request { subscribe: owned(names), ..Request::default() });
+    }
+
+    fn unsubscribe(&mut self, kind: ResourceType, names: &[&str]) {
+        self.request(kind, Request { unsubscribe: owned(names), ..Request::default() });
+    }
+
+    fn report(&mut self, kind: ResourceType, subscribe: &[&str], has: &[(&str, &str)]) {
+        let version = |payload: &str| crate::xds::Version::of(payload.as_bytes()).to_string();
+        let initial = has.iter().map(|(n, p)| ((*n).to_owned(), version(p))).collect();
+        self.request(kind, Request { subscribe: owned(subscribe), initial, ..Request::default() });
+    }
+
+    pub(super) fn answer(&mut self, kind: ResourceType, nonce: u64, error: Option<&str>) {
+        let (nonce, error) = (format!("{nonce:x}"), error.map(Into::into));
+        self.request(kind, Request { nonce, error, ..Request::default() });
+    }
+
+    /// Acknowledges the oldest response of the type.
+    fn ack(&mut self, kind: ResourceType) {
+        let nonce = self.open.get_mut(&kind).expect("a response").remove(0);
+        self.answer(kind, nonce, None);
+    }
+
+    fn nack(&mut self, kind: ResourceType, error: &str) {
+        let nonce = self.open.get_mut(&kind).expect("a response").remove(0);
+        self.answer(kind, nonce, Some(error));
+    }
+
+    pub(super) fn poll(&mut self) -> Option<Send> {
+        let content = self.reader.view().read();
+        let send = self.session.poll(&content, self.now);
+        drop(content);
+        if let Some(Send { kind: Some(kind), frame }) = &send {
+            self.open.entry(*kind).or_default().push(frame.nonce);
+        }
+        send
+    }
+
+    /// Everything that goes out now, a line a response.
+    fn out(&mut self) -> Vec<String> {
+        let mut out = Vec::new();
+        while let Some(send) = self.poll() {
+            assert!(out.len() < 100, "a hot loop: {out:?}");
+            let mut line = send.kind.map_or_else(|| send.frame.url.to_string(), |k| k.short().to_owned());
+            send.frame.resources.iter().for_each(|r| line += &format!(" +{}", r.name));
+            send.frame.removed.iter().for_each(|n| line += &format!(" -{n}"));
+            out.push(line);
+        }
+        out
+    }
+
+    /// Sends and acknowledges until nothing is left.
+    fn settle(&mut self) -> Vec<String> {
+        let mut all = Vec::new();
+        loop {
+            let out = self.out();
+            if out.is_empty() {
+                return all;
+            }
+            all.extend(out);
+            for (kind, nonces) in std::mem::take(&mut self.open) {
+                nonces.into_iter().for_each(|n| self.answer(kind, n, None));
+            }
+        }
+    }
+
+    fn after(&mut self, seconds: u64) -> Vec<String> {
+        self.now += Duration::from_secs(seconds);
+        self.out()
+    }
+
+    /// A stream that has two clusters, a listener and a route to `a`.
+    fn running() -> Self {
+        let mut world = Self::new();
+        world.publish(
+            vec![cluster("a", "1"), cluster("b", "1"), eds("a", "1"), eds("b", "1"), lds("1"), rds("1", &["a"])],
+            &[],
+        );
+        world.subscribe(Cluster, &[]);
+        world.settle();
+        world.subscribe(Endpoints, &["a", "b"]);
+        world.subscribe(Listener, &[]);
+        world.subscribe(Route, &["r"]);
+        world.settle();
+        world
+    }
+}
+
+fn session(now: Instant) -> Session {
+    Session::new(Arc::new(Fanouts::new("test".into())), Duration::from_secs(600), now)
+}
+
+fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(ToString::to_string).collect()
+}
+
+pub(super) fn resource(kind: ResourceType, name: &str, payload: &str) -> Resource {
+    Resource::new(kind, name, payload.to_owned().into())
+}
+
+pub(super) fn cluster(name: &str, payload: &str) -> Resource {
+    let mut cluster = resource(Cluster, name, payload);
+    cluster.children = vec![(Endpoints, name.into())];
+    cluster
+}
+
+fn eds(name: &str, payload: &str) -> Resource {
+    resource(Endpoints, name, payload)
+}
+
+fn lds(payload: &str) -> Resource {
+    let mut listener = resource(Listener, "l", payload);
+    listener.requires = vec![(Route, "r".into())];
+    listener.children = vec![(Secret, "s".into())];
+    listener
+}
+
+pub(super) fn rds(payload: &str, clusters: &[&str]) -> Resource {
+    let mut route = resource(Route, "r", payload);
+    route.requires = clusters.iter().map(|c| (Cluster, (*c).into())).collect();
+    route
+}
+
+const NOTHING: [&str; 0] = [];
+
+#[test]
+fn a_pending_view_answers_every_question_with_silence() {
+    let mut world = World::new();
+    world.subscribe(Cluster, &[]);
+    world.subscribe(Endpoints, &["a", "x"]);
+    assert_eq!(world.out(), NOTHING);
+    world.publish(vec![cluster("a", "1"), eds("a", "1")], &[]);
+    assert_eq!(world.out(), ["CDS +a", "EDS +a -x"]);
+}
+
+#[test]
+fn the_first_wildcard_is_answered_even_if_empty_and_an_empty_named_list_is_not() {
+    let mut world = World::new();
+    world.publish(vec![], &[]);
+    for kind in ResourceType::ALL {
+        world.subscribe(kind, &[]);
+    }
+    assert_eq!(world.out(), ["CDS", "LDS"]);
+    world.publish(vec![cluster("a", "1"), eds("a", "1")], &[]);
+    world.ack(Cluster);
+    assert_eq!(world.out(), ["CDS +a"]);
+}
+
+#[test]
+fn a_new_cluster_comes_first_its_endpoints_at_once_and_its_route_after_the_ack() {
+    let mut world = World::running();
+    world.publish(vec![cluster("c", "1"), eds("c", "1"), rds("2", &["c"])], &[]);
+    assert_eq!(world.out(), ["CDS +c"]);
+    world.subscribe(Endpoints, &["c"]);
+    assert_eq!(world.out(), ["EDS +c"]);
+    world.ack(Endpoints);
+    assert_eq!(world.out(), NOTHING);
+    world.ack(Cluster);
+    assert_eq!(world.out(), ["RDS +r"]);
+}
+
+#[test]
+fn a_route_waits_at_most_fifteen_seconds_and_others_do_not_wait_with_it() {
+    let mut world = World::running();
+    world.publish(vec![resource(Route, "other", "1")], &[]);
+    world.subscribe(Route, &["other"]);
+    world.settle();
+    world.publish(vec![cluster("c", "1"), rds("2", &["c"]), resource(Route, "other", "2")], &[]);
+    assert_eq!(world.out(), ["CDS +c", "RDS +other"]);
+    world.ack(Route);
+    assert_eq!(world.after(14), NOTHING);
+    assert!(world.session.next_deadline().is_some_and(|d| d <= world.now + Duration::from_secs(1)));
+    assert_eq!(world.after(1), ["RDS +r"]);
+}
+
+#[test]
+fn a_changed_cluster_that_the_stream_has_gates_nothing_and_brings_its_endpoints() {
+    let mut world = World::running();
+    world.publish(vec![cluster("a", "2"), rds("2", &["a"])], &[]);
+    assert_eq!(world.out(), ["CDS +a", "EDS +a", "RDS +r"]);
+}
+
+#[test]
+fn a_route_that_the_stream_lacks_is_never_delayed_but_its_listener_is() {
+    let mut world = World::running();
+    let mut listener = lds("2");
+    listener.requires.push((Route, "new".into()));
+    let mut route = resource(Route, "new", "1");
+    route.requires = vec![(Cluster, "c".into())];
+    world.publish(vec![cluster("c", "1"), listener, route], &[]);
+    assert_eq!(world.out(), ["CDS +c"]);
+    world.subscribe(Route, &["new"]);
+    assert_eq!(world.out(), ["RDS +new"]);
+    world.ack(Cluster);
+    assert_eq!(world.out(), ["LDS +l"]);
+}
+
+#[test]
+fn a_stream_without_clusters_has_no_gate() {
+    let mut world = World::new();
+    world.publish(vec![rds("1", &["a"])], &[]);
+    world.subscribe(Route, &["r"]);
+    world.settle();
+    world.publish(vec![cluster("c", "1"), rds("2", &["c"])], &[]);
+    assert_eq!(world.out(), ["RDS +r"]);
+}
+
+#[test]
+fn a_removed_cluster_goes_five_seconds_after_routes_are_acknowledged() {
+    let mut world = World::running();
+    world.publish(vec![rds("2", &["b"])], &[(Cluster, "a"), (Endpoints, "a")]);
+    assert_eq!(world.out(), ["RDS +r"]);
+    assert_eq!(world.after(30), NOTHING);
+    world.ack(Route);
+    assert_eq!(world.out(), NOTHING);
+    assert_eq!(world.after(4), NOTHING);
+    assert_eq!(world.after(1), ["CDS -a"]);
+    world.ack(Cluster);
+    assert_eq!(world.after(1000), NOTHING);
+}
+
+#[test]
+fn sixty_seconds_of_silence_hold_no_removal_up() {
+    let mut world = World::running();
+    world.publish(vec![rds("2", &["b"])], &[(Cluster, "a"), (Endpoints, "a")]);
+    assert_eq!(world.out(), ["RDS +r"]);
+    assert_eq!(world.after(60), NOTHING);
+    assert_eq!(world.after(5), ["CDS -a"]);
+}
+
+#[test]
+fn a_cluster_of_a_changed_listener_waits_for_the_drain_time() {
+    let mut world = World::running();
+    world.publish(vec![lds("2")], &[]);
+    world.settle();
+    world.publish(vec![rds("2", &["b"])], &[(Cluster, "a"), (Endpoints, "a")]);
+    world.settle();
+    assert_eq!(world.after(599), NOTHING);
+    assert_eq!(world.after(1), ["CDS -a"]);
+}
+
+#[test]
+fn a_cluster_that_is_present_again_is_not_removed() {
+    let mut world = World::running();
+    world.publish(vec![rds("2", &["b"])], &[(Cluster, "a"), (Endpoints, "a")]);
+    world.settle();
+    world.publish(vec![cluster("a", "1"), eds("a", "1")], &[]);
+    assert_eq!(world.settle(), ["CDS +a", "EDS +a"]);
+    assert_eq!(world.after(1000), NOTHING);
+}
+
+#[test]
+fn types_that_are_never_requested_hold_removals_for_fifteen_seconds_after_the_first_ack() {
+    let mut world = World::new();
+    world.publish(vec![cluster("a", "1")], &[]);
+    world.subscribe(Cluster, &[]);
+    world.settle();
+    world.publish(vec![], &[(Cluster, "a")]);
+    assert_eq!(world.out(), NOTHING);
+    assert_eq!(world.after(15), NOTHING);
+    assert_eq!(world.after(5), ["CDS -a"]);
+}
+
+#[test]
+fn a_parked_route_holds_cluster_removals_without_limit() {
+    let mut world = World::running();
+    world.publish(vec![rds("2", &["b"])], &[(Cluster, "a"), (Endpoints, "a")]);
+    world.out();
+    world.nack(Route, "no good");
+    assert_eq!(world.after(10_000), NOTHING);
+    world.publish(vec![rds("3", &["b"])], &[]);
+    assert_eq!(world.settle(), ["RDS +r"]);
+    assert_eq!(world.after(5), ["CDS -a"]);
+}
+
+#[test]
+fn listeners_go_at_once_and_routes_and_endpoints_never() {
+    let mut world = World::running();
+    world.publish(vec![], &[(Listener, "l"), (Route, "r"), (Endpoints, "b")]);
+    assert_eq!(world.settle(), ["LDS -l"]);
+    assert_eq!(world.after(1000), NOTHING);
+}
+
+#[test]
+fn culprits_named_in_the_error_go_alone_and_the_rest_together() {
+    let mut world = World::running();
+    world.publish(vec![cluster("a", "2"), cluster("b", "2"), cluster("c", "1")], &[]);
+    world.out();
+    world.nack(Cluster, "Error adding/updating cluster(s) b: no");
+    assert_eq!(world.out(), ["CDS +a +c", "CDS +b", "EDS +a +b"].map(String::from)[..2].to_vec());
+    world.ack(Cluster);
+    world.nack(Cluster, "Error adding/updating cluster(s) b: no");
+    world.open.remove(&Endpoints);
+    assert_eq!(world.after(1000), NOTHING);
+    let reports: BTreeMap<_, _> = world.session.reports().into_iter().collect();
+    let state = &reports[&Cluster];
+    assert!(matches!(state.acked("b", Seq(2)), Acked::Refused(text) if text.ends_with("b: no")));
+    assert_eq!(state.acked("a", Seq(2)), Acked::Acked);
+    world.publish(vec![cluster("a", "3")], &[]);
+    assert_eq!(world.out()[0], "CDS +a");
+    world.publish(vec![cluster("b", "3")], &[]);
+    assert_eq!(world.out()[0], "CDS +b");
+}
+
+#[test]
+fn without_a_named_culprit_halves_are_tried_until_one_is_parked() {
+    let mut world = World::new();
+    world.publish(["a", "b", "c", "d"].map(|n| resource(Secret, n, "1")).to_vec(), &[]);
+    world.subscribe(Secret, &["a", "b", "c", "d"]);
+    let mut sent = Vec::new();
+    while let Some(send) = world.poll() {
+        let names: Vec<String> = send.frame.resources.iter().map(|r| r.name.to_string()).collect();
+        let bad = names.iter().any(|n| n == "c");
+        sent.push(names.concat());
+        if bad { world.nack(Secret, "bad key") } else { world.ack(Secret) }
+        assert!(sent.len() < 10, "{sent:?}");
+    }
+    assert_eq!(sent, ["abcd", "ab", "cd", "c", "d"]);
+}
+
+#[test]
+fn a_new_cluster_that_is_refused_counts_as_absent() {
+    let mut world = World::running();
+    world.publish(vec![cluster("c", "1")], &[]);
+    world.out();
+    world.nack(Cluster, "bad");
+    world.publish(vec![rds("2", &["c"])], &[]);
+    assert_eq!(world.after(1), NOTHING);
+    world.publish(vec![cluster("c", "2")], &[]);
+    assert_eq!(world.out(), ["CDS +c"]);
+    world.ack(Cluster);
+    assert_eq!(world.out(), ["RDS +r"]);
+}
+
+#[test]
+fn a_reconnect_is_sent_what_differs_and_told_what_is_gone() {
+    let mut world = World::running();
+    world.reconnect();
+    world.report(Cluster, &[], &[("a", "1"), ("b", "0"), ("old", "1")]);
+    world.report(Endpoints, &["a", "b"], &[("a", "1"), ("b", "1")]);
+    world.report(Listener, &[], &[("l", "1"), ("gone", "1")]);
+    world.report(Route, &["r"], &[("r", "1")]);
+    assert_eq!(world.settle(), ["CDS +b", "EDS +b", "LDS -gone"]);
+    // A listener went, so connections may drain.
+    assert_eq!(world.after(599), NOTHING);
+    assert_eq!(world.after(1), ["CDS -old"]);
+}
+
+#[test]
+fn a_reconnect_with_equal_versions_is_silent_but_for_secrets() {
+    let mut world = World::running();
+    world.publish(vec![resource(Secret, "s", "1")], &[]);
+    world.settle();
+    world.reconnect();
+    world.report(Cluster, &[], &[("a", "1"), ("b", "1")]);
+    world.report(Listener, &[], &[("l", "1")]);
+    world.report(Secret, &["s"], &[("s", "1")]);
+    assert_eq!(world.settle(), ["SDS +s"]);
+}
+
+#[test]
+fn endpoints_asked_for_before_clusters_are_sent_again_behind_a_changed_cluster() {
+    let mut world = World::running();
+    world.reconnect();
+    world.report(Endpoints, &["a"], &[("a", "1")]);
+    assert_eq!(world.out(), NOTHING);
+    world.report(Cluster, &[], &[("a", "0"), ("b", "1")]);
+    assert_eq!(world.out(), ["CDS +a", "EDS +a"]);
+}
+
+#[test]
+fn a_cluster_reported_at_any_version_is_not_new() {
+    let mut world = World::running();
+    world.reconnect();
+    world.report(Cluster, &[], &[("a", "0"), ("b", "1")]);
+    world.report(Route, &["r"], &[("r", "0")]);
+    assert_eq!(world.out(), ["CDS +a", "RDS +r"]);
+}
+
+#[test]
+fn secrets_follow_their_listener() {
+    let mut world = World::running();
+    world.publish(vec![resource(Secret, "s", "1")], &[]);
+    world.subscribe(Secret, &["s"]);
+    world.settle();
+    world.publish(vec![lds("2")], &[]);
+    assert_eq!(world.settle(), ["LDS +l", "SDS +s"]);
+}
+
+#[test]
+fn every_subscribed_name_is_answered_and_created_ones_follow() {
+    let mut world = World::running();
+    world.subscribe(Endpoints, &["x"]);
+    assert_eq!(world.settle(), ["EDS -x"]);
+    world.publish(vec![eds("x", "1")], &[]);
+    assert_eq!(world.settle(), ["EDS +x"]);
+    world.subscribe(Endpoints, &["x"]);
+    assert_eq!(world.settle(), ["EDS +x"]);
+}
+
+#[test]
+fn endpoints_of_a_cluster_that_the_proxy_has_are_not_called_absent() {
+    let mut world = World::running();
+    world.publish(vec![cluster("c", "1")], &[]);
+    world.settle();
+    world.subscribe(Endpoints, &["c"]);
+    assert_eq!(world.settle(), NOTHING);
+    world.publish(vec![eds("c", "1")], &[]);
+    assert_eq!(world.settle(), ["EDS +c"]);
+}
+
+#[test]
+fn wildcard_and_names_live_side_by_side() {
+    let mut world = World::running();
+    world.subscribe(Cluster, &["a"]);
+    assert_eq!(world.settle(), ["CDS +a", "EDS +a"]);
+    world.unsubscribe(Cluster, &["a", "x"]);
+    assert_eq!(world.settle(), ["CDS +a -x", "EDS +a"]);
+    world.subscribe(Cluster, &["b"]);
+    world.settle();
+    world.unsubscribe(Cluster, &["*"]);
+    world.publish(vec![cluster("a", "2"), cluster("b", "2")], &[]);
+    assert_eq!(world.settle(), ["CDS +b", "EDS +a +b"]);
+    world.subscribe(Cluster, &["*"]);
+    assert_eq!(world.settle()[0], "CDS +a +b");
+}
+
+#[test]
+fn subscribing_and_unsubscribing_the_wildcard_in_one_request_is_no_wildcard() {
+    let mut world = World::new();
+    world.publish(vec![cluster("a", "1")], &[]);
+    let request = Request { subscribe: owned(&["*"]), unsubscribe: owned(&["*"]), ..Request::default() };
+    world.request(Cluster, request);
+    assert_eq!(world.out(), NOTHING);
+}
+
+#[test]
+fn a_stale_nonce_acknowledges_nothing_and_changes_subscriptions_all_the_same() {
+    let mut world = World::running();
+    world.publish(vec![cluster("a", "2")], &[]);
+    world.out();
+    let request = Request { nonce: "ffffffffff".into(), subscribe: owned(&["b"]), ..Request::default() };
+    world.request(Cluster, request);
+    assert_eq!(world.out(), ["CDS +b"]);
+    let reports: BTreeMap<_, _> = world.session.reports().into_iter().collect();
+    assert_eq!(reports[&Cluster].acked("a", Seq(2)), Acked::Pending);
+}
+
+#[test]
+fn four_cds_responses_and_one_of_others_are_in_flight_and_the_newest_value_wins() {
+    let mut world = World::running();
+    for payload in ["2", "3", "4", "5", "6", "7"] {
+        world.publish(vec![cluster("a", payload), eds("a", payload)], &[]);
+        world.out();
+    }
+    assert_eq!((world.open[&Cluster].len(), world.open[&Endpoints].len()), (4, 1));
+    world.ack(Cluster);
+    assert_eq!(world.out(), ["CDS +a"]);
+    world.ack(Endpoints);
+    let send = world.poll().unwrap();
+    assert_eq!(send.frame.resources[0].payload, "7");
+}
+
+#[test]
+fn a_dropped_subscription_frees_its_slot() {
+    let mut world = World::running();
+    world.publish(vec![eds("a", "2")], &[]);
+    assert_eq!(world.out(), ["EDS +a"]);
+    world.unsubscribe(Endpoints, &["a", "b"]);
+    world.subscribe(Endpoints, &["b"]);
+    assert_eq!(world.out(), ["EDS +b"]);
+}
+
+#[test]
+fn the_first_cds_response_is_whole_and_later_ones_are_split() {
+    let mut world = World::new();
+    let big = |n: &str, salt: &str| resource(Cluster, n, &salt.repeat(700_000));
+    world.publish(vec![big("a", "1"), big("b", "1")], &[]);
+    world.subscribe(Cluster, &[]);
+    assert_eq!(world.settle(), ["CDS +a +b"]);
+    world.publish(vec![big("a", "2"), big("b", "2")], &[]);
+    assert_eq!(world.settle(), ["CDS +a", "CDS +b"]);
+}
+
+#[test]
+fn unknown_types_are_absent_and_cost_nobody_else_anything() {
+    let mut world = World::running();
+    let request = Request { url: "type.googleapis.com/x.Y".into(), subscribe: owned(&["a"]), ..Request::default() };
+    world.session.on_request(request, &world.reader.view().read(), world.now).unwrap();
+    assert_eq!(world.out(), ["type.googleapis.com/x.Y -a"]);
+    let none = world.session.on_request(Request::default(), &world.reader.view().read(), world.now);
+    assert_eq!(none, Err(Violation::NoType));
+    let long = Request { url: Cluster.url().into(), subscribe: vec!["x".repeat(513)], ..Request::default() };
+    assert_eq!(world.session.on_request(long, &world.reader.view().read(), world.now), Err(Violation::LongName));
+}
+
+#[test]
+fn streams_that_ask_for_the_same_share_a_frame_unless_an_exception_is_in_the_way() {
+    let mut world = World::running();
+    let shared = Arc::clone(&world.session.fanouts);
+    let mut other = Session::new(shared, Duration::from_secs(600), world.now);
+    for kind in [Cluster, Listener] {
+        let request = Request { url: kind.url().into(), ..Request::default() };
+        other.on_request(request, &world.reader.view().read(), world.now).unwrap();
+    }
+    let mut all = |world: &World| {
+        let content = world.reader.view().read();
+        std::iter::from_fn(|| other.poll(&content, world.now)).map(|s| s.frame).collect::<Vec<_>>()
+    };
+    all(&world);
+    world.publish(vec![cluster("a", "2")], &[]);
+    let (mine, others) = (world.poll().unwrap().frame, all(&world));
+    assert!(others.iter().any(|f| Arc::ptr_eq(f, &mine)));
+    assert!(std::ptr::eq(mine.bytes().as_ptr(), others[0].bytes().as_ptr()));
+}
