@@ -7,7 +7,7 @@ use rustls::{
 };
 use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
-use super::walk::At;
+use super::{walk::At, yaml::REDACTED};
 use crate::model::{CertificateSpec, Redacted};
 
 /// Longest chain, in certificates.
@@ -59,7 +59,12 @@ fn read_chain(at: &At<'_>, most: usize) -> Option<Vec<CertificateDer<'static>>> 
 
 /// The messages never hold a part of the key.
 fn read_key(at: &At<'_>) -> Option<std::sync::Arc<dyn rustls::sign::SigningKey>> {
-    let Ok(der) = PrivateKeyDer::from_pem_slice(at.text()?.as_bytes()) else {
+    let text = at.text()?;
+    if text == REDACTED {
+        at.fault("the key is hidden in what was shown: put the real one here before you apply it");
+        return None;
+    }
+    let Ok(der) = PrivateKeyDer::from_pem_slice(text.as_bytes()) else {
         at.fault("there is no private key in PEM (unencrypted PKCS#8, PKCS#1 or SEC1)");
         return None;
     };

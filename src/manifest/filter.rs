@@ -180,7 +180,7 @@ fn read_path(at: &At<'_>) -> Option<PathRewrite> {
     match kind.text()? {
         name @ "ReplaceFullPath" => {
             only(prefix, name);
-            let path = fields.need("replaceFullPath")?.checked(text::new_path)?;
+            let path = fields.need("replaceFullPath")?.checked(text::full_path)?;
             Some(PathRewrite::Full(path.to_owned()))
         }
         name @ "ReplacePrefixMatch" => {

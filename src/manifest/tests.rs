@@ -210,3 +210,20 @@ proptest! {
         let _ = regex::check(&pattern);
     }
 }
+
+#[test]
+fn json_of_every_writer_is_read() {
+    let wanted = serde_json::json!({"a": "x/😀\u{7f}é\n", "b": [1, {"c": null}], "long": "y".repeat(2000)});
+    let tabs = "{\n\t\"a\": \"x\\/\\ud83d\\ude00\\u007f\\u00e9\\n\",\n\t\"b\": [\n\t\t1,\n\t\t{\"c\":null}\n\t],\n\t\"long\":\"LONG\"\n}\n";
+    let dense = "{\"a\":\"x/😀\u{7f}é\\n\",\"b\":[1,{\"c\":null}],\"long\":\"LONG\"}";
+    for text in [tabs, dense, &to_yaml(&wanted), &tabs.replace('\n', "\r\n")] {
+        let text = text.replace("LONG", &"y".repeat(2000));
+        let (documents, trouble) = tree::documents(&text);
+        assert_eq!(trouble, None, "{text}");
+        assert_eq!(documents[0].root.to_json(), wanted);
+    }
+    let key = format!("{{\"{}\":1}}", "k".repeat(1500));
+    assert_eq!(tree::documents(&key).1, None);
+    let lone = r#"{"a": "\ud83d"}"#;
+    assert!(tree::documents(lone).1.is_some());
+}

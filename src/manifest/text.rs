@@ -110,7 +110,13 @@ pub(super) fn match_path(text: &str) -> Check {
     Ok(())
 }
 
-/// A path of a redirect, rewrite or health check.
+/// A whole path of a redirect or rewrite.
+pub(super) fn full_path(text: &str) -> Check {
+    ensure(!text.is_empty(), "is no path: write `/` for the root")?;
+    new_path(text)
+}
+
+/// What a redirect or rewrite puts in a prefix's place; empty: nothing.
 pub(super) fn new_path(text: &str) -> Check {
     ensure(text.len() <= 1024, "is longer than 1024 bytes")?;
     ensure(text.is_empty() || text.starts_with('/'), "does not begin with `/`")?;

@@ -1,6 +1,6 @@
 //! YAML or JSON text → a tree in which every node knows its line and column.
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span as Marks};
 use serde_json::Number;
@@ -111,6 +111,7 @@ pub(super) struct Document {
 /// All documents up to the first place that is not YAML, and that place.
 pub(super) fn documents(text: &str) -> (Vec<Document>, Option<Trouble>) {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text = &*join_surrogates(text);
     let mut parser = Parser::new_from_str(text);
     let mut done = Vec::new();
     let mut builder = Builder::default();
@@ -145,6 +146,40 @@ pub(super) fn documents(text: &str) -> (Vec<Document>, Option<Trouble>) {
         }
     }
     (done, None)
+}
+
+/// JSON writes characters beyond 16 bits as two escapes (RFC 8259, section 7), which YAML does not know: they are put
+/// in clear. Lines stay; columns behind such a character in the same line move.
+fn join_surrogates(text: &str) -> Cow<'_, str> {
+    let has_one = text.contains("\\ud") || text.contains("\\uD");
+    if !has_one || serde_json::from_str::<serde::de::IgnoredAny>(text).is_err() {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        let (plain, escape) = rest.split_at(at);
+        out.push_str(plain);
+        let pair = escape.get(..12).and_then(|pair| {
+            let (high, low) = pair.strip_prefix("\\u")?.split_once("\\u")?;
+            let units = [u16::from_str_radix(high, 16).ok()?, u16::from_str_radix(low, 16).ok()?];
+            char::decode_utf16(units).next()?.ok().filter(|c| c.len_utf16() == 2)
+        });
+        let length = match pair {
+            Some(c) => {
+                out.push(c);
+                12
+            }
+            None => {
+                let length = escape.chars().take(2).map(char::len_utf8).sum();
+                out.push_str(escape.get(..length).unwrap_or_default());
+                length
+            }
+        };
+        rest = escape.get(length..).unwrap_or_default();
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
 }
 
 fn bytes_of_lines(text: &str, first: usize, last: usize) -> usize {

@@ -20,16 +20,21 @@ pub fn to_yaml(value: &Value) -> String {
     out
 }
 
-/// Hides the private keys of an object (`spec.privateKey` of a Certificate, or of any other value of that shape).
+/// What stands in a secret's place.
+pub(super) const REDACTED: &str = "[redacted]";
+
+/// Hides the private key of a Certificate, and the copy of the manifest that `kubectl apply` keeps in an annotation.
 pub fn redact(object: &mut Value) {
-    if let Some(key) = object.pointer_mut("/spec/privateKey").filter(|k| !k.is_null()) {
-        *key = Value::String("[redacted]".into());
+    if object.get("kind").and_then(Value::as_str) != Some("Certificate") {
+        return;
     }
-    // `kubectl apply` keeps a copy of the whole manifest here.
-    if let Some(annotations) = object.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut)
-        && let Some(copy) = annotations.get_mut("kubectl.kubernetes.io/last-applied-configuration")
-    {
-        *copy = Value::String("[redacted]".into());
+    if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
+        // All but the public part, so that a misspelt field hides no less.
+        spec.iter_mut().filter(|(name, _)| *name != "certificateChain").for_each(|(_, v)| *v = REDACTED.into());
+    }
+    let copy = "/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration";
+    if let Some(copy) = object.pointer_mut(copy) {
+        *copy = REDACTED.into();
     }
 }
 
@@ -208,5 +213,13 @@ mod tests {
         let mut object = json!({"kind": "Certificate", "spec": {"privateKey": "x", "certificateChain": "y"}});
         redact(&mut object);
         assert_eq!(object["spec"], json!({"privateKey": "[redacted]", "certificateChain": "y"}));
+        let mut raw = json!({"kind": "Certificate", "spec": {"privatekey": "x"},
+            "metadata": {"annotations": {"kubectl.kubernetes.io/last-applied-configuration": "x", "b": "y"}}});
+        redact(&mut raw);
+        assert!(!raw.to_string().contains("\"x\""), "{raw}");
+        let route = json!({"kind": "HTTPRoute", "spec": {"privateKey": "x"}});
+        let mut same = route.clone();
+        redact(&mut same);
+        assert_eq!(same, route);
     }
 }
