@@ -80,7 +80,7 @@ fn assemble(
     resource.requires = requires;
     resource.sources = match contributions {
         Contributions::Each(sources) => sources,
-        Contributions::Whole(objects) => sources::whole(objects, &resource.payload),
+        Contributions::Whole(objects) => sources::whole(kind, objects, &resource.payload),
     };
     resource
 }

@@ -34,7 +34,8 @@ use prost::Name;
 use super::{
     Contributions, HEALTH_PATH, finish,
     http::{BACKBONE_HEADERS, OUTER_HEADERS, backbone_http2, common},
-    sources, tls,
+    sources::{Sources, metadata},
+    tls,
     wire::{KIB, ads, any, duration, number, seconds},
 };
 use crate::{
@@ -56,7 +57,11 @@ pub fn group_cluster(plan: &GroupPlan, trust_domain: &str) -> Resource {
         max_response_headers_kb: number(BACKBONE_HEADERS.1),
         ..common(BACKBONE_HEADERS, 3600, HeadersWithUnderscoresAction::Allow)
     };
-    let sites: Vec<_> = plan.sites.iter().map(|s| s.source.clone()).collect();
+    let mut contributions = Sources::default();
+    for site in &plan.sites {
+        let part = format!("{:?} {:?}", site.health_check_interval, site.km);
+        contributions.add(&site.source, part.as_bytes());
+    }
     let message = Cluster {
         connect_timeout: Some(duration(connect_timeout(plan))),
         circuit_breakers: Some(CircuitBreakers {
@@ -80,11 +85,18 @@ pub fn group_cluster(plan: &GroupPlan, trust_domain: &str) -> Resource {
         }],
         typed_extension_protocol_options: protocol(common, ProtocolConfig::Http2ProtocolOptions(backbone_http2())),
         transport_socket: Some(tls::backbone_client(trust_domain)),
-        metadata: sources::metadata(sites.iter().map(|s| (s, ""))),
+        metadata: metadata(plan.sites.iter().map(|s| (&s.source, ""))),
         ..eds(&plan.name, EnvoyLbPolicy::LeastRequest)
     };
     let children = vec![(ResourceType::Endpoints, plan.name.as_str().into())];
-    finish(ResourceType::Cluster, &plan.name, &message, children, Vec::new(), Contributions::Whole(&sites))
+    finish(
+        ResourceType::Cluster,
+        &plan.name,
+        &message,
+        children,
+        Vec::new(),
+        Contributions::Each(contributions.finish()),
+    )
 }
 
 /// 0.25–1 s: TCP and TLS take two round trips, light in fibre 10 µs per km and round trip, real paths twice the
@@ -132,7 +144,7 @@ pub fn service_cluster(plan: &ServiceClusterPlan) -> Resource {
         outlier_detection: spec.outlier_detection.as_ref().map(outliers),
         typed_extension_protocol_options: protocol(common, protocol_config),
         transport_socket: spec.tls.as_ref().map(|t| tls::service_client(t, plan.port.app_protocol)),
-        metadata: sources::metadata([(&plan.source, plan.port.name.as_str())]),
+        metadata: metadata([(&plan.source, plan.port.name.as_str())]),
         ..eds(&plan.name, lb_policy)
     };
     let children = vec![(ResourceType::Endpoints, plan.name.as_str().into())];

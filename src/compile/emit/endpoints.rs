@@ -9,6 +9,7 @@ use envoy_types::pb::envoy::config::{
 
 use super::{
     Contributions, finish,
+    sources::Sources,
     wire::{address, number},
 };
 use crate::{
@@ -46,8 +47,12 @@ pub fn group_endpoints(plan: &GroupPlan) -> Resource {
         endpoints: localities.collect(),
         ..Default::default()
     };
-    let sites: Vec<_> = plan.sites.iter().map(|s| s.source.clone()).collect();
-    let sources = Contributions::Whole(&sites);
+    let mut contributions = Sources::default();
+    for (site, priority) in plan.sites.iter().zip(0u32..) {
+        let part = format!("{priority} {} {} {:?}", site.region, site.zone, site.gateways);
+        contributions.add(&site.source, part.as_bytes());
+    }
+    let sources = Contributions::Each(contributions.finish());
     finish(ResourceType::Endpoints, &plan.name, &message, Vec::new(), Vec::new(), sources)
 }
 

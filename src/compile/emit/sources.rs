@@ -7,17 +7,26 @@ use envoy_types::pb::{
     google::protobuf::{ListValue, Struct, Value, value::Kind as ValueKind},
 };
 
-use crate::{model::ObjectRef, xds::Source};
+use crate::{
+    model::{Kind, ObjectRef},
+    xds::{ResourceType, Source},
+};
 
 /// The first eight bytes of the blake3 hash, as a number.
 fn number(hash: blake3::Hash) -> u64 {
     hash.as_bytes().iter().take(8).fold(0, |sum, byte| (sum << 8) | u64::from(*byte))
 }
 
-/// Every object with the hash of the whole payload.
-pub(super) fn whole(objects: &[ObjectRef], payload: &[u8]) -> Vec<Source> {
-    let contribution = number(blake3::hash(payload));
-    let mut sources: Vec<Source> = objects.iter().map(|o| Source { object: o.clone(), contribution }).collect();
+/// Every object with the hash of the whole payload. A listener holds no more of a Certificate than its name: what else
+/// changes there is not its doing.
+pub(super) fn whole(kind: ResourceType, objects: &[ObjectRef], payload: &[u8]) -> Vec<Source> {
+    let whole = number(blake3::hash(payload));
+    let contribution = |object: &ObjectRef| match (kind, object.kind) {
+        (ResourceType::Listener, Kind::Certificate) => number(blake3::hash(object.name.as_bytes())),
+        _ => whole,
+    };
+    let mut sources: Vec<Source> =
+        objects.iter().map(|o| Source { object: o.clone(), contribution: contribution(o) }).collect();
     sources.sort();
     sources.dedup();
     sources

@@ -323,3 +323,20 @@ fn an_empty_route_configuration_is_one() {
     let whole: RouteConfiguration = decoded(&route_configuration("http/80", &[]));
     assert_eq!((whole.name.as_str(), whole.virtual_hosts.len()), ("http/80", 0));
 }
+
+fn culprits(before: &Resource, after: &Resource) -> Vec<String> {
+    let changed = after.sources.iter().filter(|s| !before.sources.contains(s));
+    changed.map(|s| s.object.to_string()).collect()
+}
+
+#[test]
+fn the_contribution_that_changed_is_that_of_the_object_that_did() {
+    let (before, mut after) = (group(), group());
+    after.sites[1].gateways.clear();
+    assert_eq!(culprits(&group_endpoints(&before), &group_endpoints(&after)), ["Site ams"]);
+    assert!(culprits(&group_cluster(&before, "t"), &group_cluster(&after, "t")).is_empty());
+    after.sites[0].health_check_interval = Duration::from_secs(1);
+    assert_eq!(culprits(&group_cluster(&before, "t"), &group_cluster(&after, "t")), ["Site fra"]);
+    let (one, two) = (https_listener(&[None]), https_listener(&[Some("a.example"), None]));
+    assert_eq!(culprits(&edge_listener(&one), &edge_listener(&two)), ["Gateway shop/public"]);
+}
