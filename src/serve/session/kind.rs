@@ -27,18 +27,19 @@ pub(super) enum Exception {
     Flying { new: bool, nonce: u64 },
     /// Refused until its content changes.
     Parked { new: bool, parked: feedback::Parked },
-    /// To be removed. `drain`: `None` where the view does not remember why it went.
-    Gone { seq: Seq, drain: Option<bool>, now: bool },
+    /// To be removed. `new`: it was never acknowledged, so nothing uses it. `drain`: `None` where the view does not remember why it went.
+    Gone { new: bool, seq: Seq, drain: Option<bool>, now: bool },
 }
 
 impl Exception {
     /// The proxy does not have the name in any version.
     pub(super) fn new(&self) -> bool {
         match self {
-            Self::Wanted { new, .. } | Self::Held { new, .. } | Self::Flying { new, .. } | Self::Parked { new, .. } => {
-                *new
-            }
-            Self::Gone { .. } => false,
+            Self::Wanted { new, .. }
+            | Self::Held { new, .. }
+            | Self::Flying { new, .. }
+            | Self::Parked { new, .. }
+            | Self::Gone { new, .. } => *new,
         }
     }
 }
@@ -148,7 +149,8 @@ impl Kind {
         if subscription.wildcard() && self.kind.wildcard() {
             for name in initial.into_keys().filter(|n| content.get(self.kind, n).is_none()) {
                 let drain = content.tombstone(self.kind, &name).map(|t| t.drain);
-                self.exceptions.insert(name.into(), Exception::Gone { seq: content.seq(), drain, now: false });
+                let gone = Exception::Gone { new: false, seq: content.seq(), drain, now: false };
+                self.exceptions.insert(name.into(), gone);
                 self.differed = true;
             }
         }
@@ -276,7 +278,7 @@ impl Kind {
         if !frame.resources.is_empty() {
             // What else stood in a refused response is uncertain; removing twice does no harm.
             for name in frame.removed.iter().filter(|n| content.get(self.kind, n).is_none()) {
-                let again = Exception::Gone { seq: Seq(0), drain: None, now: true };
+                let again = Exception::Gone { new: false, seq: Seq(0), drain: None, now: true };
                 if self.kind.wildcard() {
                     self.exceptions.entry(Arc::clone(name)).or_insert(again);
                 }

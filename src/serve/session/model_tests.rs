@@ -87,6 +87,8 @@ struct Client {
     answers: Vec<(ResourceType, u64, Option<String>)>,
     /// Clusters of which it refused a version: a route to them is its own fault.
     refused: BTreeSet<String>,
+    /// Clusters that still wait for their first assignment, at most 15 s (`initial_fetch_timeout`).
+    warming: BTreeMap<String, std::time::Instant>,
 }
 
 struct Model {
@@ -236,10 +238,17 @@ impl Model {
                     assert!(known || self.client.refused.contains(&**cluster), "{r:?} came before {cluster}");
                 }
             }
+            if kind == Cluster && !self.client.has.get(&Endpoints).is_some_and(|e| e.contains_key(&*r.name)) {
+                self.client.warming.insert(r.name.to_string(), self.world.now);
+            }
+            self.client.warming.retain(|c, _| kind != Endpoints || **c != *r.name);
             self.client.has.entry(kind).or_default().insert(r.name.to_string(), Arc::clone(r));
         }
         if kind == Cluster {
             self.client.refused.extend(refused.iter().map(ToString::to_string));
+        }
+        if matches!(kind, Cluster | Endpoints) {
+            self.client.warming.retain(|c, _| !send.frame.removed.iter().any(|n| **c == **n));
         }
         if kind.wildcard() {
             for name in &send.frame.removed {
@@ -301,8 +310,9 @@ impl Model {
 
     /// Clusters are acknowledged when all are warm (O5); listeners are asked for then.
     fn answer(&mut self) {
-        let names = |kind| self.client.has.get(&kind).into_iter().flat_map(BTreeMap::keys);
-        let warm = names(Cluster).all(|c| self.client.has.get(&Endpoints).is_some_and(|e| e.contains_key(c)));
+        let (now, wait) = (self.world.now, Duration::from_secs(15));
+        self.client.warming.retain(|_, since| now < *since + wait);
+        let warm = self.client.warming.is_empty();
         let (now, later) = std::mem::take(&mut self.client.answers).into_iter().partition(|a| warm || a.0 != Cluster);
         self.client.answers = later;
         let now: Vec<_> = now;
