@@ -266,9 +266,10 @@ impl Kind {
                 Some(Exception::Flying { nonce, .. }) => *nonce == frame.nonce,
                 Some(_) => false,
                 // A later response carries newer content; that is judged by its own answer.
-                None => !self.in_flight.iter().any(|f| {
-                    f.frame.nonce > frame.nonce && f.frame.resources.iter().any(|r| r.name == *name)
-                }),
+                None => !self
+                    .in_flight
+                    .iter()
+                    .any(|f| f.frame.nonce > frame.nonce && f.frame.resources.iter().any(|r| r.name == *name)),
             };
             if ours && self.subscription.contains(name) {
                 let created = content.get(self.kind, name).map_or(Seq(0), |e| e.created);
@@ -284,7 +285,8 @@ impl Kind {
                 }
             }
         }
-        if let [(name, version, new)] = suspects.as_slice() {
+        // Alone in its response: it is the culprit. A last suspect whose company is not wanted any more may not be.
+        if let ([(name, version, new)], [_]) = (suspects.as_slice(), frame.resources.as_slice()) {
             let mut end = error.len().min(MAX_ERROR);
             while !error.is_char_boundary(end) {
                 end -= 1;

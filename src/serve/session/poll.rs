@@ -14,13 +14,8 @@ use crate::{
 
 /// Make before break; secrets behind the listeners and clusters that they belong to, since a provider of a secret that
 /// does not exist yet never sees what came before it (O21).
-const ORDER: [ResourceType; 5] = [
-    ResourceType::Cluster,
-    ResourceType::Endpoints,
-    ResourceType::Listener,
-    ResourceType::Secret,
-    ResourceType::Route,
-];
+const ORDER: [ResourceType; 5] =
+    [ResourceType::Cluster, ResourceType::Endpoints, ResourceType::Listener, ResourceType::Secret, ResourceType::Route];
 
 /// Responses in flight. A CDS ACK waits for warming (O5); of other types the newest value wins.
 pub(super) fn limit(kind: ResourceType) -> usize {
