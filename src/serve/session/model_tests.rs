@@ -242,7 +242,10 @@ impl Model {
                 for (_, cluster) in &r.requires {
                     let known = self.client.has.get(&Cluster).is_some_and(|c| c.contains_key(&**cluster));
                     let had = self.client.has.get(&Route).is_some_and(|routes| routes.contains_key(&*r.name));
-                    let cold = had && !self.client.stalled && self.client.fresh.contains_key(&**cluster);
+                    let cold = had
+                        && !self.client.stalled
+                        && !self.client.refused.contains(&**cluster)
+                        && self.client.fresh.contains_key(&**cluster);
                     assert!(!cold, "{r:?} came before {cluster} was acknowledged");
                     assert!(known || self.client.refused.contains(&**cluster), "{r:?} came before {cluster}");
                 }
