@@ -145,7 +145,9 @@ where
         let method = request.uri().path().rsplit('/').next();
         if method != Some("DeltaAggregatedResources") {
             // State of the world comes with gRPC clients; load reports with steering.
-            return Box::pin(async { Ok(Status::unimplemented("only DeltaAggregatedResources is served").into_http()) });
+            return Box::pin(async {
+                Ok(Status::unimplemented("only DeltaAggregatedResources is served").into_http())
+            });
         }
         let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
         let shared = &self.inner.shared;

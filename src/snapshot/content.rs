@@ -36,6 +36,8 @@ pub struct Entry {
 pub struct Tombstone {
     /// When.
     pub seq: Seq,
+    /// Since when it had been there.
+    pub created: Seq,
     /// A cluster that a changed listener reached: connections that drain may still use it.
     pub drain: bool,
 }
@@ -176,7 +178,7 @@ impl Content {
             }
             let names = self.names_mut(*kind);
             if let Some(old) = names.entries.remove(name) {
-                names.tombstones.insert(Arc::clone(name), Tombstone { seq, drain: old.drain });
+                names.tombstones.insert(Arc::clone(name), Tombstone { seq, created: old.created, drain: old.drain });
                 changed = true;
             }
         }

@@ -75,8 +75,8 @@ fn a_cluster_that_a_changed_listener_reached_leaves_a_draining_tombstone() {
     view.publish(Seq(2), Revision(2), up(vec![resource(Listener, "l", "2")]));
     view.publish(Seq(3), Revision(3), down(Cluster, "a"));
     view.publish(Seq(4), Revision(4), down(Cluster, "b"));
-    assert_eq!(view.read().tombstone(Cluster, "a"), Some(Tombstone { seq: Seq(3), drain: true }));
-    assert_eq!(view.read().tombstone(Cluster, "b"), Some(Tombstone { seq: Seq(4), drain: false }));
+    assert_eq!(view.read().tombstone(Cluster, "a"), Some(Tombstone { seq: Seq(3), created: Seq(1), drain: true }));
+    assert_eq!(view.read().tombstone(Cluster, "b"), Some(Tombstone { seq: Seq(4), created: Seq(1), drain: false }));
 }
 
 #[test]

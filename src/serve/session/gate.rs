@@ -83,7 +83,7 @@ impl Session {
     pub(super) fn removals(&mut self, content: &Content, now: Instant) -> Option<Arc<Frame>> {
         let cds = self.kind(ResourceType::Cluster).filter(|k| k.seeded())?;
         let gone = |(name, e): (&Arc<str>, &Exception)| match e {
-            Exception::Gone { seq, drain, now } => Some((Arc::clone(name), *seq, *drain, *now)),
+            Exception::Gone { seq, drain, now, .. } => Some((Arc::clone(name), *seq, *drain, *now)),
             _ => None,
         };
         let gone: Vec<_> = cds.exceptions.iter().filter_map(gone).collect();

@@ -27,18 +27,19 @@ pub(super) enum Exception {
     Flying { new: bool, nonce: u64 },
     /// Refused until its content changes.
     Parked { new: bool, parked: feedback::Parked },
-    /// To be removed. `drain`: `None` where the view does not remember why it went.
-    Gone { seq: Seq, drain: Option<bool>, now: bool },
+    /// To be removed. `new`: it was never acknowledged, so nothing uses it. `drain`: `None` where the view does not remember why it went.
+    Gone { new: bool, seq: Seq, drain: Option<bool>, now: bool },
 }
 
 impl Exception {
     /// The proxy does not have the name in any version.
     pub(super) fn new(&self) -> bool {
         match self {
-            Self::Wanted { new, .. } | Self::Held { new, .. } | Self::Flying { new, .. } | Self::Parked { new, .. } => {
-                *new
-            }
-            Self::Gone { .. } => false,
+            Self::Wanted { new, .. }
+            | Self::Held { new, .. }
+            | Self::Flying { new, .. }
+            | Self::Parked { new, .. }
+            | Self::Gone { new, .. } => *new,
         }
     }
 }
@@ -148,7 +149,8 @@ impl Kind {
         if subscription.wildcard() && self.kind.wildcard() {
             for name in initial.into_keys().filter(|n| content.get(self.kind, n).is_none()) {
                 let drain = content.tombstone(self.kind, &name).map(|t| t.drain);
-                self.exceptions.insert(name.into(), Exception::Gone { seq: content.seq(), drain, now: false });
+                let gone = Exception::Gone { new: false, seq: content.seq(), drain, now: false };
+                self.exceptions.insert(name.into(), gone);
                 self.differed = true;
             }
         }
@@ -264,9 +266,10 @@ impl Kind {
                 Some(Exception::Flying { nonce, .. }) => *nonce == frame.nonce,
                 Some(_) => false,
                 // A later response carries newer content; that is judged by its own answer.
-                None => !self.in_flight.iter().any(|f| {
-                    f.frame.nonce > frame.nonce && f.frame.resources.iter().any(|r| r.name == *name)
-                }),
+                None => !self
+                    .in_flight
+                    .iter()
+                    .any(|f| f.frame.nonce > frame.nonce && f.frame.resources.iter().any(|r| r.name == *name)),
             };
             if ours && self.subscription.contains(name) {
                 let created = content.get(self.kind, name).map_or(Seq(0), |e| e.created);
@@ -276,13 +279,14 @@ impl Kind {
         if !frame.resources.is_empty() {
             // What else stood in a refused response is uncertain; removing twice does no harm.
             for name in frame.removed.iter().filter(|n| content.get(self.kind, n).is_none()) {
-                let again = Exception::Gone { seq: Seq(0), drain: None, now: true };
+                let again = Exception::Gone { new: false, seq: Seq(0), drain: None, now: true };
                 if self.kind.wildcard() {
                     self.exceptions.entry(Arc::clone(name)).or_insert(again);
                 }
             }
         }
-        if let [(name, version, new)] = suspects.as_slice() {
+        // Alone in its response: it is the culprit. A last suspect whose company is not wanted any more may not be.
+        if let ([(name, version, new)], [_]) = (suspects.as_slice(), frame.resources.as_slice()) {
             let mut end = error.len().min(MAX_ERROR);
             while !error.is_char_boundary(end) {
                 end -= 1;

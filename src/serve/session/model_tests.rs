@@ -87,6 +87,12 @@ struct Client {
     answers: Vec<(ResourceType, u64, Option<String>)>,
     /// Clusters of which it refused a version: a route to them is its own fault.
     refused: BTreeSet<String>,
+    /// Clusters that still wait for their first assignment, at most 15 s (`initial_fetch_timeout`).
+    warming: BTreeMap<String, std::time::Instant>,
+    /// Clusters that it did not have before a response which it has not answered yet.
+    fresh: BTreeMap<String, u64>,
+    /// Answers were withheld while time went by: then waits may have run into their limit.
+    stalled: bool,
 }
 
 struct Model {
@@ -173,6 +179,7 @@ impl Model {
             Op::Advance(seconds) => {
                 // A client that keeps up: then no wait may ever run into its limit.
                 self.catch_up();
+                self.client.stalled |= seconds > 0 && !self.client.answers.is_empty();
                 self.world.now += Duration::from_secs(seconds.into());
             }
             Op::Reconnect(lies) => self.reconnect(lies),
@@ -213,6 +220,7 @@ impl Model {
         loop {
             self.pump();
             self.read(16, true);
+            self.client.stalled &= !self.client.answers.is_empty();
             if self.wire.is_empty() && self.world.poll().map(|s| self.wire.push_back(s)).is_none() {
                 return;
             }
@@ -233,13 +241,29 @@ impl Model {
             if kind == Route {
                 for (_, cluster) in &r.requires {
                     let known = self.client.has.get(&Cluster).is_some_and(|c| c.contains_key(&**cluster));
+                    let had = self.client.has.get(&Route).is_some_and(|routes| routes.contains_key(&*r.name));
+                    let cold = had
+                        && !self.client.stalled
+                        && !self.client.refused.contains(&**cluster)
+                        && self.client.fresh.contains_key(&**cluster);
+                    assert!(!cold, "{r:?} came before {cluster} was acknowledged");
                     assert!(known || self.client.refused.contains(&**cluster), "{r:?} came before {cluster}");
                 }
             }
+            if kind == Cluster && !self.client.has.get(&Endpoints).is_some_and(|e| e.contains_key(&*r.name)) {
+                self.client.warming.insert(r.name.to_string(), self.world.now);
+            }
+            if kind == Cluster && !self.client.has.get(&kind).is_some_and(|c| c.contains_key(&*r.name)) {
+                self.client.fresh.insert(r.name.to_string(), send.frame.nonce);
+            }
+            self.client.warming.retain(|c, _| kind != Endpoints || **c != *r.name);
             self.client.has.entry(kind).or_default().insert(r.name.to_string(), Arc::clone(r));
         }
         if kind == Cluster {
             self.client.refused.extend(refused.iter().map(ToString::to_string));
+        }
+        if matches!(kind, Cluster | Endpoints) {
+            self.client.warming.retain(|c, _| !send.frame.removed.iter().any(|n| **c == **n));
         }
         if kind.wildcard() {
             for name in &send.frame.removed {
@@ -289,11 +313,8 @@ impl Model {
                 self.client.answers.retain(|a| a.0 != *kind);
                 self.wire.retain(|s| s.kind != Some(*kind));
             }
-            let request = Request {
-                subscribe: new.difference(&old).cloned().collect(),
-                unsubscribe: gone,
-                ..Request::default()
-            };
+            let request =
+                Request { subscribe: new.difference(&old).cloned().collect(), unsubscribe: gone, ..Request::default() };
             self.client.asked.insert(*kind, new);
             self.world.request(*kind, request);
         }
@@ -301,12 +322,14 @@ impl Model {
 
     /// Clusters are acknowledged when all are warm (O5); listeners are asked for then.
     fn answer(&mut self) {
-        let names = |kind| self.client.has.get(&kind).into_iter().flat_map(BTreeMap::keys);
-        let warm = names(Cluster).all(|c| self.client.has.get(&Endpoints).is_some_and(|e| e.contains_key(c)));
+        let (now, wait) = (self.world.now, Duration::from_secs(15));
+        self.client.warming.retain(|_, since| now < *since + wait);
+        let warm = self.client.warming.is_empty();
         let (now, later) = std::mem::take(&mut self.client.answers).into_iter().partition(|a| warm || a.0 != Cluster);
         self.client.answers = later;
         let now: Vec<_> = now;
         for (kind, nonce, error) in now {
+            self.client.fresh.retain(|_, first| *first != nonce);
             self.world.answer(kind, nonce, error.as_deref());
             if kind == Cluster && !self.client.asked.contains_key(&Listener) {
                 self.client.asked.insert(Listener, BTreeSet::new());
@@ -318,6 +341,8 @@ impl Model {
     fn reconnect(&mut self, lies: u8) {
         self.wire.clear();
         self.client.answers.clear();
+        self.client.fresh.clear();
+        self.client.stalled = false;
         self.since_edit = 0;
         self.world.reconnect();
         let order = if lies.is_multiple_of(2) {
@@ -332,8 +357,7 @@ impl Model {
                 continue;
             }
             let known = self.client.has.get(&kind).into_iter().flatten();
-            let mut initial: HashMap<String, String> =
-                known.map(|(n, r)| (n.clone(), r.version.to_string())).collect();
+            let mut initial: HashMap<String, String> = known.map(|(n, r)| (n.clone(), r.version.to_string())).collect();
             if lies & (1 << at) != 0 {
                 initial.values_mut().for_each(|v| *v = "another".into());
                 initial.insert("ghost".into(), "1".into());

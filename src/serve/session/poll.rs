@@ -14,13 +14,8 @@ use crate::{
 
 /// Make before break; secrets behind the listeners and clusters that they belong to, since a provider of a secret that
 /// does not exist yet never sees what came before it (O21).
-const ORDER: [ResourceType; 5] = [
-    ResourceType::Cluster,
-    ResourceType::Endpoints,
-    ResourceType::Listener,
-    ResourceType::Secret,
-    ResourceType::Route,
-];
+const ORDER: [ResourceType; 5] =
+    [ResourceType::Cluster, ResourceType::Endpoints, ResourceType::Listener, ResourceType::Secret, ResourceType::Route];
 
 /// Responses in flight. A CDS ACK waits for warming (O5); of other types the newest value wins.
 pub(super) fn limit(kind: ResourceType) -> usize {
@@ -236,13 +231,14 @@ impl Session {
     }
 
     /// Whether "there is no such resource" may be said of a name that the view lacks: never of an assignment or route
-    /// configuration whose parent the proxy has (O8), which is then still to come.
+    /// configuration whose parent the proxy has (O8), which is then still to come. A cluster that goes before it was
+    /// ever warm is the exception: without an answer its warming would hold up the CDS ACK.
     fn absence(&self, state: &Kind, name: &Arc<str>, content: &Content) -> bool {
         match state.kind {
             ResourceType::Endpoints => {
-                let cds = self.kind(ResourceType::Cluster);
-                let going = cds.is_some_and(|k| k.exceptions.values().any(|e| matches!(e, Exception::Gone { .. })));
-                !going && content.get(ResourceType::Cluster, name).is_none()
+                let cluster = self.kind(ResourceType::Cluster).and_then(|k| k.exceptions.get(name));
+                let in_use = matches!(cluster, Some(Exception::Gone { new: false, .. }));
+                !in_use && content.get(ResourceType::Cluster, name).is_none()
             }
             ResourceType::Route => !content
                 .entries(ResourceType::Listener)
@@ -323,7 +319,8 @@ fn absorb(state: &mut Kind, content: &Content) {
         if state.sent > Seq(0) && state.removed < content.seq() {
             for (name, tombstone) in content.gone(kind, state.removed) {
                 if state.subscription.contains(name) {
-                    let gone = Exception::Gone { seq: tombstone.seq, drain: Some(tombstone.drain), now: false };
+                    let (seq, new) = (tombstone.seq, state.is_new(name, tombstone.created));
+                    let gone = Exception::Gone { new, seq, drain: Some(tombstone.drain), now: false };
                     state.exceptions.insert(Arc::clone(name), gone);
                 }
             }

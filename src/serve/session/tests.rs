@@ -369,7 +369,11 @@ fn without_a_named_culprit_halves_are_tried_until_one_is_parked() {
         let names: Vec<String> = send.frame.resources.iter().map(|r| r.name.to_string()).collect();
         let bad = names.iter().any(|n| n == "c");
         sent.push(names.concat());
-        if bad { world.nack(Secret, "bad key") } else { world.ack(Secret) }
+        if bad {
+            world.nack(Secret, "bad key")
+        } else {
+            world.ack(Secret)
+        }
         assert!(sent.len() < 10, "{sent:?}");
     }
     assert_eq!(sent, ["abcd", "ab", "cd", "c", "d"]);
@@ -569,4 +573,15 @@ fn streams_that_ask_for_the_same_share_a_frame_unless_an_exception_is_in_the_way
     let (mine, others) = (world.poll().unwrap().frame, all(&world));
     assert!(others.iter().any(|f| Arc::ptr_eq(f, &mine)));
     assert!(std::ptr::eq(mine.bytes().as_ptr(), others[0].bytes().as_ptr()));
+}
+
+#[test]
+fn the_last_suspect_of_a_refused_response_is_tried_alone_before_it_is_parked() {
+    let mut world = World::running();
+    world.publish(vec![resource(Route, "bad", "1"), rds("2", &["a"])], &[]);
+    world.subscribe(Route, &["bad"]);
+    assert_eq!(world.out(), ["RDS +bad +r"]);
+    world.unsubscribe(Route, &["bad"]);
+    world.nack(Route, "something is wrong");
+    assert_eq!(world.settle(), ["RDS +r"]);
 }
