@@ -96,6 +96,9 @@ pub struct Parsed {
     pub warnings: Vec<Fault>,
 }
 
+/// Most faults of one text that are told; one mistake repeated a thousand times is one mistake.
+const MAX_FAULTS: usize = 200;
+
 /// Reads every document of a text; `source_name` is what faults call it. Never fails as a whole.
 pub fn parse(source_name: &str, text: &str, mode: Mode) -> Parsed {
     let (documents, trouble) = tree::documents(text);
@@ -127,6 +130,13 @@ pub fn parse(source_name: &str, text: &str, mode: Mode) -> Parsed {
         let report = Report::new(source_name, mode);
         report.trouble(trouble);
         parsed.faults.extend(report.finish().0);
+    }
+    for list in [&mut parsed.faults, &mut parsed.warnings] {
+        let more = list.len().saturating_sub(MAX_FAULTS);
+        list.truncate(MAX_FAULTS);
+        if let (Some(last), true) = (list.last_mut(), more > 0) {
+            last.message.push_str(&format!(" (and {more} more after this)"));
+        }
     }
     parsed
 }

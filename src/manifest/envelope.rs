@@ -73,7 +73,7 @@ fn read_kind(at: &At<'_>) -> Option<Kind> {
     let field = |name: &'static str| {
         let node = at.node.get(name).filter(|n| n.value != Value::Null);
         if node.is_none() {
-            at.report.fault(at.node.span, name, "this field is missing");
+            at.report.fault(at.node.span, name, "this field is missing: add it");
         }
         node.map(|node| At { node, path: name.to_owned(), report: at.report })
     };

@@ -22,6 +22,9 @@ pub const MAX_PROGRAM: usize = 10_000;
 /// # Errors
 /// What is wrong, where in the pattern (1-based), and what to do; completes a sentence that begins with the pattern.
 pub fn check(pattern: &str) -> Result<(), String> {
+    if pattern.is_empty() {
+        return Err("is empty: write a pattern, or leave the match out".into());
+    }
     if pattern.chars().count() > MAX_CHARS {
         return Err(format!("is longer than {MAX_CHARS} characters: split the rule"));
     }

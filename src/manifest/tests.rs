@@ -124,7 +124,7 @@ fn live_endpoints_are_read_and_refused_in_words() {
     assert_eq!(endpoint.address, "10.0.0.1:8080".parse().unwrap());
     assert_eq!(parse_endpoint(br#"{"address":"[2001:db8::1]:80"}"#).unwrap().weight, 1);
     for (bad, message) in [
-        ("{}", "address: this field is missing"),
+        ("{}", "address: this field is missing: add it"),
         ("[]", "expected a mapping, found a list"),
         (r#"{"address":"here"}"#, r#"address: "here" is not IP:port, for example 10.0.0.1:8080 or [2001:db8::1]:8080"#),
         (r#"{"address":"1.2.3.4:5","weight":0}"#, "weight: 0 is not a whole number from 1 to 128"),
@@ -168,6 +168,9 @@ fn limits_hold() {
     let many = format!("{head}{}\n---\n", "y".repeat(300 * 1024));
     let faults = parse("t", &many.repeat(3), Mode::Strict).faults;
     assert!(faults.iter().all(|f| f.message.contains("twice")) && faults.len() == 2, "{faults:?}");
+    let same = parse("t", &"a: 1\n".repeat(1000), Mode::Strict).faults;
+    assert_eq!(same.len(), 200);
+    assert!(same[199].message.ends_with("(and 801 more after this)"), "{}", same[199]);
     let brackets = "[".repeat(512 * 1024);
     assert!(!parse("t", &brackets, Mode::Strict).faults.is_empty());
 }

@@ -191,6 +191,11 @@ pub(super) fn some_duration(text: &str) -> Result<Duration, String> {
 pub(super) fn socket(text: &str) -> Result<SocketAddr, String> {
     let address: SocketAddr =
         text.parse().map_err(|_| "is not IP:port, for example 10.0.0.1:8080 or [2001:db8::1]:8080".to_owned())?;
+    if let SocketAddr::V6(v6) = address
+        && v6.scope_id() != 0
+    {
+        return Err("names a zone (`%`), which means something on one host only".into());
+    }
     if address.port() == 0 {
         return Err("has the port 0, where nothing can listen".into());
     }

@@ -239,7 +239,7 @@ impl<'n> Fields<'n> {
     pub(super) fn need(&self, name: &'static str) -> Option<At<'n>> {
         let found = self.get(name);
         if found.is_none() {
-            self.at.report.fault(self.at.node.span, &join(&self.at.path, name), "this field is missing");
+            self.at.report.fault(self.at.node.span, &join(&self.at.path, name), "this field is missing: add it");
         }
         found
     }

@@ -172,6 +172,8 @@ mod tests {
             Just(Value::Null),
             any::<bool>().prop_map(Value::from),
             any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
             any::<String>().prop_map(Value::from),
             "[ -~\n]{0,40}".prop_map(Value::from),
             "(yes|no|null|1e3|0x10|- a|a: b|#a|a\nb\n|a\nb)".prop_map(Value::from),

@@ -102,6 +102,7 @@ fn what_re2_lacks_is_refused() {
     ] {
         assert!(check(bad).is_err(), "{bad}");
     }
+    assert!(check("").is_err(), "Envoy's own rules want a character at least");
     assert!(check(&"x".repeat(1025)).is_err());
     assert!(check(&format!("{}a{}", "(".repeat(101), ")".repeat(101))).is_err());
 }

@@ -138,6 +138,7 @@ fn our_kinds_check_their_fields() {
         ("Service", "{ports: [{port: 80, appProtocol: kubernetes.io/ws}]}", "HTTPRouteBackendProtocolWebSocket"),
         ("Service", "{ports: [{port: 80}], timeouts: {connect: 0s}}", "is no time at all"),
         ("Service", "{ports: [{port: 80}], tls: {serverName: a.example, caCertificates: x}}", "1 to 512 certificates"),
+        ("EndpointSet", "{service: a, site: b, endpoints: [{address: '[fe80::1%2]:80'}]}", "names a zone"),
         (
             "EndpointSet",
             "{service: a, site: b, endpoints: [{address: '0.0.0.0:80'}]}",
@@ -271,7 +272,7 @@ fn routes_keep_the_rules_of_the_gateway_api() {
             format!("{{matches: [{{path: {{type: Exact, value: /a}}}}], filters: [{rewrite}]}}"),
             "ReplacePrefixMatch needs matches of type PathPrefix only",
         ),
-        ("{filters: [{type: URLRewrite}]}".into(), "this field is missing"),
+        ("{filters: [{type: URLRewrite}]}".into(), "this field is missing: add it"),
         ("{filters: [{type: UrlRewrite}]}".into(), "did you mean `URLRewrite`?"),
         ("{timeouts: {request: 1s, backendRequest: 2s}}".into(), "must not be longer than `request`"),
         ("{timeouts: {request: 1.5s}}".into(), "is not a duration"),
