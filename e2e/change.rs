@@ -38,6 +38,11 @@ fn nothing_fails_while_everything_changes() {
     assert!(round >= 3, "{round} rounds are too few to say anything");
     let report = load.stop();
     eprintln!("{round} rounds: {} ok, p50 {:?}, p99 {:?}", report.ok, report.percentile(0.5), report.percentile(0.99));
+    for envoy in std::iter::once(&world.edge).chain(&world.cores) {
+        // What a failure needs to be understood, and silence otherwise.
+        let broken = envoy.stats("destroy.*with_active_rq|keepalive_timeout|upstream_rq_(tx|rx)_reset|upstream_cx_protocol_error");
+        eprintln!("{:?}", broken.iter().filter(|(_, count)| **count > 0).collect::<Vec<_>>());
+    }
     report.flawless(u64::from(RATE) * TIME.as_secs() * 9 / 10);
 }
 

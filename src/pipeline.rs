@@ -9,16 +9,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 pub use engine::{Delta, Engine};
 
 use crate::{
     catalog::{Catalog, Changed, Configuration, Read, Runtime},
-    model::{Audience, Problem, Revision, Sites},
+    compile::{self, HostCache, Reader, Unit},
+    model::{Audience, Problem, Revision, Scope, Sites},
     snapshot::{Publish, Seq, Views},
     store::Feed,
+    xds::ResourceType,
 };
 
 /// How many waiting changes one batch takes at most.
@@ -95,112 +100,206 @@ pub struct Pipeline {
     pub sites: watch::Sender<Arc<Sites>>,
 }
 
-/// What one batch gathered.
+/// What has changed since the last compile.
 #[derive(Default)]
-struct Batch {
-    changed: BTreeSet<Read>,
+struct Pending {
+    configuration: BTreeSet<Read>,
+    runtime: BTreeSet<Read>,
     opened: Vec<Audience>,
+}
+
+/// A batch of configuration on its blocking thread; the engine is with it.
+struct Job {
+    handle: JoinHandle<(Engine, BTreeMap<Audience, Delta>)>,
+    configuration: Configuration,
+    revision: Revision,
+}
+
+/// Where the engine is.
+enum Stage {
+    Idle(Engine),
+    Compiling(Job),
+}
+
+/// What the loop remembers between turns.
+struct Progress {
+    /// The configuration of the last publish, and its revision.
+    published: Configuration,
+    published_revision: Revision,
+    /// The newest revision that was read.
+    revision: Revision,
+    freshness: Freshness,
+    pending: Pending,
+    /// Faults of resources, as of the last compile.
+    problems: Vec<Problem>,
 }
 
 impl Pipeline {
     /// Runs until `cancel`, or until the store's feed ends.
     ///
     /// # Errors
-    /// In words, when the compiler panicked: the process must not go on with half of a state.
+    /// In words, when the compiler's thread died: the process must not go on with half of a state.
     pub async fn run(mut self, cancel: CancellationToken) -> Result<(), String> {
-        let mut engine = Engine::default();
-        let mut revision = Revision(0);
-        let mut freshness = Freshness::Starting { reason: None };
+        let mut stage = Stage::Idle(Engine::default());
+        let mut progress = Progress {
+            published: Configuration::default(),
+            published_revision: Revision(0),
+            revision: Revision(0),
+            freshness: Freshness::Starting { reason: None },
+            pending: Pending::default(),
+            problems: Vec::new(),
+        };
         let mut tick = tokio::time::interval(IDLE_TICK);
-        let mut waiting: Vec<Audience> = Vec::new();
         loop {
-            let mut batch = Batch::default();
+            let compiled = async {
+                match &mut stage {
+                    Stage::Compiling(job) => (&mut job.handle).await,
+                    Stage::Idle(_) => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = cancel.cancelled() => return Ok(()),
+                compiled = compiled => {
+                    let (engine, deltas) = compiled.map_err(|error| format!("the compiler stopped: {error}"))?;
+                    stage = self.compiled(stage, engine, deltas, &mut progress);
+                }
                 feed = self.feed.recv() => match feed {
-                    Some(feed) => self.take(feed, &mut batch, &mut revision, &mut freshness),
+                    Some(feed) => self.take(feed, &mut progress),
                     None => return Ok(()),
                 },
-                opened = self.views.interest() => batch.opened = opened,
+                opened = self.views.interest() => progress.pending.opened.extend(opened),
                 _ = tick.tick() => {
-                    for audience in self.views.idle(Instant::now()) {
-                        engine.close(&audience);
+                    if let Stage::Idle(engine) = &mut stage {
+                        self.views.idle(Instant::now()).iter().for_each(|audience| engine.close(audience));
                     }
-                    continue;
                 }
             }
             for _ in 0..BATCH_MAX {
                 let Ok(feed) = self.feed.try_recv() else { break };
-                self.take(feed, &mut batch, &mut revision, &mut freshness);
+                self.take(feed, &mut progress);
             }
-            waiting.append(&mut batch.opened);
-            // Before the first full listing nothing is known: silence, never an empty set.
-            if matches!(freshness, Freshness::Starting { .. }) {
-                self.publish_state(&engine, revision, &freshness);
-                continue;
-            }
-            let opened = std::mem::take(&mut waiting);
-            engine = self.compile(engine, batch.changed, opened, revision, &freshness).await?;
+            stage = self.advance(stage, &mut progress);
         }
     }
 
-    fn take(&mut self, feed: Feed, batch: &mut Batch, revision: &mut Revision, freshness: &mut Freshness) {
+    fn take(&mut self, feed: Feed, progress: &mut Progress) {
         let changed = match feed {
             Feed::Reset(listing) => {
-                *revision = listing.revision;
-                *freshness = Freshness::Fresh;
+                progress.revision = listing.revision;
+                progress.freshness = Freshness::Fresh;
                 self.catalog.reset(&listing)
             }
-            Feed::Batch(changes) => {
-                *revision = changes.revision;
-                *freshness = Freshness::Fresh;
-                self.catalog.apply(&changes.changes)
+            Feed::Batch(batch) => {
+                progress.revision = batch.revision;
+                progress.freshness = Freshness::Fresh;
+                self.catalog.apply(&batch.changes)
             }
             Feed::Progress(at) => {
-                *revision = at.max(*revision);
-                *freshness = Freshness::Fresh;
+                progress.revision = at.max(progress.revision);
+                progress.freshness = Freshness::Fresh;
                 Changed::default()
             }
             Feed::Down { reason } => {
-                *freshness = match freshness {
+                progress.freshness = match progress.freshness {
                     Freshness::Starting { .. } => Freshness::Starting { reason: Some(reason) },
                     _ => Freshness::Stale { reason },
                 };
                 Changed::default()
             }
             Feed::Frozen { reason } => {
-                *freshness = Freshness::Frozen { reason };
+                progress.freshness = Freshness::Frozen { reason };
                 Changed::default()
             }
         };
-        batch.changed.extend(changed.configuration);
-        batch.changed.extend(changed.runtime);
+        progress.pending.configuration.extend(changed.configuration);
+        progress.pending.runtime.extend(changed.runtime);
     }
 
-    /// Compiles on a blocking thread, then publishes.
-    async fn compile(
-        &mut self,
+    /// Starts what can be started: runtime changes at once, configuration as the next batch.
+    fn advance(&self, stage: Stage, progress: &mut Progress) -> Stage {
+        // Before the first full listing nothing is known: silence, never an empty set.
+        if matches!(progress.freshness, Freshness::Starting { .. }) {
+            self.publish_state(progress);
+            return stage;
+        }
+        match stage {
+            Stage::Compiling(job) => {
+                self.publish_live_endpoints(progress);
+                Stage::Compiling(job)
+            }
+            Stage::Idle(mut engine) if progress.pending.configuration.is_empty() && progress.pending.opened.is_empty() => {
+                let runtime = std::mem::take(&mut progress.pending.runtime);
+                let deltas = engine.update(&progress.published, self.catalog.runtime(), &runtime, &[]);
+                progress.published_revision = progress.revision;
+                self.publish(deltas, progress);
+                self.publish_state(progress);
+                Stage::Idle(engine)
+            }
+            Stage::Idle(mut engine) => {
+                let Pending { configuration: mut changed, runtime, opened } = std::mem::take(&mut progress.pending);
+                changed.extend(runtime);
+                let configuration = self.catalog.configuration().clone();
+                let runtime = self.catalog.runtime().clone();
+                let read = configuration.clone();
+                let handle = tokio::task::spawn_blocking(move || {
+                    let deltas = engine.update(&read, &runtime, &changed, &opened);
+                    (engine, deltas)
+                });
+                Stage::Compiling(Job { handle, configuration, revision: progress.revision })
+            }
+        }
+    }
+
+    /// A batch is back: what it read from runtime that has changed since is compiled again, then all is published.
+    fn compiled(
+        &self,
+        stage: Stage,
         mut engine: Engine,
-        changed: BTreeSet<Read>,
-        opened: Vec<Audience>,
-        revision: Revision,
-        freshness: &Freshness,
-    ) -> Result<Engine, String> {
-        let configuration = self.catalog.configuration().clone();
-        let runtime = self.catalog.runtime().clone();
-        let (engine, deltas) = tokio::task::spawn_blocking(move || {
-            let deltas = engine.update(&configuration, &runtime, &changed, &opened);
-            (engine, deltas)
-        })
-        .await
-        .map_err(|error| format!("the compiler stopped: {error}"))?;
-        self.publish(deltas, revision);
-        self.publish_state(&engine, revision, freshness);
-        Ok(engine)
+        mut deltas: BTreeMap<Audience, Delta>,
+        progress: &mut Progress,
+    ) -> Stage {
+        let Stage::Compiling(job) = stage else { return stage };
+        let runtime = std::mem::take(&mut progress.pending.runtime);
+        for (audience, newer) in engine.update(&job.configuration, self.catalog.runtime(), &runtime, &[]) {
+            deltas.entry(audience).or_default().follow(newer);
+        }
+        progress.published = job.configuration;
+        progress.published_revision = job.revision;
+        progress.problems = engine.problems().cloned().collect();
+        self.publish(deltas, progress);
+        self.publish_state(progress);
+        Stage::Idle(engine)
+    }
+
+    /// While a batch of configuration compiles, live endpoints flow on against the configuration that is published.
+    /// They stay pending, so that the batch takes them in too.
+    fn publish_live_endpoints(&self, progress: &Progress) {
+        if progress.pending.runtime.is_empty() {
+            return;
+        }
+        let mut deltas: BTreeMap<Audience, Delta> = BTreeMap::new();
+        for view in self.views.all() {
+            let audience = view.audience();
+            let held: Vec<Arc<str>> = view
+                .read()
+                .entries(ResourceType::Endpoints)
+                .map(|(name, _)| Arc::clone(name))
+                .filter(|name| progress.pending.runtime.iter().any(|read| concerns(read, audience, name)))
+                .collect();
+            for name in held {
+                let scope = Scope::Site(Arc::clone(&audience.site));
+                let unit = Unit { kind: ResourceType::Endpoints, name, scope };
+                let reader = Reader::new(&progress.published, self.catalog.runtime());
+                let outcome = compile::compile(&unit, &reader, &mut HostCache::default());
+                let upserts = outcome.resource.into_iter().map(Arc::new);
+                deltas.entry(audience.clone()).or_default().upserts.extend(upserts);
+            }
+        }
+        self.publish(deltas, progress);
     }
 
     /// One seq for all views: a publish of one store revision.
-    fn publish(&self, mut deltas: BTreeMap<Audience, Delta>, revision: Revision) {
+    fn publish(&self, mut deltas: BTreeMap<Audience, Delta>, progress: &Progress) {
         let seq: Seq = self.views.next_seq();
         for view in self.views.all() {
             let delta = deltas.remove(view.audience());
@@ -210,14 +309,14 @@ impl Pipeline {
             }
             let Delta { upserts, removals } = delta.unwrap_or_default();
             let removals = removals.into_iter().map(|unit| (unit.kind, unit.name)).collect();
-            view.publish(seq, revision, Publish { upserts, removals });
+            view.publish(seq, progress.published_revision, Publish { upserts, removals });
         }
     }
 
-    fn publish_state(&self, engine: &Engine, revision: Revision, freshness: &Freshness) {
+    fn publish_state(&self, progress: &Progress) {
         let configuration = self.catalog.configuration().clone();
         let mut problems: Vec<Problem> = self.catalog.problems();
-        problems.extend(engine.problems().cloned());
+        problems.extend(progress.problems.iter().cloned());
         problems.sort();
         self.sites.send_if_modified(|sites| {
             let new = configuration.sites();
@@ -230,9 +329,17 @@ impl Pipeline {
         self.state.send_replace(Arc::new(State {
             configuration,
             runtime: self.catalog.runtime().clone(),
-            revision,
-            freshness: freshness.clone(),
+            revision: progress.published_revision,
+            freshness: progress.freshness.clone(),
             problems: Arc::new(problems),
         }));
     }
+}
+
+/// Whether `read` is of the live endpoints behind the assignment `name` of the audience.
+fn concerns(read: &Read, audience: &Audience, name: &str) -> bool {
+    let Read::Endpoints { site, service } = read else { return false };
+    let rest = name.strip_prefix(service.namespace.as_str()).and_then(|rest| rest.strip_prefix('/'));
+    let port = rest.and_then(|rest| rest.strip_prefix(service.name.as_str()));
+    *site == *audience.site && port.is_some_and(|port| port.starts_with(':'))
 }

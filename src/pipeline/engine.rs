@@ -22,6 +22,12 @@ pub struct Delta {
 }
 
 impl Delta {
+    /// Adds what came after it; the later of two changes of a name counts.
+    pub fn follow(&mut self, newer: Self) {
+        self.removals.extend(newer.removals);
+        self.upserts.extend(newer.upserts);
+    }
+
     /// A name that stands under another scope now is changed, not gone.
     fn settle(&mut self) {
         let present: HashSet<_> = self.upserts.iter().map(|r| (r.kind, Arc::clone(&r.name))).collect();
