@@ -14,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Batch, Listing, Store, StoreError, WatchEvent, Watcher};
 use crate::model::Revision;
 
+#[cfg(test)]
+mod tests;
 
 /// What [`follow`] delivers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,8 +57,7 @@ const PACE: Pace =
 /// Lists `prefix`, then watches it, until `cancel` or until nobody listens. Never gives up; the waits between attempts
 /// are jittered, so that replicas do not come back at once.
 pub async fn follow(store: Arc<dyn Store>, prefix: String, cancel: CancellationToken, out: mpsc::Sender<Feed>) {
-    let follower = Follower { store, prefix, out, pace: PACE, applied: None, state: State::Up, failures: 0 };
-    follower.run(cancel).await;
+    Follower::new(store, prefix, out, PACE).run(cancel).await;
 }
 
 /// What the consumer has been told.
@@ -87,9 +88,16 @@ struct Follower {
     state: State,
     /// Failed attempts in a row.
     failures: u32,
+    /// When the last watch began.
+    began: Instant,
 }
 
 impl Follower {
+    fn new(store: Arc<dyn Store>, prefix: String, out: mpsc::Sender<Feed>, pace: Pace) -> Self {
+        let began = Instant::now();
+        Follower { store, prefix, out, pace, applied: None, state: State::Up, failures: 0, began }
+    }
+
     async fn run(mut self, cancel: CancellationToken) {
         tokio::select! {
             () = cancel.cancelled() => {}
@@ -125,6 +133,10 @@ impl Follower {
         }
         let applied = self.applied.unwrap_or_default();
         let mut watcher = self.store.watch(&self.prefix, Revision(applied.0 + 1)).await.map_err(End::Failed)?;
+        self.began = Instant::now();
+        if self.state == State::Down {
+            self.deliver(Feed::Progress(applied)).await?;
+        }
         let check = sleep_until(Instant::now() + jittered(self.pace.check));
         tokio::pin!(check);
         loop {
@@ -187,12 +199,15 @@ impl Follower {
 
     async fn deliver(&mut self, feed: Feed) -> Result<(), End> {
         self.state = State::Up;
-        self.failures = 0;
         self.out.send(feed).await.map_err(|_| End::Unheard)
     }
 
     /// Tells of a failure, once, and waits.
     async fn failed(&mut self, error: StoreError) -> Result<(), End> {
+        // A watch that fails as soon as it begins is no recovery.
+        if self.began.elapsed() > self.pace.longest {
+            self.failures = 0;
+        }
         let reason = error.to_string();
         let wait = if let StoreError::Changed(_) = error {
             if self.state != State::Frozen {
