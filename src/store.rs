@@ -5,6 +5,8 @@
 
 mod contract;
 mod embedded;
+mod etcd;
+mod follow;
 mod limits;
 #[cfg(test)]
 mod suite;
@@ -14,3 +16,5 @@ pub use contract::{
     Watcher,
 };
 pub use embedded::Embedded;
+pub use etcd::{Etcd, EtcdConfig};
+pub use follow::{Feed, follow};
