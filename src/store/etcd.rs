@@ -4,6 +4,8 @@
 //! the question "is this still the same store?" stand here.
 
 mod pump;
+#[cfg(test)]
+pub(super) mod server;
 mod wire;
 
 #[cfg(test)]

@@ -1,1 +1,116 @@
-//! The contract over etcd.
+//! The contract over a real etcd, and what only this store promises: deadlines, and noticing another store.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{Etcd, EtcdConfig, server::Server};
+use crate::{
+    model::Revision,
+    store::{
+        Change, Store, StoreError,
+        suite::{self, Harness, batch, event, put, write},
+    },
+};
+
+struct Fresh {
+    server: Server,
+    store: Arc<Etcd>,
+}
+
+async fn etcd() -> Fresh {
+    let server = Server::start().await;
+    let store = server.store().await;
+    Fresh { server, store }
+}
+
+#[async_trait]
+impl Harness for Fresh {
+    fn store(&self) -> Arc<dyn Store> {
+        self.store.clone()
+    }
+
+    async fn forget_history(&self) {
+        self.server.compact().await;
+    }
+}
+
+mod contract {
+    crate::store::suite::contract_tests!(super::etcd());
+}
+
+/// Asks until the store answers.
+async fn recovered(store: &dyn Store) {
+    let until = Instant::now() + suite::PATIENCE;
+    while let Err(error) = store.get("/").await {
+        assert!(Instant::now() < until, "{error}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn without_etcd_every_call_answers_in_time_that_it_cannot_be_reached() {
+    let endpoints = vec!["http://127.0.0.1:1".to_owned()];
+    let store = Etcd::connect(EtcdConfig { endpoints, ..EtcdConfig::default() }).await.unwrap();
+    let answer = timeout(Duration::from_secs(8), store.list("/")).await.expect("an answer in time");
+    assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
+    let bad = Etcd::connect(EtcdConfig { endpoints: vec!["http://[".to_owned()], ..EtcdConfig::default() }).await;
+    assert!(matches!(bad.map(|_| ()), Err(StoreError::Refused(_))));
+}
+
+#[tokio::test]
+async fn a_page_that_is_too_large_is_asked_for_in_smaller_ones() {
+    let Fresh { server: _server, store } = etcd().await;
+    for n in 0..20 {
+        write(&*store, vec![put(&format!("/big/{n:02}"), vec![n; 1 << 20])]).await;
+    }
+    let listing = store.list("/big/").await.unwrap();
+    assert!(listing.entries.iter().map(|kv| kv.value[0]).eq(0..20));
+}
+
+#[tokio::test]
+async fn a_frozen_etcd_fails_calls_and_watches_in_time_and_is_found_again() {
+    let Fresh { server, store } = etcd().await;
+    let first = write(&*store, vec![put("/a", "1")]).await;
+    let mut watcher = store.watch("/", Revision(first.0 + 1)).await.unwrap();
+    server.signal("STOP");
+    let frozen = Instant::now();
+    let answer = store.get("/a").await;
+    assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
+    assert!(frozen.elapsed() < Duration::from_secs(7));
+    let ended = event(&mut watcher).await;
+    assert!(matches!(ended, Err(StoreError::Unavailable(_))), "{ended:?}");
+    assert!(frozen.elapsed() < Duration::from_secs(18), "{:?}", frozen.elapsed());
+    server.signal("CONT");
+    recovered(&*store).await;
+    let second = write(&*store, vec![put("/a", "2")]).await;
+    let mut watcher = store.watch("/", second).await.unwrap();
+    assert!(matches!(&batch(&mut watcher).await.changes[..], [Change::Put(kv)] if &kv.value[..] == b"2"));
+}
+
+#[tokio::test]
+async fn an_older_state_of_the_store_is_noticed() {
+    let Fresh { mut server, store } = etcd().await;
+    write(&*store, vec![put("/a", "1")]).await;
+    server.kill();
+    let backup = tempfile::tempdir().unwrap();
+    server.copy_data(&backup.path().join("data"));
+    server.start_again().await;
+    recovered(&*store).await;
+    let last = write(&*store, vec![put("/a", "2")]).await;
+    server.kill();
+    std::fs::remove_dir_all(server.data()).unwrap();
+    std::fs::rename(backup.path().join("data"), server.data()).unwrap();
+    server.start_again().await;
+    let until = Instant::now() + suite::PATIENCE;
+    let answer = loop {
+        match store.list("/").await {
+            Err(StoreError::Unavailable(_)) if Instant::now() < until => sleep(Duration::from_millis(50)).await,
+            answer => break answer,
+        }
+    };
+    assert!(matches!(answer, Err(StoreError::Changed(_))), "{answer:?}");
+    let watch = store.watch("/", Revision(last.0 + 1)).await.map(|_| ());
+    assert!(matches!(watch, Err(StoreError::Changed(_))), "{watch:?}");
+}
