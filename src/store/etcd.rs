@@ -123,6 +123,9 @@ impl Etcd {
         if config.user.is_some() != config.password.is_some() {
             return Err(StoreError::Refused("a user needs a password, and a password a user".to_owned()));
         }
+        if config.ca.is_none() && config.endpoints.iter().any(|endpoint| endpoint.starts_with("https://")) {
+            return Err(StoreError::Refused("an https endpoint needs the authorities of its certificate".to_owned()));
+        }
         let unusable = |error| StoreError::Refused(format!("the configuration of etcd cannot be used: {error}"));
         let client = Client::connect(&config.endpoints, Some(config.options())).await.map_err(unusable)?;
         // With a user the client asks for a token at once, which waits until etcd is needed.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use etcd_client::{Compare as EtcdCompare, CompareOp, Error, Txn, TxnOp};
 
-use super::PutOptions;
+use super::{GetOptions, PutOptions};
 use crate::{
     model::Revision,
     store::{Compare, KeyValue, Op, StoreError, Transaction},
@@ -47,8 +47,10 @@ pub(super) fn key_text(key: Vec<u8>) -> Option<String> {
         .ok()
 }
 
-/// One transaction of etcd's: without an `else`.
+/// One transaction of etcd's.
 pub(super) fn txn(txn: Transaction) -> Txn {
+    // Without a write etcd may answer from a member that lags, unless there is a linearizable read in it.
+    let fresh = txn.ops.is_empty().then(|| TxnOp::get("/", Some(GetOptions::new().with_keys_only())));
     let compares = txn.compares.into_iter().map(|compare| match compare {
         Compare::ModRevision(key, at) => EtcdCompare::mod_revision(key, CompareOp::Equal, at.0.cast_signed()),
         Compare::CreateRevision(key, at) => EtcdCompare::create_revision(key, CompareOp::Equal, at.0.cast_signed()),
@@ -60,7 +62,9 @@ pub(super) fn txn(txn: Transaction) -> Txn {
         }
         Op::Delete { key } => TxnOp::delete(key, None),
     });
-    Txn::new().when(compares.collect::<Vec<_>>()).and_then(ops.collect::<Vec<_>>())
+    let otherwise: Vec<TxnOp> = fresh.clone().into_iter().collect();
+    let ops = ops.chain(fresh);
+    Txn::new().when(compares.collect::<Vec<_>>()).and_then(ops.collect::<Vec<_>>()).or_else(otherwise)
 }
 
 fn message(error: &Error) -> &str {
