@@ -25,6 +25,8 @@ pub(super) enum Exception {
     Held { new: bool, since: Instant },
     /// Sent apart from the cursor, not answered yet.
     Flying { new: bool, nonce: u64 },
+    /// Asked for, and answered as absent: when it appears the stream lacks it (route configurations only).
+    Absent,
     /// Refused until its content changes.
     Parked { new: bool, parked: feedback::Parked },
     /// To be removed. `new`: it was never acknowledged, so nothing uses it. `drain`: `None` where the view does not remember why it went.
@@ -40,6 +42,7 @@ impl Exception {
             | Self::Flying { new, .. }
             | Self::Parked { new, .. }
             | Self::Gone { new, .. } => *new,
+            Self::Absent => true,
         }
     }
 }
@@ -230,9 +233,11 @@ impl Kind {
         self.dirty = true;
     }
 
-    /// The stream lacks the name, as far as acknowledgements tell.
+    /// The stream lacks the name, as far as acknowledgements tell. A route configuration is never removed from a proxy
+    /// that asks for it: one that went and came again is still there, and only exceptions say that it is not.
     pub(super) fn is_new(&self, name: &str, created: Seq) -> bool {
-        self.exceptions.get(name).map_or(created > self.acked, Exception::new)
+        let unknown = self.kind != ResourceType::Route || self.acked == Seq(0);
+        self.exceptions.get(name).map_or(unknown && created > self.acked, Exception::new)
     }
 
     /// An answer to the response `nonce`; false if that is not in flight.
@@ -332,7 +337,7 @@ impl Kind {
                 Exception::Parked { parked: p, .. } => {
                     parked.insert(Arc::clone(name), p.clone());
                 }
-                Exception::Gone { .. } => {}
+                Exception::Gone { .. } | Exception::Absent => {}
                 _ => pending.push(Arc::clone(name)),
             }
         }

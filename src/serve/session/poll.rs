@@ -265,6 +265,9 @@ impl Session {
         removed.dedup();
         for name in &removed {
             state.exceptions.remove(name);
+            if state.kind == ResourceType::Route && state.subscription.contains(name) {
+                state.exceptions.insert(Arc::clone(name), Exception::Absent);
+            }
         }
         if resources.is_empty() && removed.is_empty() {
             return Vec::new();

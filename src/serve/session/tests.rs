@@ -585,3 +585,25 @@ fn the_last_suspect_of_a_refused_response_is_tried_alone_before_it_is_parked() {
     world.nack(Route, "something is wrong");
     assert_eq!(world.settle(), ["RDS +r"]);
 }
+
+#[test]
+fn a_route_that_went_and_came_again_is_gated_for_whoever_still_has_it() {
+    let mut world = World::running();
+    world.publish(vec![], &[(Route, "r")]);
+    world.settle();
+    world.publish(vec![cluster("c", "1"), rds("2", &["c"])], &[]);
+    assert_eq!(world.out(), ["CDS +c"]);
+    world.ack(Cluster);
+    assert_eq!(world.out(), ["RDS +r"]);
+}
+
+#[test]
+fn a_route_that_was_answered_as_absent_is_not_delayed_when_it_appears() {
+    let mut world = World::running();
+    world.subscribe(Route, &["new"]);
+    assert_eq!(world.settle(), ["RDS -new"]);
+    let mut route = resource(Route, "new", "1");
+    route.requires = vec![(Cluster, "c".into())];
+    world.publish(vec![cluster("c", "1"), route], &[]);
+    assert_eq!(world.out(), ["CDS +c", "RDS +new"]);
+}
