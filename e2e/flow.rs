@@ -146,9 +146,10 @@ fn a_killed_control_plane_drops_nothing_and_sends_nothing_again() {
     world.control.process().kill();
     assert_eq!(world.get("shop.example", "/").status, 200);
     world.control.restart();
-    wait_for("the edge is connected again", SOON, || match world.edge.stat("control_plane.connected_state") {
-        1 => Ok(()),
-        other => Err(other),
+    wait_for("the proxies are connected again", SOON, || {
+        let status = world.control.run(&["proxy", "status"]).ok().stdout;
+        let all = ["edge1-a", "core1-a", "core2-a"].iter().all(|proxy| status.contains(proxy));
+        if all { Ok(()) } else { Err(status) }
     });
     world.apply(&route_yaml("next", "next.example", "[{backendRefs: [{name: web, port: 80}]}]"));
     assert_eq!(world.get("next.example", "/").status, 200);

@@ -5,7 +5,7 @@ mod tls;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -34,7 +34,7 @@ use crate::{
         service::{AggregatedDiscovery, Shared},
     },
     snapshot::Views,
-    store::{self, Embedded, LeaseId, Op, Store, StoreError, Transaction},
+    store::{self, Embedded, Etcd, EtcdConfig, LeaseId, Op, Store, StoreError, Transaction},
 };
 
 /// How many store events may wait for the pipeline.
@@ -148,8 +148,25 @@ async fn open(args: &ServeArgs) -> Result<Arc<dyn Store>> {
             }
             Ok(Embedded::open(&path).with_context(|| format!("cannot open the store {}", path.display()))?)
         }
-        StoreUrl::Etcd(endpoints) => { let _ = endpoints; Err(anyhow!("etcd: not merged yet")) },
+        StoreUrl::Etcd(endpoints) => Ok(Etcd::connect(etcd_config(endpoints, &args.etcd)?).await?),
     }
+}
+
+fn etcd_config(endpoints: Vec<String>, args: &EtcdArgs) -> Result<EtcdConfig> {
+    let read = |path: &Option<PathBuf>| {
+        let bytes = path.as_ref().map(|path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display())));
+        bytes.transpose()
+    };
+    let password = read(&args.etcd_password_file)?;
+    let password = password.map(|bytes| String::from_utf8_lossy(&bytes).trim_end().to_owned());
+    Ok(EtcdConfig {
+        endpoints,
+        ca: read(&args.etcd_ca)?,
+        cert: read(&args.etcd_cert)?,
+        key: read(&args.etcd_key)?,
+        user: args.etcd_user.clone(),
+        password,
+    })
 }
 
 /// Binds a port, in words when it is taken.
@@ -259,7 +276,7 @@ async fn listen(
 /// # Errors
 /// In words: an etcd that cannot be reached at the start. Later outages are waited out.
 pub async fn register_etcd(args: &RegisterArgs) -> Result<()> {
-    let store = Embedded::in_memory()?;
+    let store = Etcd::connect(etcd_config(args.etcd.clone(), &args.etcd_args)?).await?;
     let keyspace = Keyspace::new(&args.prefix);
     let (namespace, service) = args.service_ref();
     let key = keyspace.format(&StoreKey::Endpoint {
