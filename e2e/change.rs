@@ -50,7 +50,7 @@ fn nothing_fails_while_everything_changes() {
 fn change(world: &World, backends: &[Backend], round: usize) {
     let (old, new) = (format!("s{}", round - 1), format!("s{round}"));
     let (near, far) = (&backends[round % 4], &backends[(round + 1) % 4]);
-    let check = if round % 2 == 0 { ", healthCheck: {path: /healthz, interval: 1s}" } else { "" };
+    let check = if round.is_multiple_of(2) { ", healthCheck: {path: /healthz, interval: 1s}" } else { "" };
     world.apply(&service_yaml(&new, check, &[("core1", near), ("core2", far)]));
     let rules = format!("[{{backendRefs: [{{name: {new}, port: 80}}]}}]");
     world.apply(&route_yaml("load", "load.example", &rules));

@@ -41,7 +41,7 @@ pub(super) fn waits(cds: Option<&Kind>, resource: &Resource, new: bool, content:
 fn absent(cds: &Kind, cluster: &str, content: &Content) -> bool {
     // What the view lacks too is no use to wait for.
     content.get(ResourceType::Cluster, cluster).is_some_and(|entry| {
-        let parked = cds.exceptions.get(cluster).map(Exception::new);
+        let parked = cds.exceptions.get(cluster).map(Exception::is_new);
         cds.subscription.contains(cluster) && parked.unwrap_or(entry.created > cds.acked)
     })
 }
