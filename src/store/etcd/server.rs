@@ -38,8 +38,11 @@ impl Server {
 
     /// A store over it with a connection of its own.
     pub(in crate::store) async fn store(&self) -> Arc<Etcd> {
-        let endpoints = vec![format!("http://127.0.0.1:{}", self.client_port)];
-        Etcd::connect(EtcdConfig { endpoints, ..EtcdConfig::default() }).await.unwrap()
+        Etcd::connect(EtcdConfig { endpoints: self.endpoints(), ..EtcdConfig::default() }).await.unwrap()
+    }
+
+    pub(in crate::store) fn endpoints(&self) -> Vec<String> {
+        vec![format!("http://127.0.0.1:{}", self.client_port)]
     }
 
     pub(in crate::store) async fn ready(&self) {
@@ -59,8 +62,13 @@ impl Server {
 
     /// Starts it again where it was, over the same data.
     pub(in crate::store) async fn start_again(&mut self) {
-        self.child = spawn(&self.data(), self.client_port, self.peer_port);
+        self.start_again_unready();
         self.ready().await;
+    }
+
+    /// The same without waiting, for one that [`Server::ready`] may not ask.
+    pub(in crate::store) fn start_again_unready(&mut self) {
+        self.child = spawn(&self.data(), self.client_port, self.peer_port);
     }
 
     pub(in crate::store) fn data(&self) -> PathBuf {

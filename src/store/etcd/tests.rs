@@ -114,3 +114,33 @@ async fn an_older_state_of_the_store_is_noticed() {
     let watch = store.watch("/", Revision(last.0 + 1)).await.map(|_| ());
     assert!(matches!(watch, Err(StoreError::Changed(_))), "{watch:?}");
 }
+
+#[tokio::test]
+async fn a_user_is_known_by_the_password_and_etcd_may_be_away_at_first() {
+    let mut server = Server::start().await;
+    let store = server.store().await;
+    let made = store.call(|client| async move {
+        let mut auth = client.auth_client();
+        auth.user_add("root", "secret", None).await?;
+        auth.user_grant_role("root", "root").await?;
+        auth.auth_enable().await
+    });
+    made.await.unwrap();
+    server.kill();
+    let config = |password: &str| EtcdConfig {
+        endpoints: server.endpoints(),
+        user: Some("root".to_owned()),
+        password: Some(password.to_owned()),
+        ..EtcdConfig::default()
+    };
+    let (known, unknown) = (config("secret"), config("wrong"));
+    assert!(!format!("{known:?}").contains("secret"));
+    let known = Etcd::connect(known).await.unwrap();
+    assert!(matches!(known.get("/").await, Err(StoreError::Unavailable(_))));
+    server.start_again_unready();
+    recovered(&*known).await;
+    write(&*known, vec![put("/a", "1")]).await;
+    let unknown = Etcd::connect(unknown).await.unwrap();
+    assert!(unknown.get("/a").await.is_err());
+    assert!(store.get("/a").await.is_err(), "nobody without a user");
+}
