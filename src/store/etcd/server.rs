@@ -30,10 +30,25 @@ impl Server {
     pub(in crate::store) async fn start() -> Server {
         let dir = tempfile::tempdir().unwrap();
         let (client_port, peer_port) = (free_port(), free_port());
-        let child = spawn(&dir.path().join("data"), client_port, peer_port);
+        let child = spawn(&dir.path().join("data"), client_port, peer_port, None);
         let server = Server { child, dir, client_port, peer_port };
         server.ready().await;
         server
+    }
+
+    /// Starts one that speaks TLS and takes clients with a certificate only. The PEMs: authority, certificate, key.
+    pub(in crate::store) fn start_tls(pems: [&str; 3]) -> Server {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, pem) in ["ca", "cert", "key"].iter().zip(pems) {
+            std::fs::write(dir.path().join(name), pem).unwrap();
+        }
+        let (client_port, peer_port) = (free_port(), free_port());
+        let child = spawn(&dir.path().join("data"), client_port, peer_port, Some(dir.path()));
+        Server { child, dir, client_port, peer_port }
+    }
+
+    pub(in crate::store) fn tls_endpoints(&self) -> Vec<String> {
+        vec![format!("https://127.0.0.1:{}", self.client_port)]
     }
 
     /// A store over it with a connection of its own.
@@ -68,7 +83,7 @@ impl Server {
 
     /// The same without waiting, for one that [`Server::ready`] may not ask.
     pub(in crate::store) fn start_again_unready(&mut self) {
-        self.child = spawn(&self.data(), self.client_port, self.peer_port);
+        self.child = spawn(&self.data(), self.client_port, self.peer_port, None);
     }
 
     pub(in crate::store) fn data(&self) -> PathBuf {
@@ -102,9 +117,17 @@ impl Drop for Server {
     }
 }
 
-fn spawn(data: &Path, client_port: u16, peer_port: u16) -> Child {
-    let (client, peer) = (format!("http://127.0.0.1:{client_port}"), format!("http://127.0.0.1:{peer_port}"));
-    Command::new("etcd")
+fn spawn(data: &Path, client_port: u16, peer_port: u16, tls: Option<&Path>) -> Child {
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let (client, peer) = (format!("{scheme}://127.0.0.1:{client_port}"), format!("http://127.0.0.1:{peer_port}"));
+    let mut command = Command::new("etcd");
+    if let Some(dir) = tls {
+        command.arg("--client-cert-auth");
+        for (flag, name) in [("--trusted-ca-file", "ca"), ("--cert-file", "cert"), ("--key-file", "key")] {
+            command.arg(flag).arg(dir.join(name));
+        }
+    }
+    command
         .arg("--data-dir")
         .arg(data)
         .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])

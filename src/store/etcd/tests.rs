@@ -141,6 +141,31 @@ async fn a_user_is_known_by_the_password_and_etcd_may_be_away_at_first() {
     recovered(&*known).await;
     write(&*known, vec![put("/a", "1")]).await;
     let unknown = Etcd::connect(unknown).await.unwrap();
-    assert!(unknown.get("/a").await.is_err());
+    assert!(matches!(unknown.get("/a").await, Err(StoreError::Refused(_))));
     assert!(store.get("/a").await.is_err(), "nobody without a user");
+}
+
+#[tokio::test]
+async fn mutual_tls_lets_in_who_has_a_certificate() {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let issue = |names: &[&str]| {
+        let mut params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate().unwrap();
+        (params.signed_by(&key, &ca).unwrap().pem(), key.serialize_pem())
+    };
+    let (cert, key) = issue(&["127.0.0.1"]);
+    let server = Server::start_tls([&ca.pem(), &cert, &key]);
+    let (cert, key) = issue(&["tidegate"]);
+    let nobody =
+        EtcdConfig { endpoints: server.tls_endpoints(), ca: Some(ca.pem().into_bytes()), ..EtcdConfig::default() };
+    let us = EtcdConfig { cert: Some(cert.into_bytes()), key: Some(key.into_bytes()), ..nobody.clone() };
+    let store = Etcd::connect(us).await.unwrap();
+    recovered(&*store).await;
+    write(&*store, vec![put("/a", "1")]).await;
+    let nobody = Etcd::connect(nobody).await.unwrap();
+    assert!(matches!(nobody.get("/a").await, Err(StoreError::Unavailable(_))));
 }
