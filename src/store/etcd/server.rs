@@ -21,19 +21,24 @@ pub(in crate::store) struct Server {
     peer_port: u16,
 }
 
+/// A port below those that the system gives to outgoing connections: one of these could take it while etcd restarts.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(|| fastrand::u16(15_000..32_000)).take(1000).find(free).expect("a free port")
 }
 
 impl Server {
     /// Starts one with nothing in it, and waits until it answers.
     pub(in crate::store) async fn start() -> Server {
-        let dir = tempfile::tempdir().unwrap();
-        let (client_port, peer_port) = (free_port(), free_port());
-        let child = spawn(&dir.path().join("data"), client_port, peer_port, None);
-        let server = Server { child, dir, client_port, peer_port };
-        server.ready().await;
-        server
+        loop {
+            let dir = tempfile::tempdir().unwrap();
+            let (client_port, peer_port) = (free_port(), free_port());
+            let child = spawn(&dir.path().join("data"), client_port, peer_port, None);
+            let mut server = Server { child, dir, client_port, peer_port };
+            if server.answers().await {
+                return server;
+            }
+        }
     }
 
     /// Starts one that speaks TLS and takes clients with a certificate only. The PEMs: authority, certificate, key.
@@ -60,13 +65,18 @@ impl Server {
         vec![format!("http://127.0.0.1:{}", self.client_port)]
     }
 
-    pub(in crate::store) async fn ready(&self) {
+    /// Waits until it answers; `false`: it has ended, since another program was faster to take its port.
+    async fn answers(&mut self) -> bool {
         let store = self.store().await;
         let until = Instant::now() + Duration::from_secs(30);
         while let Err(error) = store.get("/ready").await {
             assert!(Instant::now() < until, "etcd does not answer: {error}");
+            if self.child.try_wait().unwrap().is_some() {
+                return false;
+            }
             sleep(Duration::from_millis(50)).await;
         }
+        true
     }
 
     /// As a crash does.
@@ -78,10 +88,10 @@ impl Server {
     /// Starts it again where it was, over the same data.
     pub(in crate::store) async fn start_again(&mut self) {
         self.start_again_unready();
-        self.ready().await;
+        assert!(self.answers().await, "etcd ended at once");
     }
 
-    /// The same without waiting, for one that [`Server::ready`] may not ask.
+    /// The same without waiting, for one that only users may ask.
     pub(in crate::store) fn start_again_unready(&mut self) {
         self.child = spawn(&self.data(), self.client_port, self.peer_port, None);
     }

@@ -146,6 +146,20 @@ async fn a_user_is_known_by_the_password_and_etcd_may_be_away_at_first() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_not_text_is_left_out() {
+    let Fresh { server: _server, store } = etcd().await;
+    let first = write(&*store, vec![put("/a", "1")]).await;
+    let raw = |client: etcd_client::Client| async move { client.kv_client().put(b"/\xff".to_vec(), "", None).await };
+    store.call(raw).await.unwrap();
+    let last = write(&*store, vec![put("/b", "1")]).await;
+    let listing = store.list("/").await.unwrap();
+    assert_eq!(listing.entries.iter().map(|kv| &kv.key[..]).collect::<Vec<_>>(), ["/a", "/b"]);
+    let mut watcher = store.watch("/", first).await.unwrap();
+    assert_eq!(batch(&mut watcher).await.revision, first);
+    assert_eq!(batch(&mut watcher).await.revision, last);
+}
+
+#[tokio::test]
 async fn mutual_tls_lets_in_who_has_a_certificate() {
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
     let mut params = CertificateParams::new(Vec::new()).unwrap();
