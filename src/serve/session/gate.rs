@@ -60,7 +60,7 @@ impl Session {
         for exception in state.exceptions.values() {
             match exception {
                 Exception::Flying { .. } => flying = true,
-                Exception::Absent => {}
+                Exception::Absent { .. } => {}
                 // Parked without limit; the others as long as they take, which is bounded.
                 _ => return None,
             }

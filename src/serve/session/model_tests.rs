@@ -91,6 +91,8 @@ struct Client {
     warming: BTreeMap<String, std::time::Instant>,
     /// Clusters that it did not have before a response which it has not answered yet.
     fresh: BTreeMap<String, u64>,
+    /// Routes of a refused response: the server cannot know whether they are live, and takes them for lacking.
+    doubtful: BTreeSet<String>,
     /// Answers were withheld while time went by: then waits may have run into their limit.
     stalled: bool,
 }
@@ -247,6 +249,7 @@ impl Model {
                 continue;
             }
             if kind == Route {
+                let doubtful = self.client.doubtful.contains(&*r.name);
                 for (_, cluster) in &r.requires {
                     let known = self.client.has.get(&Cluster).is_some_and(|c| c.contains_key(&**cluster));
                     let had = self.client.has.get(&Route).is_some_and(|routes| routes.contains_key(&*r.name));
@@ -255,7 +258,7 @@ impl Model {
                         && !self.client.refused.contains(&**cluster)
                         && self.client.fresh.contains_key(&**cluster);
                     assert!(!cold, "{r:?} came before {cluster} was acknowledged");
-                    let bare = !had && self.crowded.contains(&send.frame.nonce);
+                    let bare = (!had || doubtful) && self.crowded.contains(&send.frame.nonce);
                     assert!(known || bare || self.client.refused.contains(&**cluster), "{r:?} came before {cluster}");
                 }
             }
@@ -267,6 +270,16 @@ impl Model {
             }
             self.client.warming.retain(|c, _| kind != Endpoints || **c != *r.name);
             self.client.has.entry(kind).or_default().insert(r.name.to_string(), Arc::clone(r));
+        }
+        if kind == Route {
+            for r in &send.frame.resources {
+                let name = r.name.to_string();
+                if refused.is_empty() {
+                    self.client.doubtful.remove(&name)
+                } else {
+                    self.client.doubtful.insert(name)
+                };
+            }
         }
         if kind == Cluster {
             self.client.refused.extend(refused.iter().map(ToString::to_string));

@@ -240,9 +240,14 @@ impl Session {
                 let in_use = matches!(cluster, Some(Exception::Gone { new: false, .. }));
                 !in_use && content.get(ResourceType::Cluster, name).is_none()
             }
-            ResourceType::Route => !content
-                .entries(ResourceType::Listener)
-                .any(|(_, e)| e.resource.requires.iter().any(|(k, n)| *k == ResourceType::Route && n == name)),
+            ResourceType::Route => {
+                let going = self.kind(ResourceType::Listener).is_some_and(|lds| {
+                    let gone = |e: &Exception| matches!(e, Exception::Gone { .. });
+                    lds.exceptions.values().any(gone) || content.gone(ResourceType::Listener, lds.removed).count() > 0
+                });
+                let names = |r: &Resource| r.requires.iter().any(|(k, n)| *k == ResourceType::Route && n == name);
+                !going && !content.entries(ResourceType::Listener).any(|(_, e)| names(&e.resource))
+            }
             _ => true,
         }
     }
@@ -264,9 +269,9 @@ impl Session {
         removed.sort();
         removed.dedup();
         for name in &removed {
-            state.exceptions.remove(name);
+            let new = state.exceptions.remove(name).is_none_or(|e| e.new());
             if state.kind == ResourceType::Route && state.subscription.contains(name) {
-                state.exceptions.insert(Arc::clone(name), Exception::Absent);
+                state.exceptions.insert(Arc::clone(name), Exception::Absent { new });
             }
         }
         if resources.is_empty() && removed.is_empty() {
