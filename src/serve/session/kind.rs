@@ -21,8 +21,8 @@ const MAX_ERROR: usize = 1024;
 pub(super) enum Exception {
     /// To be sent, or answered as absent. Names of a group go together and without others.
     Wanted { new: bool, group: Option<u32> },
-    /// Waits for clusters that are new to the stream; the old version serves on.
-    Held { new: bool, since: Instant },
+    /// Waits for clusters that are new to the stream, the newest created at `newest`; the old version serves on.
+    Held { new: bool, since: Instant, newest: Seq },
     /// Sent apart from the cursor, not answered yet.
     Flying { new: bool, nonce: u64 },
     /// Asked for, and answered as absent (route configurations only, which a proxy keeps all the same).

@@ -142,7 +142,7 @@ impl Session {
             match state.exceptions.get(&name) {
                 Some(Exception::Parked { parked, .. }) if parked.version == entry.resource.version => private = true,
                 Some(Exception::Held { .. }) => {}
-                None if !(gated && gate::waits(self.clusters(state), &entry.resource, new, content)) => {
+                None if !(gated && gate::waits(self.clusters(state), &entry.resource, new, content).is_some()) => {
                     plain.insert(name);
                 }
                 _ => {
@@ -202,11 +202,15 @@ impl Session {
                 }
                 continue;
             };
-            if gate::waits(self.clusters(state), &entry.resource, new, content) {
-                let since = if let Exception::Held { since, .. } = exception { since } else { now };
+            if let Some(newest) = gate::waits(self.clusters(state), &entry.resource, new, content) {
+                let since = match exception {
+                    // Content that names yet another cluster has a time of its own.
+                    Exception::Held { since, newest: before, .. } if newest <= before => since,
+                    _ => now,
+                };
                 if now < since + gate::WARM {
                     self.wake_at(since + gate::WARM);
-                    state.exceptions.insert(name, Exception::Held { new, since });
+                    state.exceptions.insert(name, Exception::Held { new, since, newest });
                     held = true;
                     continue;
                 }
