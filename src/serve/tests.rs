@@ -1,1 +1,225 @@
+//! The service over loopback, with a client of its own making: bytes, identity, refusal, eviction, shutdown.
 
+use std::{sync::Arc, time::Duration};
+
+use envoy_types::pb::{
+    envoy::{
+        config::core::v3::{Locality, Node},
+        service::discovery::v3::{
+            DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+            aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+        },
+    },
+    google::rpc::Status as Rpc,
+};
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, watch},
+    time::timeout,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tonic::{Code, Streaming, service::Routes, transport::Channel};
+
+use super::{
+    intake::{self, Limits},
+    service::{AggregatedDiscovery, Shared},
+};
+use crate::{
+    feedback::{Acked, Feedback},
+    model::{Audience, Revision, Role, SiteEntry, SiteState, Sites},
+    snapshot::{Publish, Seq, Views},
+    xds::{Resource, ResourceType},
+};
+
+const SOON: Duration = Duration::from_secs(10);
+
+struct Server {
+    address: std::net::SocketAddr,
+    views: Arc<Views>,
+    feedback: Arc<Feedback>,
+    sites: watch::Sender<Arc<Sites>>,
+    cancel: CancellationToken,
+    _task: AbortOnDropHandle<std::io::Result<()>>,
+}
+
+fn sites(names: &[&str]) -> Arc<Sites> {
+    let entry = SiteEntry { role: Role::Edge, region: "eu".into(), zone: "".into(), state: SiteState::Active };
+    Arc::new(Sites(names.iter().map(|n| ((*n).into(), entry.clone())).collect()))
+}
+
+async fn server(limits: Limits) -> Server {
+    let (views, feedback) = (Arc::new(Views::default()), Arc::new(Feedback::default()));
+    let (known, watched) = watch::channel(sites(&["fra"]));
+    let cancel = CancellationToken::new();
+    let service = AggregatedDiscovery::new(Shared {
+        views: Arc::clone(&views),
+        feedback: Arc::clone(&feedback),
+        sites: watched,
+        identifier: "replica-1".into(),
+        trust_domain: "tidegate.local".into(),
+        allow_unproven: false,
+        drain_time: Duration::from_secs(600),
+        cancel: cancel.clone(),
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = intake::serve(listener, None, Routes::new(service), limits, cancel.clone());
+    let task = AbortOnDropHandle::new(tokio::spawn(serving));
+    Server { address, views, feedback, sites: known, cancel, _task: task }
+}
+
+struct Client {
+    requests: mpsc::Sender<DeltaDiscoveryRequest>,
+    responses: Streaming<DeltaDiscoveryResponse>,
+}
+
+impl Server {
+    async fn client(&self, id: &str, site: &str) -> Client {
+        let endpoint = Channel::from_shared(format!("http://{}", self.address)).unwrap();
+        let mut ads = AggregatedDiscoveryServiceClient::new(endpoint.connect().await.unwrap());
+        let (requests, outgoing) = mpsc::channel(8);
+        let locality = Some(Locality { sub_zone: site.into(), ..Locality::default() });
+        let node = Some(Node { id: id.into(), locality, ..Node::default() });
+        let type_url = ResourceType::Cluster.url().into();
+        let first = DeltaDiscoveryRequest { node, type_url, ..DeltaDiscoveryRequest::default() };
+        requests.send(first).await.unwrap();
+        let responses = ads.delta_aggregated_resources(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+        Client { requests, responses }
+    }
+
+    fn publish(&self, payload: &'static str) -> Seq {
+        let seq = self.views.next_seq();
+        let resource = Resource::new(ResourceType::Cluster, "a", payload.as_bytes().into());
+        let view = self.views.all().pop().expect("an open view");
+        view.publish(seq, Revision(seq.0), Publish { upserts: vec![Arc::new(resource)], removals: vec![] });
+        seq
+    }
+
+    /// Waits until feedback says so.
+    async fn until(&self, what: impl Fn(&Feedback) -> bool) {
+        let poll = async {
+            while !what(&self.feedback) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(SOON, poll).await.expect("in time");
+    }
+}
+
+impl Client {
+    async fn next(&mut self) -> DeltaDiscoveryResponse {
+        timeout(SOON, self.responses.message()).await.expect("in time").unwrap().expect("a response")
+    }
+
+    async fn end(&mut self) -> tonic::Status {
+        loop {
+            match timeout(SOON, self.responses.message()).await.expect("in time") {
+                Err(status) => return status,
+                Ok(None) => panic!("ended without a status"),
+                Ok(Some(_)) => {}
+            }
+        }
+    }
+
+    async fn answer(&self, response: &DeltaDiscoveryResponse, error: Option<&str>) {
+        let error_detail = error.map(|e| Rpc { code: 13, message: e.into(), details: vec![] });
+        let (type_url, response_nonce) = (response.type_url.clone(), response.nonce.clone());
+        let request =
+            DeltaDiscoveryRequest { type_url, response_nonce, error_detail, ..DeltaDiscoveryRequest::default() };
+        self.requests.send(request).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn frames_are_what_an_independent_client_decodes_and_answers_reach_feedback() {
+    let server = server(Limits::default()).await;
+    let mut client = server.client("envoy-1", "fra").await;
+    assert_eq!(
+        timeout(SOON, server.views.interest()).await.unwrap(),
+        [Audience { site: "fra".into(), role: Role::Edge, proven: false, cohort: "".into() }]
+    );
+    let first = server.publish("one");
+    let response = client.next().await;
+    assert_eq!(response.type_url, ResourceType::Cluster.url());
+    assert_eq!(response.system_version_info, first.to_string());
+    assert_eq!(response.control_plane.as_ref().unwrap().identifier, "replica-1");
+    let resource = &response.resources[0];
+    assert_eq!((resource.name.as_str(), resource.version.len()), ("a", 16));
+    let any = resource.resource.as_ref().unwrap();
+    assert_eq!((any.type_url.as_str(), any.value.as_slice()), (ResourceType::Cluster.url(), &b"one"[..]));
+    let state = |f: &Feedback, seq| f.proxies().first().map(|p| p.acked(ResourceType::Cluster, "a", seq));
+    assert_eq!(state(&server.feedback, first), Some(Acked::Pending));
+    client.answer(&response, None).await;
+    server.until(|f| state(f, first) == Some(Acked::Acked)).await;
+    let second = server.publish("two");
+    let response = client.next().await;
+    client.answer(&response, Some("no such thing")).await;
+    server.until(|f| state(f, second) == Some(Acked::Refused("no such thing".into()))).await;
+    drop(client);
+    server.until(|f| f.proxies().is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_proxy_of_an_unknown_site_is_named_and_answered_nothing_until_the_site_exists() {
+    let server = server(Limits::default()).await;
+    let mut client = server.client("envoy-1", "ams").await;
+    let refused = |f: &Feedback| f.proxies().first().and_then(|p| p.refused.clone());
+    server.until(|f| refused(f).is_some()).await;
+    assert_eq!(refused(&server.feedback).unwrap(), "there is no Site \"ams\"");
+    assert!(server.views.all().is_empty());
+    server.sites.send(sites(&["ams"])).unwrap();
+    server.until(|f| refused(f).is_none()).await;
+    timeout(SOON, server.views.interest()).await.unwrap();
+    server.publish("one");
+    assert_eq!(client.next().await.resources.len(), 1);
+}
+
+#[tokio::test]
+async fn a_third_stream_of_a_node_closes_the_oldest_and_shutdown_closes_all() {
+    let server = server(Limits::default()).await;
+    let mut first = server.client("envoy-1", "fra").await;
+    timeout(SOON, server.views.interest()).await.unwrap();
+    server.publish("one");
+    first.next().await;
+    let mut second = server.client("envoy-1", "fra").await;
+    second.next().await;
+    let mut third = server.client("envoy-1", "fra").await;
+    assert_eq!(third.next().await.resources.len(), 1);
+    assert_eq!(first.end().await.code(), Code::Unavailable);
+    server.publish("two");
+    assert_eq!(second.next().await.resources.len(), 1);
+    server.cancel.cancel();
+    assert_eq!(second.end().await.code(), Code::Unavailable);
+    assert_eq!(third.end().await.code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn other_methods_are_unimplemented_and_a_request_without_a_type_is_invalid() {
+    let server = server(Limits::default()).await;
+    let mut client = server.client("envoy-1", "fra").await;
+    client.requests.send(DeltaDiscoveryRequest::default()).await.unwrap();
+    assert_eq!(client.end().await.code(), Code::InvalidArgument);
+    let endpoint = Channel::from_shared(format!("http://{}", server.address)).unwrap();
+    let mut ads = AggregatedDiscoveryServiceClient::new(endpoint.connect().await.unwrap());
+    let status = ads.stream_aggregated_resources(tokio_stream::empty()).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unimplemented);
+}
+
+#[tokio::test]
+async fn a_silent_connection_and_one_beyond_the_cap_are_closed() {
+    let limits = Limits { connections: 1, preface: Duration::from_millis(300), ..Limits::default() };
+    let server = server(limits).await;
+    let mut silent = TcpStream::connect(server.address).await.unwrap();
+    let mut beyond = TcpStream::connect(server.address).await.unwrap();
+    let closed = async |socket: &mut TcpStream| {
+        let mut rest = Vec::new();
+        timeout(SOON, socket.read_to_end(&mut rest)).await.expect("closed in time").ok();
+    };
+    closed(&mut beyond).await;
+    closed(&mut silent).await;
+    // The place is free again.
+    let _client = server.client("envoy-1", "fra").await;
+    server.until(|f| f.proxies().len() == 1).await;
+}

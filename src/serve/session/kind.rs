@@ -21,10 +21,12 @@ const MAX_ERROR: usize = 1024;
 pub(super) enum Exception {
     /// To be sent, or answered as absent. Names of a group go together and without others.
     Wanted { new: bool, group: Option<u32> },
-    /// Waits for clusters that are new to the stream; the old version serves on.
-    Held { new: bool, since: Instant },
+    /// Waits for clusters that are new to the stream, the newest created at `newest`; the old version serves on.
+    Held { new: bool, since: Instant, newest: Seq },
     /// Sent apart from the cursor, not answered yet.
     Flying { new: bool, nonce: u64 },
+    /// Asked for, and answered as absent (route configurations only, which a proxy keeps all the same).
+    Absent { new: bool },
     /// Refused until its content changes.
     Parked { new: bool, parked: feedback::Parked },
     /// To be removed. `new`: it was never acknowledged, so nothing uses it. `drain`: `None` where the view does not remember why it went.
@@ -39,6 +41,7 @@ impl Exception {
             | Self::Held { new, .. }
             | Self::Flying { new, .. }
             | Self::Parked { new, .. }
+            | Self::Absent { new }
             | Self::Gone { new, .. } => *new,
         }
     }
@@ -121,7 +124,7 @@ impl Kind {
         let subscription = Arc::clone(&self.subscription);
         for name in subscription.names() {
             if content.get(self.kind, name).is_none() {
-                self.exceptions.entry(Arc::clone(name)).or_insert(want(true));
+                self.exceptions.entry(Arc::clone(name)).or_insert(want(!initial.contains_key(&**name)));
             }
         }
         if initial.is_empty() {
@@ -230,9 +233,11 @@ impl Kind {
         self.dirty = true;
     }
 
-    /// The stream lacks the name, as far as acknowledgements tell.
+    /// The stream lacks the name, as far as acknowledgements tell. A route configuration is never removed from a proxy
+    /// that asks for it: one that went and came again is still there, and only exceptions say that it is not.
     pub(super) fn is_new(&self, name: &str, created: Seq) -> bool {
-        self.exceptions.get(name).map_or(created > self.acked, Exception::new)
+        let unknown = self.kind != ResourceType::Route || self.acked == Seq(0);
+        self.exceptions.get(name).map_or(unknown && created > self.acked, Exception::new)
     }
 
     /// An answer to the response `nonce`; false if that is not in flight.
@@ -332,7 +337,7 @@ impl Kind {
                 Exception::Parked { parked: p, .. } => {
                     parked.insert(Arc::clone(name), p.clone());
                 }
-                Exception::Gone { .. } => {}
+                Exception::Gone { .. } | Exception::Absent { .. } => {}
                 _ => pending.push(Arc::clone(name)),
             }
         }
