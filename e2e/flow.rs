@@ -4,7 +4,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    harness::{Etcd, wait_for},
+    harness::{Addresses, Etcd, Tidegate, wait_for},
     world::{SOON, World, route_yaml, service_yaml, start_envoy},
 };
 
@@ -171,4 +171,52 @@ fn a_restarted_envoy_is_served_everything_again() {
     assert_eq!(world.get("shop.example", "/").status, 200);
     let again = start_envoy(&world.control, world.certs.path(), "core1", "core");
     drop(again);
+}
+
+#[test]
+fn etcd_away_at_the_start_is_said_and_waited_for() {
+    let mut etcd = Etcd::start();
+    etcd.put("/tidegate/v1/objects/namespaces/shop", "apiVersion: tidegate.dev/v1alpha1\nkind: Namespace\nmetadata: {name: shop}\n");
+    etcd.stop();
+    let addresses = Addresses::next();
+    let mut control = Tidegate::serve_unready(addresses.take(), &format!("etcd:{}", etcd.url()), &[]);
+    wait_for("readyz says why", SOON, || match control.page("/readyz?verbose") {
+        Ok((503, page)) if page.contains("cannot be reached") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    assert_ne!(control.run(&["get", "namespaces"]).code, 0, "what cannot be read is not answered as empty");
+    etcd.start_again();
+    control.wait_ready(SOON);
+    assert_eq!(control.run(&["get", "namespaces", "-o", "name"]).ok().stdout.trim(), "namespace/shop");
+}
+
+#[test]
+fn of_conflicting_listeners_the_oldest_goes_on() {
+    let world = World::start("memory");
+    let backend = world.backend("b1");
+    let gateway = |name: &str| {
+        format!(
+            "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: {name}, namespace: shop}}
+spec: {{gatewayClassName: tidegate, listeners: [{{name: http, port: 8080, protocol: HTTP, hostname: c.example}}]}}
+"
+        )
+    };
+    let route = |name: &str, gateway: &str, path: &str| {
+        let rules = format!("[{{matches: [{{path: {{type: PathPrefix, value: {path}}}}}], backendRefs: [{{name: web, port: 80}}]}}]");
+        route_yaml(name, "c.example", &rules).replace("[{name: web}]", &format!("[{{name: {gateway}}}]"))
+    };
+    world.apply(&(service_yaml("web", "", &[("core1", &backend)]) + &gateway("zz-first") + &route("one", "zz-first", "/one")));
+    world.apply(&(gateway("aa-second") + &route("two", "aa-second", "/two")));
+    assert_eq!(world.get("c.example", "/one").status, 200);
+    assert_eq!(world.get("c.example", "/two").status, 404);
+    let described = world.control.run(&["describe", "gateway", "aa-second", "-n", "shop"]).ok().stdout;
+    assert!(described.contains("Conflict"), "{described}");
+    world.control.run(&["delete", "gateway", "zz-first", "-n", "shop"]).ok();
+    wait_for("the younger listener takes over", SOON, || match world.get("c.example", "/two").status {
+        200 => Ok(()),
+        other => Err(other),
+    });
 }

@@ -149,19 +149,20 @@ impl Etcd {
     where
         F: Future<Output = Result<T, etcd_client::Error>> + Send,
     {
-        let answered = timeout(DEADLINE, async { call(self.client().await?).await }).await;
-        match answered {
-            Err(_) => Err(StoreError::Unavailable("etcd did not answer within 5 s".to_owned())),
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => {
-                if wire::is_old_token(&error)
-                    && let Ok(client) = self.client().await
-                {
-                    // The next attempt has the new token; this one is the caller's to repeat.
-                    let _ = timeout(DEADLINE, client.refresh_token()).await;
-                }
-                Err(wire::words(&error))
+        let attempt = async {
+            let client = self.client().await?;
+            let answer = call(client.clone()).await;
+            if let Err(error) = &answer
+                && wire::is_old_token(error)
+            {
+                // The next attempt has the new token, if there is one; this one is the caller's to repeat.
+                let _ = client.refresh_token().await;
             }
+            answer
+        };
+        match timeout(DEADLINE, attempt).await {
+            Err(_) => Err(StoreError::Unavailable("etcd did not answer within 5 s".to_owned())),
+            Ok(answer) => answer.map_err(|error| wire::words(&error)),
         }
     }
 

@@ -274,6 +274,19 @@ pub(super) async fn large_values_are_listed_and_caught_up_with(harness: &dyn Har
     }
 }
 
+pub(super) async fn large_revisions_are_caught_up_with_whole(harness: &dyn Harness) {
+    let store = harness.store();
+    let mut expected = Vec::new();
+    for n in 0..8 {
+        expected.push(write(&*store, (0..4).map(|key| put(&format!("/big/{key}"), vec![n; 350_000])).collect()).await);
+    }
+    let mut watcher = store.watch("/big/", expected[0]).await.unwrap();
+    for revision in expected {
+        let batch = batch(&mut watcher).await;
+        assert_eq!((batch.revision, keys(&batch)), (revision, vec!["/big/0", "/big/1", "/big/2", "/big/3"]));
+    }
+}
+
 pub(super) async fn concurrent_writers_lose_nothing(harness: &dyn Harness) {
     let store = harness.store();
     let first = write(&*store, vec![put("/sum", "0")]).await;
@@ -342,6 +355,7 @@ macro_rules! contract_tests {
             renewing_holds_a_lease_and_revoking_ends_it,
             a_prefix_holds_what_begins_with_it_and_no_more,
             large_values_are_listed_and_caught_up_with,
+            large_revisions_are_caught_up_with_whole,
             concurrent_writers_lose_nothing,
             what_is_outside_the_limits_is_refused,
         }

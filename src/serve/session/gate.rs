@@ -26,24 +26,25 @@ const LINGER: Duration = Duration::from_secs(5);
 /// Marks are at least this far apart, so that their number stays small under churn.
 const MARK: Duration = Duration::from_secs(1);
 
-/// Whether `resource` has to wait: its content requires a cluster that is new to the stream (O18). `new`: the stream
-/// lacks `resource`; then it is not delayed (an empty route configuration is 404s), but the listener that brings it is.
-pub(super) fn waits(cds: Option<&Kind>, resource: &Resource, new: bool, content: &Content) -> bool {
-    let Some(cds) = cds else { return false };
+/// Whether `resource` has to wait: its content requires a cluster that is new to the stream (O18); then the answer is
+/// when the newest such cluster was created. `new`: the stream lacks `resource`; then it is not delayed (an empty route
+/// configuration is 404s), but the listener that brings it is.
+pub(super) fn waits(cds: Option<&Kind>, resource: &Resource, new: bool, content: &Content) -> Option<Seq> {
+    let cds = cds?;
     if new && resource.kind != ResourceType::Listener {
-        return false;
+        return None;
     }
-    let mut waits = false;
-    content.reach(resource, &mut |cluster| waits = waits || absent(cds, cluster, content));
-    waits
+    let mut newest = None;
+    content.reach(resource, &mut |cluster| newest = newest.max(absent(cds, cluster, content)));
+    newest
 }
 
-fn absent(cds: &Kind, cluster: &str, content: &Content) -> bool {
+/// When `cluster` was created, if the stream does not have it yet.
+fn absent(cds: &Kind, cluster: &str, content: &Content) -> Option<Seq> {
     // What the view lacks too is no use to wait for.
-    content.get(ResourceType::Cluster, cluster).is_some_and(|entry| {
-        let parked = cds.exceptions.get(cluster).map(Exception::is_new);
-        cds.subscription.contains(cluster) && parked.unwrap_or(entry.created > cds.acked)
-    })
+    let entry = content.get(ResourceType::Cluster, cluster)?;
+    let new = cds.subscription.contains(cluster) && cds.is_new(cluster, entry.created);
+    new.then_some(entry.created)
 }
 
 impl Session {
@@ -60,7 +61,7 @@ impl Session {
         for exception in state.exceptions.values() {
             match exception {
                 Exception::Flying { .. } => flying = true,
-                Exception::Absent => {}
+                Exception::Absent { .. } => {}
                 // Parked without limit; the others as long as they take, which is bounded.
                 _ => return None,
             }

@@ -21,12 +21,12 @@ const MAX_ERROR: usize = 1024;
 pub(super) enum Exception {
     /// To be sent, or answered as absent. Names of a group go together and without others.
     Wanted { new: bool, group: Option<u32> },
-    /// Waits for clusters that are new to the stream; the old version serves on.
-    Held { new: bool, since: Instant },
+    /// Waits for clusters that are new to the stream, the newest created at `newest`; the old version serves on.
+    Held { new: bool, since: Instant, newest: Seq },
     /// Sent apart from the cursor, not answered yet.
     Flying { new: bool, nonce: u64 },
-    /// Asked for, and answered as absent: when it appears the stream lacks it (route configurations only).
-    Absent,
+    /// Asked for, and answered as absent (route configurations only, which a proxy keeps all the same).
+    Absent { new: bool },
     /// Refused until its content changes.
     Parked { new: bool, parked: feedback::Parked },
     /// To be removed. `new`: it was never acknowledged, so nothing uses it. `drain`: `None` where the view does not remember why it went.
@@ -41,8 +41,8 @@ impl Exception {
             | Self::Held { new, .. }
             | Self::Flying { new, .. }
             | Self::Parked { new, .. }
+            | Self::Absent { new }
             | Self::Gone { new, .. } => *new,
-            Self::Absent => true,
         }
     }
 }
@@ -124,7 +124,7 @@ impl Kind {
         let subscription = Arc::clone(&self.subscription);
         for name in subscription.names() {
             if content.get(self.kind, name).is_none() {
-                self.exceptions.entry(Arc::clone(name)).or_insert(want(true));
+                self.exceptions.entry(Arc::clone(name)).or_insert(want(!initial.contains_key(&**name)));
             }
         }
         if initial.is_empty() {
@@ -337,7 +337,7 @@ impl Kind {
                 Exception::Parked { parked: p, .. } => {
                     parked.insert(Arc::clone(name), p.clone());
                 }
-                Exception::Gone { .. } | Exception::Absent => {}
+                Exception::Gone { .. } | Exception::Absent { .. } => {}
                 _ => pending.push(Arc::clone(name)),
             }
         }

@@ -91,6 +91,8 @@ struct Client {
     warming: BTreeMap<String, std::time::Instant>,
     /// Clusters that it did not have before a response which it has not answered yet.
     fresh: BTreeMap<String, u64>,
+    /// Routes of a refused response: the server cannot know whether they are live, and takes them for lacking.
+    doubtful: BTreeSet<String>,
     /// Answers were withheld while time went by: then waits may have run into their limit.
     stalled: bool,
 }
@@ -104,6 +106,8 @@ struct Model {
     /// Sent while no Cluster could be: a route configuration that the client lacks is not delayed even then.
     crowded: BTreeSet<u64>,
     since_edit: u32,
+    /// Responses that the client has read; its whims depend on it (nonces differ from run to run).
+    count: u32,
 }
 
 impl Model {
@@ -116,6 +120,7 @@ impl Model {
             nonces: BTreeSet::new(),
             crowded: BTreeSet::new(),
             since_edit: 0,
+            count: 0,
         };
         model.publish(vec![resource(Secret, "s", "good")], &[]);
         model.world.request(Cluster, Request::default());
@@ -240,22 +245,25 @@ impl Model {
         let bad = |r: &Resource| r.payload.starts_with(b"bad");
         let refused: Vec<&str> = send.frame.resources.iter().filter(|r| bad(r)).map(|r| &*r.name).collect();
         // What else stood in a refused response may be live or not (O9, O29).
-        let partly = kind == Cluster || send.frame.nonce.is_multiple_of(2);
+        self.count += 1;
+        let partly = kind == Cluster || self.count.is_multiple_of(2);
         for r in send.frame.resources.iter().filter(|r| !bad(r)) {
             let wanted = kind.wildcard() || self.client.asked.get(&kind).is_some_and(|n| n.contains(&*r.name));
             if !wanted || !(refused.is_empty() || partly) {
                 continue;
             }
             if kind == Route {
+                let doubtful = self.client.doubtful.contains(&*r.name);
                 for (_, cluster) in &r.requires {
                     let known = self.client.has.get(&Cluster).is_some_and(|c| c.contains_key(&**cluster));
                     let had = self.client.has.get(&Route).is_some_and(|routes| routes.contains_key(&*r.name));
                     let cold = had
+                        && !doubtful
                         && !self.client.stalled
                         && !self.client.refused.contains(&**cluster)
                         && self.client.fresh.contains_key(&**cluster);
                     assert!(!cold, "{r:?} came before {cluster} was acknowledged");
-                    let bare = !had && self.crowded.contains(&send.frame.nonce);
+                    let bare = (!had || doubtful) && self.crowded.contains(&send.frame.nonce);
                     assert!(known || bare || self.client.refused.contains(&**cluster), "{r:?} came before {cluster}");
                 }
             }
@@ -267,6 +275,16 @@ impl Model {
             }
             self.client.warming.retain(|c, _| kind != Endpoints || **c != *r.name);
             self.client.has.entry(kind).or_default().insert(r.name.to_string(), Arc::clone(r));
+        }
+        if kind == Route {
+            for r in &send.frame.resources {
+                let name = r.name.to_string();
+                if refused.is_empty() {
+                    self.client.doubtful.remove(&name)
+                } else {
+                    self.client.doubtful.insert(name)
+                };
+            }
         }
         if kind == Cluster {
             self.client.refused.extend(refused.iter().map(ToString::to_string));
@@ -282,7 +300,7 @@ impl Model {
         }
         let error = match refused.as_slice() {
             [] => None,
-            names if send.frame.nonce.is_multiple_of(3) => Some(format!("Error adding {}: bad", names.join(", "))),
+            names if self.count.is_multiple_of(3) => Some(format!("Error adding {}: bad", names.join(", "))),
             _ => Some("something is wrong".into()),
         };
         self.client.answers.push((kind, send.frame.nonce, error));

@@ -142,7 +142,7 @@ impl Session {
             match state.exceptions.get(&name) {
                 Some(Exception::Parked { parked, .. }) if parked.version == entry.resource.version => private = true,
                 Some(Exception::Held { .. }) => {}
-                None if !(gated && gate::waits(self.clusters(state), &entry.resource, new, content)) => {
+                None if !(gated && gate::waits(self.clusters(state), &entry.resource, new, content).is_some()) => {
                     plain.insert(name);
                 }
                 _ => {
@@ -202,11 +202,15 @@ impl Session {
                 }
                 continue;
             };
-            if gate::waits(self.clusters(state), &entry.resource, new, content) {
-                let since = if let Exception::Held { since, .. } = exception { since } else { now };
+            if let Some(newest) = gate::waits(self.clusters(state), &entry.resource, new, content) {
+                let since = match exception {
+                    // Content that names yet another cluster has a time of its own.
+                    Exception::Held { since, newest: before, .. } if newest <= before => since,
+                    _ => now,
+                };
                 if now < since + gate::WARM {
                     self.wake_at(since + gate::WARM);
-                    state.exceptions.insert(name, Exception::Held { new, since });
+                    state.exceptions.insert(name, Exception::Held { new, since, newest });
                     held = true;
                     continue;
                 }
@@ -240,9 +244,14 @@ impl Session {
                 let in_use = matches!(cluster, Some(Exception::Gone { new: false, .. }));
                 !in_use && content.get(ResourceType::Cluster, name).is_none()
             }
-            ResourceType::Route => !content
-                .entries(ResourceType::Listener)
-                .any(|(_, e)| e.resource.requires.iter().any(|(k, n)| *k == ResourceType::Route && n == name)),
+            ResourceType::Route => {
+                let going = self.kind(ResourceType::Listener).is_some_and(|lds| {
+                    let gone = |e: &Exception| matches!(e, Exception::Gone { .. });
+                    lds.exceptions.values().any(gone) || content.gone(ResourceType::Listener, lds.removed).count() > 0
+                });
+                let names = |r: &Resource| r.requires.iter().any(|(k, n)| *k == ResourceType::Route && n == name);
+                !going && !content.entries(ResourceType::Listener).any(|(_, e)| names(&e.resource))
+            }
             _ => true,
         }
     }
@@ -264,9 +273,9 @@ impl Session {
         removed.sort();
         removed.dedup();
         for name in &removed {
-            state.exceptions.remove(name);
+            let new = state.exceptions.remove(name).is_none_or(|e| e.new());
             if state.kind == ResourceType::Route && state.subscription.contains(name) {
-                state.exceptions.insert(Arc::clone(name), Exception::Absent);
+                state.exceptions.insert(Arc::clone(name), Exception::Absent { new });
             }
         }
         if resources.is_empty() && removed.is_empty() {

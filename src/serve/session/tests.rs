@@ -607,3 +607,19 @@ fn a_route_that_was_answered_as_absent_is_not_delayed_when_it_appears() {
     world.publish(vec![cluster("c", "1"), route], &[]);
     assert_eq!(world.out(), ["CDS +c", "RDS +new"]);
 }
+
+#[test]
+fn a_route_that_names_yet_another_new_cluster_waits_for_that_too() {
+    let mut world = World::running();
+    world.publish(vec![cluster("c", "1")], &[]);
+    world.out();
+    world.nack(Cluster, "bad");
+    world.publish(vec![rds("2", &["c"])], &[]);
+    assert_eq!(world.after(0), NOTHING);
+    world.now += Duration::from_secs(15);
+    world.publish(vec![cluster("d", "1"), rds("3", &["c", "d"])], &[]);
+    assert_eq!(world.out(), ["CDS +d"]);
+    world.ack(Cluster);
+    // The refused one is waited for no longer than before it was joined.
+    assert_eq!(world.after(15), ["RDS +r"]);
+}

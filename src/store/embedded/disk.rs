@@ -3,7 +3,7 @@
 use std::{fs::OpenOptions, io::ErrorKind, path::Path};
 
 use redb::{
-    Database, TableDefinition,
+    Builder, Database, TableDefinition,
     backends::{FileBackend, InMemoryBackend},
 };
 
@@ -29,6 +29,9 @@ pub(super) const LAYOUT_KEY: &str = "layout";
 /// The one layout that this version reads and writes.
 pub(super) const LAYOUT: u64 = 1;
 
+/// redb's cache of pages.
+const CACHE_BYTES: usize = 16 << 20;
+
 /// An open file, or memory.
 pub(super) struct Disk {
     pub(super) db: Database,
@@ -46,7 +49,7 @@ impl Disk {
         let file =
             options.open(path).map_err(|error| StoreError::Unavailable(format!("{name} cannot be opened: {error}")))?;
         let backend = FileBackend::new(file).map_err(|error| words(error, &name))?;
-        let db = Database::builder().create_with_backend(backend).map_err(|error| words(error, &name))?;
+        let db = builder().create_with_backend(backend).map_err(|error| words(error, &name))?;
         Ok(Disk { db, name })
     }
 
@@ -62,6 +65,13 @@ impl Disk {
     pub(super) fn words(&self, error: impl Into<redb::Error>) -> StoreError {
         words(error, &self.name)
     }
+}
+
+/// Readers have their own copy of everything, so redb's cache (1 GiB if nothing is said) serves the writer only.
+fn builder() -> Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
 }
 
 fn words(error: impl Into<redb::Error>, name: &str) -> StoreError {

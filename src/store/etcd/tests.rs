@@ -114,3 +114,72 @@ async fn an_older_state_of_the_store_is_noticed() {
     let watch = store.watch("/", Revision(last.0 + 1)).await.map(|_| ());
     assert!(matches!(watch, Err(StoreError::Changed(_))), "{watch:?}");
 }
+
+#[tokio::test]
+async fn a_user_is_known_by_the_password_and_etcd_may_be_away_at_first() {
+    let mut server = Server::start().await;
+    let store = server.store().await;
+    let made = store.call(|client| async move {
+        let mut auth = client.auth_client();
+        auth.user_add("root", "secret", None).await?;
+        auth.user_grant_role("root", "root").await?;
+        auth.auth_enable().await
+    });
+    made.await.unwrap();
+    server.kill();
+    let config = |password: &str| EtcdConfig {
+        endpoints: server.endpoints(),
+        user: Some("root".to_owned()),
+        password: Some(password.to_owned()),
+        ..EtcdConfig::default()
+    };
+    let (known, unknown) = (config("secret"), config("wrong"));
+    assert!(!format!("{known:?}").contains("secret"));
+    let known = Etcd::connect(known).await.unwrap();
+    assert!(matches!(known.get("/").await, Err(StoreError::Unavailable(_))));
+    server.start_again_unready();
+    recovered(&*known).await;
+    write(&*known, vec![put("/a", "1")]).await;
+    let unknown = Etcd::connect(unknown).await.unwrap();
+    assert!(matches!(unknown.get("/a").await, Err(StoreError::Refused(_))));
+    assert!(store.get("/a").await.is_err(), "nobody without a user");
+}
+
+#[tokio::test]
+async fn a_key_that_is_not_text_is_left_out() {
+    let Fresh { server: _server, store } = etcd().await;
+    let first = write(&*store, vec![put("/a", "1")]).await;
+    let raw = |client: etcd_client::Client| async move { client.kv_client().put(b"/\xff".to_vec(), "", None).await };
+    store.call(raw).await.unwrap();
+    let last = write(&*store, vec![put("/b", "1")]).await;
+    let listing = store.list("/").await.unwrap();
+    assert_eq!(listing.entries.iter().map(|kv| &kv.key[..]).collect::<Vec<_>>(), ["/a", "/b"]);
+    let mut watcher = store.watch("/", first).await.unwrap();
+    assert_eq!(batch(&mut watcher).await.revision, first);
+    assert_eq!(batch(&mut watcher).await.revision, last);
+}
+
+#[tokio::test]
+async fn mutual_tls_lets_in_who_has_a_certificate() {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let issue = |names: &[&str]| {
+        let mut params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate().unwrap();
+        (params.signed_by(&key, &ca).unwrap().pem(), key.serialize_pem())
+    };
+    let (cert, key) = issue(&["127.0.0.1"]);
+    let server = Server::start_tls([&ca.pem(), &cert, &key]);
+    let (cert, key) = issue(&["tidegate"]);
+    let nobody =
+        EtcdConfig { endpoints: server.tls_endpoints(), ca: Some(ca.pem().into_bytes()), ..EtcdConfig::default() };
+    let us = EtcdConfig { cert: Some(cert.into_bytes()), key: Some(key.into_bytes()), ..nobody.clone() };
+    let store = Etcd::connect(us).await.unwrap();
+    recovered(&*store).await;
+    write(&*store, vec![put("/a", "1")]).await;
+    let nobody = Etcd::connect(nobody).await.unwrap();
+    assert!(matches!(nobody.get("/a").await, Err(StoreError::Unavailable(_))));
+}

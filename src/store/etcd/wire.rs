@@ -92,8 +92,14 @@ pub(super) fn words(error: &Error) -> StoreError {
         Error::LeaseKeepAliveError(text) if text.contains("not found") => StoreError::LeaseNotFound,
         Error::GRpcStatus(status) => {
             let text = status.message();
-            let refusals =
-                ["request is too large", "too many operations", "duplicate key", "key is not provided", "TTL"];
+            let refusals = [
+                "authentication failed",
+                "request is too large",
+                "too many operations",
+                "duplicate key",
+                "key is not provided",
+                "TTL",
+            ];
             if text.contains("lease not found") {
                 StoreError::LeaseNotFound
             } else if text.contains("database space exceeded") {
