@@ -26,7 +26,7 @@ use crate::{
     cli::{BootstrapArgs, EtcdArgs, RegisterArgs, ServeArgs, StoreUrl},
     feedback::Feedback,
     manifest,
-    model::{FleetSpec, Keyspace, Object, ObjectRef, Sites, StoreKey},
+    model::{Keyspace, Object, ObjectRef, Sites, StoreKey},
     pipeline::{Pipeline, State},
     rpc::operator_server::OperatorServer,
     serve::{
@@ -225,15 +225,12 @@ async fn start_xds(
     cancel: &CancellationToken,
     tasks: &mut JoinSet<Result<()>>,
 ) -> Result<SocketAddr> {
-    let fleet = FleetSpec::default();
     let shared = Shared {
         views: Arc::clone(&context.views),
         feedback: Arc::clone(&context.feedback),
         sites,
         identifier: Arc::clone(&context.replica),
-        trust_domain: fleet.trust_domain.as_str().into(),
         allow_unproven: args.allow_unproven,
-        drain_time: fleet.drain_time,
         cancel: cancel.clone(),
     };
     let tls = tls::server(args.xds_cert.as_deref(), args.xds_key.as_deref(), args.xds_ca.as_deref())?;

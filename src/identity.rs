@@ -173,14 +173,12 @@ mod tests {
 
     fn sites() -> Sites {
         let site = |role, state| SiteEntry { role, region: "eu".into(), zone: "".into(), state };
-        Sites(
-            [
-                ("fra".into(), site(Role::Edge, SiteState::Active)),
-                ("old".into(), site(Role::Edge, SiteState::Deleting)),
-                ("dc1".into(), site(Role::Core, SiteState::Active)),
-            ]
-            .into(),
-        )
+        let sites = [
+            ("fra".into(), site(Role::Edge, SiteState::Active)),
+            ("old".into(), site(Role::Edge, SiteState::Deleting)),
+            ("dc1".into(), site(Role::Core, SiteState::Active)),
+        ];
+        Sites { sites: sites.into(), ..Sites::default() }
     }
 
     fn ask(spiffe: Option<&str>, loopback: bool, site: &str) -> Result<Audience, Refusal> {

@@ -128,7 +128,7 @@ impl Configuration {
         next
     }
 
-    /// What identity needs to know of the Sites, and the trust domain of the Fleet.
+    /// What identity and the streams need to know: the Sites, and the Fleet's spec.
     pub fn sites(&self) -> Sites {
         let entries = self.all(Kind::Site).filter_map(|stored| {
             let spec = stored.site()?;
@@ -140,7 +140,7 @@ impl Configuration {
             };
             Some((stored.reference.name.as_str().into(), entry))
         });
-        Sites(entries.collect())
+        Sites { sites: entries.collect(), fleet: self.fleet() }
     }
 
     /// The Fleet's spec, or its defaults where no Fleet is stored.

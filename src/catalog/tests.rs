@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{testing::*, *};
-use crate::model::Kind;
+use crate::model::{FleetSpec, Kind, Metadata, Spec};
 
 #[test]
 fn garbage_takes_its_own_object_out_and_names_key_and_fault() {
@@ -125,4 +125,15 @@ fn a_clone_does_not_see_later_writes() {
     world.remove(&ObjectRef::new(Kind::Service, "shop", "web"));
     assert_eq!(before.all(Kind::Service).count(), 1);
     assert!(before.get(&ObjectRef::new(Kind::Service, "shop", "web")).is_some());
+}
+
+#[test]
+fn identity_hears_what_the_fleet_says() {
+    let mut world = World::of([edge("fra")]);
+    let heard = |world: &World| world.catalog.configuration().sites().fleet.trust_domain;
+    assert_eq!(heard(&world), "tidegate.local");
+    let spec = FleetSpec { trust_domain: "corp.example".into(), ..FleetSpec::default() };
+    let metadata = Metadata { name: "fleet".into(), ..Metadata::default() };
+    world.put(Object { metadata, spec: Spec::Fleet(spec) });
+    assert_eq!(heard(&world), "corp.example");
 }

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::SiteState;
+use super::{FleetSpec, SiteState};
 
 /// A revision of the store: one counter over all keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,13 +92,18 @@ pub struct SiteEntry {
     pub state: SiteState,
 }
 
-/// All sites by name, as the store has them.
+/// What identity and the streams need to know of the fleet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sites(pub BTreeMap<Arc<str>, SiteEntry>);
+pub struct Sites {
+    /// All sites by name, as the store has them.
+    pub sites: BTreeMap<Arc<str>, SiteEntry>,
+    /// What all replicas must agree on.
+    pub fleet: FleetSpec,
+}
 
 impl Sites {
     /// The site of that name, with the shared copy of its name.
     pub fn get(&self, name: &str) -> Option<(&Arc<str>, &SiteEntry)> {
-        self.0.get_key_value(name)
+        self.sites.get_key_value(name)
     }
 }

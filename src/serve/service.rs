@@ -5,7 +5,6 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError, Weak},
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -45,16 +44,12 @@ pub struct Shared {
     pub views: Arc<Views>,
     /// Where acknowledgements go.
     pub feedback: Arc<Feedback>,
-    /// All sites, as identity needs them.
+    /// All sites and what the Fleet says, as identity and the streams need it.
     pub sites: watch::Receiver<Arc<Sites>>,
     /// `control_plane.identifier`.
     pub identifier: Arc<str>,
-    /// SPIFFE trust domain of the fleet.
-    pub trust_domain: Arc<str>,
     /// Claims without a certificate are believed from everywhere.
     pub allow_unproven: bool,
-    /// For proxies whose node metadata says no drain time.
-    pub drain_time: Duration,
     /// Ends all streams with `UNAVAILABLE`.
     pub cancel: CancellationToken,
 }

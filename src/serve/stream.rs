@@ -58,7 +58,7 @@ pub(super) async fn run(
     // Only now: nobody may push out the streams of a proxy that it merely claims to be.
     let admitted = who.inner.admit(&id);
     let reader = who.inner.shared.views.open(&audience);
-    let drain = node.drain_time().unwrap_or(who.inner.shared.drain_time);
+    let drain = node.drain_time().unwrap_or_else(|| sites.borrow().fleet.drain_time);
     let session = Session::new(who.inner.fanouts(&audience), drain, now());
     let published = reader.view().subscribe();
     let stream = Stream { who, audience, sites, reader, published, session, proxy, admitted, frames, active: true };
@@ -83,7 +83,7 @@ impl Who {
     fn resolve(&self, sites: &mut watch::Receiver<Arc<Sites>>) -> Result<Audience, String> {
         let shared = &self.inner.shared;
         let sites = Arc::clone(&sites.borrow_and_update());
-        identity::resolve(&self.peer, &self.claim, &sites, &shared.trust_domain, shared.allow_unproven)
+        identity::resolve(&self.peer, &self.claim, &sites, &sites.fleet.trust_domain, shared.allow_unproven)
             .map_err(|refusal| refusal.to_string())
     }
 

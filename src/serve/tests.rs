@@ -46,7 +46,8 @@ struct Server {
 
 fn sites(names: &[&str]) -> Arc<Sites> {
     let entry = SiteEntry { role: Role::Edge, region: "eu".into(), zone: "".into(), state: SiteState::Active };
-    Arc::new(Sites(names.iter().map(|n| ((*n).into(), entry.clone())).collect()))
+    let sites = names.iter().map(|n| ((*n).into(), entry.clone())).collect();
+    Arc::new(Sites { sites, ..Sites::default() })
 }
 
 async fn server(limits: Limits) -> Server {
@@ -58,9 +59,7 @@ async fn server(limits: Limits) -> Server {
         feedback: Arc::clone(&feedback),
         sites: watched,
         identifier: "replica-1".into(),
-        trust_domain: "tidegate.local".into(),
         allow_unproven: false,
-        drain_time: Duration::from_secs(600),
         cancel: cancel.clone(),
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
