@@ -8,5 +8,6 @@ mod change;
 mod features;
 mod flow;
 mod https;
+mod regexes;
 mod tour;
 mod world;

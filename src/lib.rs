@@ -5,8 +5,7 @@
 //! ```text
 //! store ──▶ catalog ──▶ compile ──▶ snapshot ──▶ serve ──▶ Envoy
 //!   ▲       objects     objects     what each    streams     │
-//!   │                   → xDS       audience                 │
-//!   │                               sees                     │
+//!   │                   → xDS       audience sees            │
 //!  api ◀── status ◀───────────────── feedback ◀── ACK, NACK ─┘
 //! ```
 //!

@@ -25,7 +25,7 @@ impl FromStr for StoreUrl {
             Some(("etcd", urls)) if !urls.is_empty() => {
                 urls.split(',').map(etcd_url).collect::<Result<_, _>>().map(Self::Etcd)
             }
-            _ => Err(format!("{text:?} is no store; write embedded:PATH, etcd:URL[,URL] or memory")),
+            _ => Err(format!("{text:?} is no store; write embedded:PATH, etcd:URL,URL… or memory")),
         }
     }
 }
@@ -62,7 +62,7 @@ pub struct EtcdArgs {
 /// Everything that a replica is told at its start.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct ServeArgs {
-    /// Where the desired state is kept: embedded:PATH, etcd:URL[,URL] or memory [default: embedded:DATA_DIR/store.redb]
+    /// Where the desired state is kept: embedded:PATH, etcd:URL,URL… or memory [default: embedded:DATA_DIR/store.redb]
     #[arg(long, env = "TIDEGATE_STORE", value_name = "STORE")]
     pub store: Option<StoreUrl>,
     /// Folder of what this replica keeps on disk
