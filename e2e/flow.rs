@@ -5,7 +5,7 @@ use tempfile::TempDir;
 
 use crate::{
     harness::{Addresses, Etcd, Tidegate, wait_for},
-    world::{SOON, World, route_yaml, service_yaml, start_envoy},
+    world::{SOON, World, route_yaml, service_yaml, start_edited_envoy, start_envoy},
 };
 
 #[test]
@@ -219,4 +219,34 @@ spec: {{gatewayClassName: tidegate, listeners: [{{name: http, port: 8080, protoc
         200 => Ok(()),
         other => Err(other),
     });
+}
+
+/// An Envoy that takes less than admission allows stands for every reason why a proxy may refuse what we think is good.
+#[test]
+fn a_refusal_is_told_on_the_object_that_caused_it_and_costs_nothing_else() {
+    let mut world = World::start("memory");
+    let backend = world.backend("b1");
+    world.apply(
+        &(service_yaml("web", "", &[("core1", &backend)])
+            + &route_yaml("good", "good.example", "[{backendRefs: [{name: web, port: 80}]}]")),
+    );
+    world.edge = start_edited_envoy(&world.control, world.certs.path(), ("edge1", "edge"), |bootstrap| {
+        let limited = bootstrap.replace("error_level: 1000000", "error_level: 50");
+        assert_ne!(limited, bootstrap);
+        limited
+    });
+    world.edge.wait_ready(SOON);
+    let bad = "[{matches: [{path: {type: RegularExpression, value: '/[a-z]{1,40}x'}}], backendRefs: [{name: web, port: 80}]}]";
+    let refused = world.control.apply(&route_yaml("bad", "bad.example", bad), &["--wait"]);
+    assert_eq!(refused.code, 3, "{refused:#?}");
+    assert!(refused.stderr.contains("regex") && refused.stderr.contains("edge1-a"), "{}", refused.stderr);
+    assert_eq!(world.get("good.example", "/").status, 200, "what was served is served on");
+    let described = |name: &str| world.control.run(&["describe", "httproute", name, "-n", "shop"]).ok().stdout;
+    assert!(described("bad").contains("program size"), "{}", described("bad"));
+    assert!(!described("good").contains("program size"), "{}", described("good"));
+    let status = world.control.run(&["proxy", "status"]).ok();
+    assert!(status.stdout.contains("NACKED"), "{}", status.stdout);
+
+    world.apply(&route_yaml("bad", "bad.example", "[{backendRefs: [{name: web, port: 80}]}]"));
+    assert_eq!(world.get("bad.example", "/").status, 200, "mended content is sent again");
 }
