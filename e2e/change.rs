@@ -60,7 +60,7 @@ fn loaded_route(service: &str) -> String {
 fn change(world: &World, backends: &[Backend], certificates: &[(String, String)], round: usize) {
     let (old, new) = (format!("s{}", round - 1), format!("s{round}"));
     let (near, far) = (&backends[round % 4], &backends[(round + 1) % 4]);
-    let check = if round % 2 == 0 { ", healthCheck: {path: /healthz, interval: 1s}" } else { "" };
+    let check = if round.is_multiple_of(2) { ", healthCheck: {path: /healthz, interval: 1s}" } else { "" };
     world.apply(&service_yaml(&new, check, &[("core1", near), ("core2", far)]));
     world.apply(&loaded_route(&new));
     world.apply(&endpoint_set_yaml(&new, "core1", far));

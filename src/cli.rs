@@ -95,7 +95,7 @@ async fn dispatch(cli: Cli, offline: &dyn Offline, io: &mut Io<'_>) -> Result<()
             offline.translate(args, sources, output, io).await
         }
         Command::DevCerts(args) => offline.dev_certs(args, io).await,
-        Command::Proxy(ProxyCommand::Bootstrap(args)) => offline.bootstrap(args, io).await,
+        Command::Proxy(ProxyCommand::Bootstrap(args)) => offline.bootstrap(*args, io).await,
         Command::Proxy(ProxyCommand::Status(args)) => proxy::status(&global, &args, io).await,
         Command::Proxy(ProxyCommand::Config(args)) => proxy::config(&global, &args, io).await,
         Command::Register(args) if !args.etcd.is_empty() => offline.register_etcd(args, io).await,

@@ -21,15 +21,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("rpc", &[]),
     // The line.
     ("store", &["model"]),
-    ("catalog", &["model", "manifest", "xds"]),
+    ("catalog", &["model", "manifest", "xds", "store"]),
     ("compile", &["model", "xds", "catalog"]),
     ("snapshot", &["model", "xds"]),
-    ("feedback", &["model", "xds"]),
+    ("feedback", &["model", "xds", "snapshot"]),
     ("serve", &["model", "xds", "identity", "snapshot", "feedback"]),
     ("pipeline", &["model", "xds", "store", "catalog", "compile", "snapshot"]),
     // Judgement.
     ("admission", &["model", "manifest", "xds", "catalog", "compile"]),
-    ("status", &["model", "xds", "catalog", "snapshot", "feedback"]),
+    ("status", &["model", "xds", "catalog", "compile", "snapshot", "feedback", "pipeline"]),
     // The rim.
     (
         "api",
@@ -41,9 +41,11 @@ const LAYERS: &[(&str, &[&str])] = &[
             "rpc",
             "store",
             "catalog",
-            "admission",
+            "compile",
             "snapshot",
             "feedback",
+            "pipeline",
+            "admission",
             "status",
         ],
     ),

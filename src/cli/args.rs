@@ -272,7 +272,7 @@ pub enum ProxyCommand {
     #[command(
         help_template = TEMPLATE, before_help = "Examples:\n  tidegate proxy bootstrap --site fra1 --id fra1-envoy-1 --server 10.0.0.1:18000,10.0.0.2:18000 > envoy.yaml"
     )]
-    Bootstrap(BootstrapArgs),
+    Bootstrap(Box<BootstrapArgs>),
 }
 
 /// `tidegate proxy status`.

@@ -4,6 +4,7 @@ mod arguments;
 mod commands;
 mod fake;
 mod looks;
+mod readme;
 
 use async_trait::async_trait;
 use clap::Parser;

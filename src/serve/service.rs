@@ -176,6 +176,7 @@ impl StreamingService<DeltaRequest> for Delta {
         let (tx, frames) = mpsc::channel(1);
         let run = stream::run(Arc::clone(&self.inner), self.peer.clone(), request.into_inner(), tx);
         // A task of its own, so that a panic ends this stream and no other; dropped with the response.
+        #[expect(clippy::disallowed_methods, reason = "the handle aborts it when the response is dropped")]
         let task = AbortOnDropHandle::new(tokio::spawn(run));
         Box::pin(async move { Ok(tonic::Response::new(Responses { frames, task: Some(task) })) })
     }

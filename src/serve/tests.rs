@@ -66,6 +66,7 @@ async fn server(limits: Limits) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let serving = intake::serve(listener, None, Routes::new(service), limits, cancel.clone());
+    #[expect(clippy::disallowed_methods, reason = "the handle aborts it on drop")]
     let task = AbortOnDropHandle::new(tokio::spawn(serving));
     Server { address, views, feedback, sites: known, cancel, _task: task }
 }

@@ -65,7 +65,9 @@ pub(super) async fn start_on(mut server: tonic::transport::Server, scheme: &str,
     let asked = Asked::default();
     let fake = Fake { answers: Mutex::new(answers), asked: asked.clone() };
     let serving = server.add_service(OperatorServer::new(fake)).serve_with_incoming(TcpListenerStream::new(listener));
-    Server { url, asked, task: tokio::spawn(async { serving.await.expect("serves until it is aborted") }) }
+    #[expect(clippy::disallowed_methods, reason = "Server aborts it on drop")]
+    let task = tokio::spawn(async { serving.await.expect("serves until it is aborted") });
+    Server { url, asked, task }
 }
 
 impl Fake {
@@ -130,6 +132,7 @@ impl Operator for Fake {
         let asked = self.asked.clone();
         let (sender, receiver) = mpsc::channel(1);
         // Ends with the stream, for either end that goes away ends the loop.
+        #[expect(clippy::disallowed_methods, reason = "it ends with its stream")]
         tokio::spawn(async move {
             let mut requests = request.into_inner();
             for n in 0.. {

@@ -1,4 +1,5 @@
 //! Following over an embedded store that can be cut off and exchanged, and over a real etcd.
+#![expect(clippy::disallowed_methods, reason = "tasks of a test end with its runtime")]
 
 use std::{
     collections::BTreeMap,

@@ -74,14 +74,20 @@ fn recursion_ends_with_a_violation() {
     assert!(found[0].rule.contains("nested"), "{found:?}");
 }
 
+const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
+const CORE: &str = "envoy.config.core.v3.HeaderValue";
+const ADDRESS: &str = "envoy.config.core.v3.SocketAddress";
+const ROUTE: &str = "envoy.config.route.v3.Route";
+const ENDPOINT: &str = "envoy.config.endpoint.v3.ClusterLoadAssignment";
+
 /// (message, JSON, what is broken: a part of each violation)
-fn examples() -> Vec<(&'static str, Json, &'static [&'static str])> {
-    const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
-    const CORE: &str = "envoy.config.core.v3.HeaderValue";
-    const ADDRESS: &str = "envoy.config.core.v3.SocketAddress";
-    const ROUTE: &str = "envoy.config.route.v3.Route";
-    const ENDPOINT: &str = "envoy.config.endpoint.v3.ClusterLoadAssignment";
-    let prefix = json!({"prefix": "/"});
+type Example = (&'static str, Json, &'static [&'static str]);
+
+fn examples() -> Vec<Example> {
+    [cluster_examples(), small_examples(), route_examples()].concat()
+}
+
+fn cluster_examples() -> Vec<Example> {
     vec![
         (CLUSTER, json!({"name": "c"}), &[]),
         (CLUSTER, json!({"name": ""}), &["name: must have at least 1 character"]),
@@ -128,6 +134,11 @@ fn examples() -> Vec<(&'static str, Json, &'static [&'static str])> {
             json!({"name": "c", "commonLbConfig": {"healthyPanicThreshold": {"value": 101.0}}}),
             &["healthyPanicThreshold.value: must be at least 0 and at most 100"],
         ),
+    ]
+}
+
+fn small_examples() -> Vec<Example> {
+    vec![
         // well_known_regex and max_bytes
         (CORE, json!({"key": "x-a", "value": "b"}), &[]),
         (CORE, json!({"key": "", "value": "b"}), &["key: must have at least 1 character"]),
@@ -139,6 +150,12 @@ fn examples() -> Vec<(&'static str, Json, &'static [&'static str])> {
         (ADDRESS, json!({"address": "::1", "portValue": 65536}), &["portValue: must be at most 65535"]),
         (ADDRESS, json!({"address": "::1"}), &["must set one of portValue, namedPort"]),
         (ADDRESS, json!({"address": "", "portValue": 1}), &["address: must have at least 1 character"]),
+    ]
+}
+
+fn route_examples() -> Vec<Example> {
+    let prefix = json!({"prefix": "/"});
+    vec![
         (ROUTE, json!({"match": prefix, "route": {"cluster": "c"}}), &[]),
         (ROUTE, json!({"match": prefix}), &["must set one of route, redirect"]),
         (ROUTE, json!({"route": {"cluster": "c"}}), &["match: must be set"]),
