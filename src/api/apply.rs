@@ -1,5 +1,8 @@
 //! Writes: parse, admit, store; in one transaction where it fits, with the audit key and `head` in the same one.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::BTreeSet,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -163,8 +166,8 @@ fn split(mut writes: Vec<&Write>) -> Vec<Vec<&Write>> {
 
 /// Deletes objects; those that do not exist are named, not an error.
 pub(super) async fn delete(context: &Context, who: &str, request: DeleteRequest) -> Result<DeleteResponse, Status> {
-    let references =
-        request.objects.iter().map(from_rpc).collect::<Result<Vec<_>, _>>()?;
+    // A name given twice is deleted once: no key may stand twice in a transaction.
+    let references = request.objects.iter().map(from_rpc).collect::<Result<BTreeSet<_>, _>>()?;
     for _ in 0..ATTEMPTS {
         let (head, _) = current(context).await?;
         let mut response = DeleteResponse::default();
