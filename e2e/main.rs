@@ -5,6 +5,7 @@ mod harness;
 mod harness_works;
 
 mod change;
+mod failover;
 mod features;
 mod flow;
 mod https;
