@@ -1,10 +1,19 @@
 //! What fails over: a core that lacks a cluster, a gateway that dies, a control plane that dies half-way.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use tidegate::xds::ResourceType;
 
 use crate::{
     harness::{Backend, Envoy, Link, Load, Response, wait_for},
-    world::{SOON, World, certificate_yaml, https_gateway_yaml, route_yaml, service_yaml, start_envoy_at},
+    world::{
+        SOON, World, certificate_yaml, endpoint_set_yaml, https_gateway_yaml, route_yaml, service_yaml, site_dir,
+        start_envoy_at,
+    },
+    xds_client::{Sent, XdsClient},
 };
 
 /// The edge's requests a second while a gateway dies.
@@ -154,4 +163,57 @@ fn a_control_plane_killed_between_a_listener_and_its_secret_is_completed_by_its_
             other => Err(format!("{other:?}")),
         }
     });
+}
+
+#[test]
+fn a_reconnect_is_sent_no_resource_that_it_holds() {
+    let (_dir, store) = stored();
+    let mut world = World::start(&store);
+    let backend = world.backend("b1");
+    let (certificate, _) = certificate_yaml("tls", "tls.example");
+    let mut objects = certificate + &https_gateway_yaml(&[("tls.example", "tls")], "");
+    for number in 0..20 {
+        let name = format!("s{number}");
+        objects.push_str(&service_yaml(&name, "", &[("core1", &backend), ("core2", &backend)]));
+        let rules = format!("[{{backendRefs: [{{name: {name}, port: 80}}]}}]");
+        objects.push_str(&route_yaml(&name, &format!("{name}.example"), &rules));
+    }
+    world.apply(&objects);
+    let client = |site: &str, role: &str| {
+        let identity = site_dir(world.certs.path(), role, site);
+        XdsClient::new(world.control.xds(), site, &format!("{site}-counting"), &identity)
+    };
+    let (mut edge, mut core) = (client("edge1", "edge"), client("core1", "core"));
+    let first = (count(&edge.session()), count(&core.session()));
+    eprintln!("first session: edge {:?}, core {:?}", first.0, first.1);
+    let edge_types = [ResourceType::Cluster, ResourceType::Endpoints, ResourceType::Secret, ResourceType::Listener];
+    assert!(edge_types.iter().all(|kind| first.0.contains_key(kind)), "{first:?}");
+    assert!(first.1[&ResourceType::Cluster] >= 20 && first.1[&ResourceType::Endpoints] >= 20, "{first:?}");
+
+    let secrets = BTreeMap::from([(ResourceType::Secret, 1)]);
+    assert_eq!(count(&edge.session()), secrets, "the same control plane: Secrets alone");
+    assert_eq!(count(&core.session()), BTreeMap::new());
+    world.control.restart();
+    assert_eq!(count(&edge.session()), secrets, "its successor: Secrets alone");
+    assert_eq!(count(&core.session()), BTreeMap::new());
+
+    let moved = world.backend("moved");
+    world.apply(
+        &(endpoint_set_yaml("s3", "core1", &moved)
+            + &service_yaml("s4", ", circuitBreakers: {maxConnections: 77}", &[])),
+    );
+    assert_eq!(count(&edge.session()), secrets, "neither change is an edge's");
+    let sent = core.session();
+    let names = |kind| sent.get(&kind).cloned().unwrap_or_default();
+    assert_eq!(names(ResourceType::Cluster), ["shop/s4:80"]);
+    let mut assignments = names(ResourceType::Endpoints);
+    assignments.sort_unstable();
+    assert_eq!(assignments, ["shop/s3:80", "shop/s4:80"], "the changed one, and the one behind a changed cluster");
+    assert_eq!(sent.len(), 2, "{sent:?}");
+    assert_eq!(count(&core.session()), BTreeMap::new());
+}
+
+/// How many resources of each type came.
+fn count(sent: &Sent) -> BTreeMap<ResourceType, usize> {
+    sent.iter().map(|(kind, names)| (*kind, names.len())).collect()
 }

@@ -9,4 +9,6 @@ mod failover;
 mod features;
 mod flow;
 mod https;
+mod sharing;
 mod world;
+mod xds_client;
