@@ -230,7 +230,7 @@ fn a_refusal_is_told_on_the_object_that_caused_it_and_costs_nothing_else() {
         &(service_yaml("web", "", &[("core1", &backend)])
             + &route_yaml("good", "good.example", "[{backendRefs: [{name: web, port: 80}]}]")),
     );
-    world.edge = start_edited_envoy(&world.control, world.certs.path(), ("edge1", "edge"), |bootstrap| {
+    world.edge = start_edited_envoy(world.control.xds(), world.certs.path(), ("edge1", "edge"), |bootstrap| {
         let limited = bootstrap.replace("error_level: 1000000", "error_level: 50");
         assert_ne!(limited, bootstrap);
         limited

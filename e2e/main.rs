@@ -5,8 +5,11 @@ mod harness;
 mod harness_works;
 
 mod change;
+mod failover;
 mod features;
 mod flow;
 mod https;
+mod sharing;
 mod tour;
 mod world;
+mod xds_client;

@@ -273,7 +273,7 @@ impl Session {
         removed.sort();
         removed.dedup();
         for name in &removed {
-            let new = state.exceptions.remove(name).is_none_or(|e| e.new());
+            let new = state.exceptions.remove(name).is_none_or(|e| e.is_new());
             if state.kind == ResourceType::Route && state.subscription.contains(name) {
                 state.exceptions.insert(Arc::clone(name), Exception::Absent { new });
             }
