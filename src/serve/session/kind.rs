@@ -35,7 +35,7 @@ pub(super) enum Exception {
 
 impl Exception {
     /// The proxy does not have the name in any version.
-    pub(super) fn new(&self) -> bool {
+    pub(super) fn is_new(&self) -> bool {
         match self {
             Self::Wanted { new, .. }
             | Self::Held { new, .. }
@@ -237,7 +237,7 @@ impl Kind {
     /// that asks for it: one that went and came again is still there, and only exceptions say that it is not.
     pub(super) fn is_new(&self, name: &str, created: Seq) -> bool {
         let unknown = self.kind != ResourceType::Route || self.acked == Seq(0);
-        self.exceptions.get(name).map_or(unknown && created > self.acked, Exception::new)
+        self.exceptions.get(name).map_or(unknown && created > self.acked, Exception::is_new)
     }
 
     /// An answer to the response `nonce`; false if that is not in flight.

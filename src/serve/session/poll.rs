@@ -195,7 +195,7 @@ impl Session {
         }
         let mut suspects = Vec::new();
         for (name, exception) in groups {
-            let new = exception.new();
+            let new = exception.is_new();
             let Some(entry) = content.get(state.kind, &name) else {
                 if self.absence(state, &name, content) {
                     ripe.insert(name);
@@ -273,7 +273,7 @@ impl Session {
         removed.sort();
         removed.dedup();
         for name in &removed {
-            let new = state.exceptions.remove(name).is_none_or(|e| e.new());
+            let new = state.exceptions.remove(name).is_none_or(|e| e.is_new());
             if state.kind == ResourceType::Route && state.subscription.contains(name) {
                 state.exceptions.insert(Arc::clone(name), Exception::Absent { new });
             }
@@ -287,7 +287,7 @@ impl Session {
         for frame in &frames {
             for resource in &frame.resources {
                 if let Some(exception) = state.exceptions.get_mut(&resource.name) {
-                    *exception = Exception::Flying { new: exception.new(), nonce: frame.nonce };
+                    *exception = Exception::Flying { new: exception.is_new(), nonce: frame.nonce };
                 }
             }
         }
