@@ -117,8 +117,24 @@ fn a_proxy_whose_claim_its_certificate_does_not_bear_out_gets_nothing() {
     // The certificate of edge1 with the claim of core1.
     let server = world.control.xds().to_string();
     let bootstrap = crate::harness::tidegate(&[
-        "proxy", "bootstrap", "--site", "core1", "--id", "liar", "--server", &server, "--role", "core", "--ca",
-        "ca.crt", "--cert", "tls.crt", "--key", "tls.key", "--admin-port", "0",
+        "proxy",
+        "bootstrap",
+        "--site",
+        "core1",
+        "--id",
+        "liar",
+        "--server",
+        &server,
+        "--role",
+        "core",
+        "--ca",
+        "ca.crt",
+        "--cert",
+        "tls.crt",
+        "--key",
+        "tls.key",
+        "--admin-port",
+        "0",
     ])
     .ok()
     .stdout;
@@ -176,7 +192,10 @@ fn a_restarted_envoy_is_served_everything_again() {
 #[test]
 fn etcd_away_at_the_start_is_said_and_waited_for() {
     let mut etcd = Etcd::start();
-    etcd.put("/tidegate/v1/objects/namespaces/shop", "apiVersion: tidegate.dev/v1alpha1\nkind: Namespace\nmetadata: {name: shop}\n");
+    etcd.put(
+        "/tidegate/v1/objects/namespaces/shop",
+        "apiVersion: tidegate.dev/v1alpha1\nkind: Namespace\nmetadata: {name: shop}\n",
+    );
     etcd.stop();
     let addresses = Addresses::next();
     let mut control = Tidegate::serve_unready(addresses.take(), &format!("etcd:{}", etcd.url()), &[]);
@@ -205,10 +224,14 @@ spec: {{gatewayClassName: tidegate, listeners: [{{name: http, port: 8080, protoc
         )
     };
     let route = |name: &str, gateway: &str, path: &str| {
-        let rules = format!("[{{matches: [{{path: {{type: PathPrefix, value: {path}}}}}], backendRefs: [{{name: web, port: 80}}]}}]");
+        let rules = format!(
+            "[{{matches: [{{path: {{type: PathPrefix, value: {path}}}}}], backendRefs: [{{name: web, port: 80}}]}}]"
+        );
         route_yaml(name, "c.example", &rules).replace("[{name: web}]", &format!("[{{name: {gateway}}}]"))
     };
-    world.apply(&(service_yaml("web", "", &[("core1", &backend)]) + &gateway("zz-first") + &route("one", "zz-first", "/one")));
+    world.apply(
+        &(service_yaml("web", "", &[("core1", &backend)]) + &gateway("zz-first") + &route("one", "zz-first", "/one")),
+    );
     world.apply(&(gateway("aa-second") + &route("two", "aa-second", "/two")));
     assert_eq!(world.get("c.example", "/one").status, 200);
     assert_eq!(world.get("c.example", "/two").status, 404);

@@ -140,7 +140,7 @@ impl Configuration {
             };
             Some((stored.reference.name.as_str().into(), entry))
         });
-        Sites(entries.collect())
+        Sites { trust_domain: self.fleet().trust_domain.as_str().into(), sites: entries.collect() }
     }
 
     /// The Fleet's spec, or its defaults where no Fleet is stored.

@@ -92,13 +92,18 @@ pub struct SiteEntry {
     pub state: SiteState,
 }
 
-/// All sites by name, as the store has them.
+/// What identity needs to know of the fleet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sites(pub BTreeMap<Arc<str>, SiteEntry>);
+pub struct Sites {
+    /// SPIFFE trust domain; empty, which nobody is of, until the store was read.
+    pub trust_domain: Arc<str>,
+    /// All sites by name, as the store has them.
+    pub sites: BTreeMap<Arc<str>, SiteEntry>,
+}
 
 impl Sites {
     /// The site of that name, with the shared copy of its name.
     pub fn get(&self, name: &str) -> Option<(&Arc<str>, &SiteEntry)> {
-        self.0.get_key_value(name)
+        self.sites.get_key_value(name)
     }
 }

@@ -49,8 +49,6 @@ pub struct Shared {
     pub sites: watch::Receiver<Arc<Sites>>,
     /// `control_plane.identifier`.
     pub identifier: Arc<str>,
-    /// SPIFFE trust domain of the fleet.
-    pub trust_domain: Arc<str>,
     /// Claims without a certificate are believed from everywhere.
     pub allow_unproven: bool,
     /// For proxies whose node metadata says no drain time.
