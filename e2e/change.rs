@@ -4,9 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::{
     harness::{Backend, Load, wait_for},
-    world::{
-        World, certificate_yaml, endpoint_set_yaml, https_gateway_yaml, route_yaml, service_yaml,
-    },
+    world::{World, certificate_yaml, endpoint_set_yaml, https_gateway_yaml, route_yaml, service_yaml},
 };
 
 /// How long the load lasts.
@@ -41,7 +39,8 @@ fn nothing_fails_while_everything_changes() {
     eprintln!("{round} rounds: {} ok, p50 {:?}, p99 {:?}", report.ok, report.percentile(0.5), report.percentile(0.99));
     for envoy in std::iter::once(&world.edge).chain(&world.cores) {
         // What a failure needs to be understood, and silence otherwise.
-        let broken = envoy.stats("destroy.*with_active_rq|keepalive_timeout|upstream_rq_(tx|rx)_reset|upstream_cx_protocol_error");
+        let broken = envoy
+            .stats("destroy.*with_active_rq|keepalive_timeout|upstream_rq_(tx|rx)_reset|upstream_cx_protocol_error");
         eprintln!("{:?}", broken.iter().filter(|(_, count)| **count > 0).collect::<Vec<_>>());
     }
     let secure = secure_load.stop();
@@ -88,7 +87,8 @@ fn a_service_that_moves_between_groups_fails_no_request() {
     );
     let load = Load::new([world.request("load.example", "/one")]).per_second(RATE).connections(8, 4).start();
     // 30 s, 100 chunks of 1 kB.
-    let download = world.request("load.example", "/slow?bytes=100000&chunk=1000&every=300").within(Duration::from_secs(60));
+    let download =
+        world.request("load.example", "/slow?bytes=100000&chunk=1000&every=300").within(Duration::from_secs(60));
     let download = std::thread::spawn(move || download.send().map(|answer| (answer.status, answer.body.len())));
     for _ in 0..3 {
         world.apply(&endpoint_set_yaml("web", "core2", &far));

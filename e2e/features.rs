@@ -97,9 +97,8 @@ fn headers_change_on_the_way_and_a_forged_service_reaches_nobody() {
     assert_eq!((answer.header("x-back"), answer.header("x-backend")), (Some("yes"), None));
 
     b.forget();
-    let forged = |path: &str| {
-        world.request("h.example", path).header("x-tidegate-service", "shop/b:80").send().unwrap()
-    };
+    let forged =
+        |path: &str| world.request("h.example", path).header("x-tidegate-service", "shop/b:80").send().unwrap();
     assert_eq!(served_by(&forged("/plain")), "a", "a forged service header does not choose the service");
     assert_eq!(b.count(), 0);
     a.forget();
@@ -312,7 +311,17 @@ spec: {service: l, site: core1}
     assert_eq!(world.get("l.example", "/").status, 503);
     let address = live.address().to_string();
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
-    command.args(["--server", &world.control.api(), "register", "--service", "shop/l", "--site", "core1", "--id", "one"]);
+    command.args([
+        "--server",
+        &world.control.api(),
+        "register",
+        "--service",
+        "shop/l",
+        "--site",
+        "core1",
+        "--id",
+        "one",
+    ]);
     command.args(["--address", &address, "--ttl", "3s"]);
     let dir = tempfile::TempDir::new().unwrap();
     let mut registrar = crate::harness::Process::spawn("register", dir.path(), command);

@@ -5,7 +5,7 @@ use tempfile::TempDir;
 
 use crate::{
     harness::{Addresses, Etcd, Tidegate, wait_for},
-    world::{SOON, World, route_yaml, service_yaml, start_envoy},
+    world::{SOON, World, route_yaml, service_yaml, start_edited_envoy, start_envoy},
 };
 
 #[test]
@@ -117,8 +117,24 @@ fn a_proxy_whose_claim_its_certificate_does_not_bear_out_gets_nothing() {
     // The certificate of edge1 with the claim of core1.
     let server = world.control.xds().to_string();
     let bootstrap = crate::harness::tidegate(&[
-        "proxy", "bootstrap", "--site", "core1", "--id", "liar", "--server", &server, "--role", "core", "--ca",
-        "ca.crt", "--cert", "tls.crt", "--key", "tls.key", "--admin-port", "0",
+        "proxy",
+        "bootstrap",
+        "--site",
+        "core1",
+        "--id",
+        "liar",
+        "--server",
+        &server,
+        "--role",
+        "core",
+        "--ca",
+        "ca.crt",
+        "--cert",
+        "tls.crt",
+        "--key",
+        "tls.key",
+        "--admin-port",
+        "0",
     ])
     .ok()
     .stdout;
@@ -176,7 +192,10 @@ fn a_restarted_envoy_is_served_everything_again() {
 #[test]
 fn etcd_away_at_the_start_is_said_and_waited_for() {
     let mut etcd = Etcd::start();
-    etcd.put("/tidegate/v1/objects/namespaces/shop", "apiVersion: tidegate.dev/v1alpha1\nkind: Namespace\nmetadata: {name: shop}\n");
+    etcd.put(
+        "/tidegate/v1/objects/namespaces/shop",
+        "apiVersion: tidegate.dev/v1alpha1\nkind: Namespace\nmetadata: {name: shop}\n",
+    );
     etcd.stop();
     let addresses = Addresses::next();
     let mut control = Tidegate::serve_unready(addresses.take(), &format!("etcd:{}", etcd.url()), &[]);
@@ -205,10 +224,14 @@ spec: {{gatewayClassName: tidegate, listeners: [{{name: http, port: 8080, protoc
         )
     };
     let route = |name: &str, gateway: &str, path: &str| {
-        let rules = format!("[{{matches: [{{path: {{type: PathPrefix, value: {path}}}}}], backendRefs: [{{name: web, port: 80}}]}}]");
+        let rules = format!(
+            "[{{matches: [{{path: {{type: PathPrefix, value: {path}}}}}], backendRefs: [{{name: web, port: 80}}]}}]"
+        );
         route_yaml(name, "c.example", &rules).replace("[{name: web}]", &format!("[{{name: {gateway}}}]"))
     };
-    world.apply(&(service_yaml("web", "", &[("core1", &backend)]) + &gateway("zz-first") + &route("one", "zz-first", "/one")));
+    world.apply(
+        &(service_yaml("web", "", &[("core1", &backend)]) + &gateway("zz-first") + &route("one", "zz-first", "/one")),
+    );
     world.apply(&(gateway("aa-second") + &route("two", "aa-second", "/two")));
     assert_eq!(world.get("c.example", "/one").status, 200);
     assert_eq!(world.get("c.example", "/two").status, 404);
@@ -219,4 +242,34 @@ spec: {{gatewayClassName: tidegate, listeners: [{{name: http, port: 8080, protoc
         200 => Ok(()),
         other => Err(other),
     });
+}
+
+/// An Envoy that takes less than admission allows stands for every reason why a proxy may refuse what we think is good.
+#[test]
+fn a_refusal_is_told_on_the_object_that_caused_it_and_costs_nothing_else() {
+    let mut world = World::start("memory");
+    let backend = world.backend("b1");
+    world.apply(
+        &(service_yaml("web", "", &[("core1", &backend)])
+            + &route_yaml("good", "good.example", "[{backendRefs: [{name: web, port: 80}]}]")),
+    );
+    world.edge = start_edited_envoy(world.control.xds(), world.certs.path(), ("edge1", "edge"), |bootstrap| {
+        let limited = bootstrap.replace("error_level: 1000000", "error_level: 50");
+        assert_ne!(limited, bootstrap);
+        limited
+    });
+    world.edge.wait_ready(SOON);
+    let bad = "[{matches: [{path: {type: RegularExpression, value: '/[a-z]{1,40}x'}}], backendRefs: [{name: web, port: 80}]}]";
+    let refused = world.control.apply(&route_yaml("bad", "bad.example", bad), &["--wait"]);
+    assert_eq!(refused.code, 3, "{refused:#?}");
+    assert!(refused.stderr.contains("regex") && refused.stderr.contains("edge1-a"), "{}", refused.stderr);
+    assert_eq!(world.get("good.example", "/").status, 200, "what was served is served on");
+    let described = |name: &str| world.control.run(&["describe", "httproute", name, "-n", "shop"]).ok().stdout;
+    assert!(described("bad").contains("program size"), "{}", described("bad"));
+    assert!(!described("good").contains("program size"), "{}", described("good"));
+    let status = world.control.run(&["proxy", "status"]).ok();
+    assert!(status.stdout.contains("NACKED"), "{}", status.stdout);
+
+    world.apply(&route_yaml("bad", "bad.example", "[{backendRefs: [{name: web, port: 80}]}]"));
+    assert_eq!(world.get("bad.example", "/").status, 200, "mended content is sent again");
 }

@@ -23,7 +23,7 @@ pub(crate) use client::{Connection, Request, Response, Tls};
 pub(crate) use envoy::Envoy;
 pub(crate) use etcd::Etcd;
 pub(crate) use link::Link;
-pub(crate) use load::{Load, Report};
+pub(crate) use load::{Load, Report, Running};
 pub(crate) use process::{Process, wait_for};
 pub(crate) use tidegate::{Output, Tidegate, tidegate};
 

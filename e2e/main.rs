@@ -5,9 +5,12 @@ mod harness;
 mod harness_works;
 
 mod change;
+mod failover;
 mod features;
 mod flow;
 mod https;
 mod regexes;
+mod sharing;
 mod tour;
 mod world;
+mod xds_client;

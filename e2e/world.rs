@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -97,11 +97,26 @@ pub(crate) fn site_dir(certs: &Path, role: &str, site: &str) -> PathBuf {
 
 /// Starts the Envoy of a site on a bootstrap that the command line makes.
 pub(crate) fn start_envoy(control: &Tidegate, certs: &Path, site: &str, role: &str) -> Envoy {
-    let server = control.xds().to_string();
+    start_edited_envoy(control.xds(), certs, (site, role), |bootstrap| bootstrap)
+}
+
+/// As [`start_envoy`], by way of a link to the control plane.
+pub(crate) fn start_envoy_at(server: SocketAddr, certs: &Path, site: &str, role: &str) -> Envoy {
+    start_edited_envoy(server, certs, (site, role), |bootstrap| bootstrap)
+}
+
+/// As [`start_envoy_at`], with a last word on the bootstrap.
+pub(crate) fn start_edited_envoy(
+    server: SocketAddr,
+    certs: &Path,
+    (site, role): (&str, &str),
+    edit: impl FnOnce(String) -> String,
+) -> Envoy {
+    let server = server.to_string();
     let id = format!("{site}-a");
     let tls = ["--ca", "ca.crt", "--cert", "tls.crt", "--key", "tls.key", "--admin-port", "0", "--drain-time", "10s"];
     let names = ["proxy", "bootstrap", "--site", site, "--id", &id, "--server", &server, "--role", role];
-    let bootstrap = tidegate(&[&names[..], &tls[..]].concat()).ok().stdout;
+    let bootstrap = edit(tidegate(&[&names[..], &tls[..]].concat()).ok().stdout);
     let dir = site_dir(certs, role, site);
     assert!(fs::exists(&dir).unwrap(), "dev-certs makes {}", dir.display());
     Envoy::start(&id, &bootstrap, &dir)

@@ -3,12 +3,15 @@
 //! A change is refused when what it compiles to would be refused by Envoy. A reference to something that is missing is
 //! no reason: objects may come in any order, and the share of traffic answers 500 until the target is there.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 
 use crate::{
     catalog::{Configuration, Runtime},
     compile::{self, HostCache, Reader, Unit},
-    model::{Kind, Object, ObjectRef, Role, Scope, Severity, Spec},
+    model::{Kind, Object, ObjectRef, Problem, Role, Scope, Severity, Spec},
     xds::ResourceType,
 };
 
@@ -22,12 +25,7 @@ pub struct Verdict {
 }
 
 /// Judges `objects` put over `configuration`, and `deletions` taken from it.
-pub fn check(
-    configuration: &Configuration,
-    runtime: &Runtime,
-    objects: &[Object],
-    deletions: &[ObjectRef],
-) -> Verdict {
+pub fn check(configuration: &Configuration, runtime: &Runtime, objects: &[Object], deletions: &[ObjectRef]) -> Verdict {
     let next = configuration.overlay(objects, deletions);
     let named: BTreeSet<ObjectRef> = objects.iter().map(Object::reference).collect();
     let mut verdict = Verdict::default();
@@ -56,11 +54,7 @@ fn compile_unit(
 ) {
     let reader = Reader::new(next, runtime);
     let outcome = compile::compile(unit, &reader, &mut HostCache::default());
-    for problem in outcome.problems.into_iter().filter(|p| p.severity == Severity::Error) {
-        if let Some(object) = problem.object.filter(|o| named.contains(o)) {
-            verdict.faults.push((object, problem.message));
-        }
-    }
+    verdict.faults.extend(blame(unit, next, runtime, named, outcome.problems));
     // What a listener brings is found through the listener, so that its names are spelled in one place.
     let routes = outcome.resource.iter().filter(|r| r.kind == ResourceType::Listener).flat_map(|r| &r.requires);
     for (kind, name) in routes.filter(|(kind, _)| *kind == ResourceType::Route) {
@@ -69,6 +63,39 @@ fn compile_unit(
             compile_unit(&route, next, runtime, named, verdict);
         }
     }
+}
+
+/// Whose fault it is that a unit fails its check: of the changed objects that are in it, those with which it fails
+/// though no other route is there; when there is none, and it does not fail without them, all of them.
+fn blame(
+    unit: &Unit,
+    next: &Configuration,
+    runtime: &Runtime,
+    named: &BTreeSet<ObjectRef>,
+    problems: Vec<Problem>,
+) -> Vec<(ObjectRef, String)> {
+    let errors = problems.into_iter().filter(|p| p.severity == Severity::Error);
+    let errors: Vec<(ObjectRef, String)> = errors.filter_map(|p| Some((p.object?, p.message))).collect();
+    let without = |gone: &dyn Fn(&ObjectRef) -> bool| -> Vec<Problem> {
+        let routes = errors.iter().map(|(object, _)| object).filter(|o| o.kind == Kind::HttpRoute && gone(o));
+        let rest = next.overlay(&[], &routes.cloned().collect::<Vec<_>>());
+        let reader = Reader::new(&rest, runtime);
+        compile::compile(unit, &reader, &mut HostCache::default()).problems
+    };
+    let suspects: Vec<&(ObjectRef, String)> = errors.iter().filter(|(object, _)| named.contains(object)).collect();
+    if suspects.is_empty() {
+        return Vec::new();
+    }
+    let mut guilty = Vec::new();
+    for (object, _) in &suspects {
+        let alone = without(&|other| other != object).into_iter();
+        let own = alone.filter(|p| p.severity == Severity::Error && p.object.as_ref() == Some(object));
+        guilty.extend(own.map(|p| (object.clone(), p.message)));
+    }
+    if guilty.is_empty() && without(&|object| named.contains(object)).is_empty() {
+        guilty = suspects.into_iter().cloned().collect();
+    }
+    guilty
 }
 
 /// The units that carry `object`, for an edge that has only the Gateways concerned.

@@ -6,6 +6,8 @@ mod objects;
 mod operator;
 mod proxies;
 mod register;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

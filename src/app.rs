@@ -21,12 +21,12 @@ use tonic::service::Routes;
 
 use crate::{
     api::{self, HttpState, OperatorService},
-    catalog::Catalog,
     bootstrap::{HostPort, Options, Tls, TlsSource, bootstrap},
+    catalog::Catalog,
     cli::{BootstrapArgs, EtcdArgs, RegisterArgs, ServeArgs, StoreUrl},
     feedback::Feedback,
     manifest,
-    model::{Keyspace, Object, ObjectRef, Sites, StoreKey},
+    model::{FleetSpec, Keyspace, Object, ObjectRef, Sites, StoreKey},
     pipeline::{Pipeline, State},
     rpc::operator_server::OperatorServer,
     serve::{
@@ -154,7 +154,8 @@ async fn open(args: &ServeArgs) -> Result<Arc<dyn Store>> {
 
 fn etcd_config(endpoints: Vec<String>, args: &EtcdArgs) -> Result<EtcdConfig> {
     let read = |path: &Option<PathBuf>| {
-        let bytes = path.as_ref().map(|path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display())));
+        let bytes =
+            path.as_ref().map(|path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display())));
         bytes.transpose()
     };
     let password = read(&args.etcd_password_file)?;
@@ -182,10 +183,13 @@ async fn start_http(
 ) -> Result<SocketAddr> {
     let listener = bind(args.http_listen, "--http-listen").await?;
     let address = listener.local_addr()?;
-    let router = api::router(HttpState { metrics: Arc::new({
-        let context = context.clone();
-        move || metrics::text(&context)
-    }), context });
+    let router = api::router(HttpState {
+        metrics: Arc::new({
+            let context = context.clone();
+            move || metrics::text(&context)
+        }),
+        context,
+    });
     let stop = cancel.clone().cancelled_owned();
     tasks.spawn(async move { Ok(axum::serve(listener, router).with_graceful_shutdown(stop).await?) });
     Ok(address)
@@ -199,12 +203,10 @@ pub fn bootstrap_yaml(args: &BootstrapArgs) -> Result<String> {
     let servers = args.servers.iter().map(|s| s.parse()).collect::<Result<Vec<HostPort>, _>>()?;
     let path = |path: &Path| path.display().to_string();
     let tls = match (&args.ca, &args.cert, &args.key) {
-        (Some(ca), Some(cert), Some(key)) => {
-            Some(Tls {
-                trust_domain: args.trust_domain.clone(),
-                source: TlsSource::Files { ca: path(ca), cert: path(cert), key: path(key) },
-            })
-        }
+        (Some(ca), Some(cert), Some(key)) => Some(Tls {
+            trust_domain: args.trust_domain.clone(),
+            source: TlsSource::Files { ca: path(ca), cert: path(cert), key: path(key) },
+        }),
         _ => None,
     };
     Ok(bootstrap(&Options {
@@ -231,6 +233,7 @@ async fn start_xds(
         sites,
         identifier: Arc::clone(&context.replica),
         allow_unproven: args.allow_unproven,
+        drain_time: FleetSpec::default().drain_time,
         cancel: cancel.clone(),
     };
     let tls = tls::server(args.xds_cert.as_deref(), args.xds_key.as_deref(), args.xds_ca.as_deref())?;

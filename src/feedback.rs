@@ -10,8 +10,7 @@ use dashmap::DashMap;
 
 use crate::{
     model::Audience,
-    snapshot::Seq,
-    xds::{ResourceType, Subscription, Version},
+    xds::{ResourceType, Seq, Subscription, Version},
 };
 
 /// A proxy: its site (as claimed, while it is refused) and its node id, which is unique at the site.

@@ -29,7 +29,7 @@ pub struct NodeClaim {
     pub cluster: String,
     /// `node.locality.sub_zone`, the site.
     pub site: String,
-    /// `node.metadata["tidegate.dev/cohort"]`; empty without.
+    /// `cohort` of `node.metadata["tidegate.dev"]`; empty without.
     pub cohort: String,
 }
 
@@ -92,18 +92,12 @@ impl std::fmt::Display for Principal {
 ///
 /// # Errors
 /// [`Refusal`] in words: a claim that differs from the certificate, an unknown or deleting site, no proof.
-pub fn resolve(
-    peer: &Peer,
-    node: &NodeClaim,
-    sites: &Sites,
-    trust_domain: &str,
-    allow_unproven: bool,
-) -> Result<Audience, Refusal> {
+pub fn resolve(peer: &Peer, node: &NodeClaim, sites: &Sites, allow_unproven: bool) -> Result<Audience, Refusal> {
     if node.id.is_empty() || node.id.len() > 256 {
         return Err(Refusal::NoId);
     }
     let proof = match &peer.spiffe {
-        Some(uri) => Some(proxy_path(uri, trust_domain)?),
+        Some(uri) => Some(proxy_path(uri, &sites.trust_domain)?),
         None if peer.loopback || allow_unproven => None,
         None => return Err(Refusal::Unproven),
     };
@@ -177,14 +171,15 @@ mod tests {
             ("fra".into(), site(Role::Edge, SiteState::Active)),
             ("old".into(), site(Role::Edge, SiteState::Deleting)),
             ("dc1".into(), site(Role::Core, SiteState::Active)),
-        ];
-        Sites { sites: sites.into(), ..Sites::default() }
+        ]
+        .into();
+        Sites { trust_domain: DOMAIN.into(), sites }
     }
 
     fn ask(spiffe: Option<&str>, loopback: bool, site: &str) -> Result<Audience, Refusal> {
         let peer = Peer { spiffe: spiffe.map(Into::into), loopback };
         let node = NodeClaim { id: "envoy-1".into(), site: site.into(), ..NodeClaim::default() };
-        resolve(&peer, &node, &sites(), DOMAIN, false)
+        resolve(&peer, &node, &sites(), false)
     }
 
     #[test]

@@ -227,7 +227,9 @@ impl Pipeline {
                 self.publish_live_endpoints(progress);
                 Stage::Compiling(job)
             }
-            Stage::Idle(mut engine) if progress.pending.configuration.is_empty() && progress.pending.opened.is_empty() => {
+            Stage::Idle(mut engine)
+                if progress.pending.configuration.is_empty() && progress.pending.opened.is_empty() =>
+            {
                 let runtime = std::mem::take(&mut progress.pending.runtime);
                 let deltas = engine.update(&progress.published, self.catalog.runtime(), &runtime, &[]);
                 progress.published_revision = progress.revision;

@@ -6,7 +6,6 @@ mod tests;
 mod views;
 
 use std::{
-    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak,
         atomic::{AtomicU64, Ordering},
@@ -20,20 +19,11 @@ pub use self::{
     content::{Content, Entry, Tombstone},
     views::Views,
 };
+pub use crate::xds::Seq;
 use crate::{
     model::{Audience, Revision},
     xds::{Resource, ResourceType},
 };
-
-/// Numbers publishes over all types and views of this process; 0 is before the first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Seq(pub u64);
-
-impl fmt::Display for Seq {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// What one publish changes in one view.
 #[derive(Clone, Debug, Default)]

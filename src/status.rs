@@ -1,6 +1,8 @@
 //! Problems, sources and acknowledgements → conditions and laggards; computed when asked, nothing is stored.
 
 mod conditions;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 

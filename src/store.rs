@@ -1,7 +1,7 @@
 //! The contract of the store: ordered keys, one revision counter, listing, watching, transactions, leases.
 //!
 //! Two implementations, etcd (production) and embedded (one process, nothing to install); nothing above knows which
-//! one runs. [`follow`] turns either into one stream that survives compaction, disconnection and restarts.
+//! one runs. [`follow()`] turns either into one stream that survives compaction, disconnection and restarts.
 
 mod contract;
 mod embedded;

@@ -24,7 +24,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("catalog", &["model", "manifest", "xds", "store"]),
     ("compile", &["model", "xds", "catalog"]),
     ("snapshot", &["model", "xds"]),
-    ("feedback", &["model", "xds", "snapshot"]),
+    ("feedback", &["model", "xds"]),
     ("serve", &["model", "xds", "identity", "snapshot", "feedback"]),
     ("pipeline", &["model", "xds", "store", "catalog", "compile", "snapshot"]),
     // Judgement.

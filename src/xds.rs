@@ -5,7 +5,9 @@ pub mod descriptor;
 pub mod json;
 mod resource;
 pub mod validate;
+mod seq;
 mod subscription;
 
 pub use resource::{Resource, ResourceType, Source, Version};
+pub use seq::Seq;
 pub use subscription::Subscription;

@@ -51,6 +51,8 @@ pub(crate) struct Report {
     pub(crate) kinds: BTreeMap<String, u64>,
     /// The first failures in words, with the time since the start.
     pub(crate) failures: Vec<String>,
+    /// When each failed request began, since the start.
+    pub(crate) failed_at: Vec<Duration>,
     latencies: Vec<Duration>,
 }
 
@@ -187,6 +189,7 @@ impl Report {
             return;
         };
         self.failed += 1;
+        self.failed_at.push(at);
         if self.failures.len() < FAILURES_KEPT {
             let protocol = if request.is_http2() { "HTTP/2" } else { "HTTP/1" };
             self.failures.push(format!("at {at:.1?}, {protocol} {}, after {latency:.1?}: {failure}", request.url()));

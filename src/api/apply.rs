@@ -1,5 +1,8 @@
 //! Writes: parse, admit, store; in one transaction where it fits, with the audit key and `head` in the same one.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::BTreeSet,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -117,10 +120,7 @@ async fn store_all(
     let total = parts.len();
     for (index, part) in parts.into_iter().enumerate() {
         let names: Vec<String> = part.iter().map(|w| w.reference.to_string()).collect();
-        let ops = part
-            .iter()
-            .map(|w| Op::Put { key: w.key.clone(), value: w.value.clone(), lease: None })
-            .collect();
+        let ops = part.iter().map(|w| Op::Put { key: w.key.clone(), value: w.value.clone(), lease: None }).collect();
         match commit(context, who, "apply", &names, ops, head).await? {
             TxnOutcome::Committed(revision) => {
                 head = revision;
@@ -163,8 +163,8 @@ fn split(mut writes: Vec<&Write>) -> Vec<Vec<&Write>> {
 
 /// Deletes objects; those that do not exist are named, not an error.
 pub(super) async fn delete(context: &Context, who: &str, request: DeleteRequest) -> Result<DeleteResponse, Status> {
-    let references =
-        request.objects.iter().map(from_rpc).collect::<Result<Vec<_>, _>>()?;
+    // A name given twice is deleted once: no key may stand twice in a transaction.
+    let references = request.objects.iter().map(from_rpc).collect::<Result<BTreeSet<_>, _>>()?;
     for _ in 0..ATTEMPTS {
         let (head, _) = current(context).await?;
         let mut response = DeleteResponse::default();
@@ -224,12 +224,7 @@ async fn commit(
 }
 
 fn fault(fault: &manifest::Fault) -> Fault {
-    Fault {
-        source: fault.source.clone(),
-        line: fault.line,
-        column: fault.column,
-        message: fault.text(),
-    }
+    Fault { source: fault.source.clone(), line: fault.line, column: fault.column, message: fault.text() }
 }
 
 fn at(place: &(String, u32, u32), message: String) -> Fault {

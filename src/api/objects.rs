@@ -42,8 +42,9 @@ pub(super) async fn get(context: &Context, request: GetRequest) -> Result<GetRes
                 // A key without a meaning still has to be findable by the person who wrote it.
                 _ => ObjectRef { kind, namespace: String::new(), name: entry.key.clone() },
             };
-            let wanted = (request.namespace.is_empty() || !kind.namespaced() || reference.namespace == request.namespace)
-                && (request.name.is_empty() || reference.name == request.name);
+            let wanted =
+                (request.namespace.is_empty() || !kind.namespaced() || reference.namespace == request.namespace)
+                    && (request.name.is_empty() || reference.name == request.name);
             if wanted {
                 response.objects.push(object(context, &state, &problems, &conflicts, reference, &entry));
             }
@@ -70,11 +71,8 @@ fn object(
         }
         _ => String::new(),
     };
-    let own: Vec<Problem> = problems
-        .iter()
-        .filter(|p| p.object.as_ref() == Some(&reference) || p.key == entry.key)
-        .cloned()
-        .collect();
+    let own: Vec<Problem> =
+        problems.iter().filter(|p| p.object.as_ref() == Some(&reference) || p.key == entry.key).cloned().collect();
     let standing = status::standing(&reference, &context.views, &context.feedback);
     let json = status::to_json(&reference, state, conflicts, &standing, &own);
     Object {

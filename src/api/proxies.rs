@@ -6,9 +6,7 @@ use tonic::Status;
 
 use super::Context;
 use crate::{
-    rpc::{
-        ConfigResource, ProxyConfigRequest, ProxyConfigResponse, ProxyRow, ProxyStatusResponse, TypeStatus,
-    },
+    rpc::{ConfigResource, ProxyConfigRequest, ProxyConfigResponse, ProxyRow, ProxyStatusResponse, TypeStatus},
     status,
     xds::{ResourceType, descriptor, json},
 };
@@ -45,7 +43,10 @@ pub(super) fn config(context: &Context, request: &ProxyConfigRequest) -> Result<
         ResourceType::ALL.to_vec()
     } else {
         let kind = ResourceType::parse(&request.r#type).ok_or_else(|| {
-            Status::invalid_argument(format!("there is no type {:?}; types are cds, eds, sds, lds, rds", request.r#type))
+            Status::invalid_argument(format!(
+                "there is no type {:?}; types are cds, eds, sds, lds, rds",
+                request.r#type
+            ))
         })?;
         vec![kind]
     };

@@ -4,10 +4,11 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
 use rustls::{
-    RootCertStore, ServerConfig,
+    ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::WebPkiClientVerifier,
 };
+
+use crate::serve::intake;
 
 /// Mutual TLS with HTTP/2; `None` when no certificate is configured.
 ///
@@ -19,19 +20,10 @@ pub(super) fn server(cert: Option<&Path>, key: Option<&Path>, ca: Option<&Path>)
         (Some(cert), Some(key), Some(ca)) => (cert, key, ca),
         _ => bail!("a certificate, its key and the authority of the peers go together: give all three or none"),
     };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = RootCertStore::empty();
-    for authority in certificates(ca)? {
-        roots.add(authority).with_context(|| format!("{}: not an authority", ca.display()))?;
-    }
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build()?;
     let key_der = PrivateKeyDer::from_pem_file(key).with_context(|| format!("{}: no private key", key.display()))?;
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(certificates(cert)?, key_der)
-        .with_context(|| format!("{} and {} do not fit together", cert.display(), key.display()))?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    let config = intake::mutual_tls(certificates(ca)?, certificates(cert)?, key_der).with_context(|| {
+        format!("{}, {} and {} make no TLS configuration", cert.display(), key.display(), ca.display())
+    })?;
     Ok(Some(Arc::new(config)))
 }
 

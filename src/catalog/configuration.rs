@@ -128,7 +128,7 @@ impl Configuration {
         next
     }
 
-    /// What identity and the streams need to know: the Sites, and the Fleet's spec.
+    /// What identity needs to know of the Sites, and the trust domain of the Fleet.
     pub fn sites(&self) -> Sites {
         let entries = self.all(Kind::Site).filter_map(|stored| {
             let spec = stored.site()?;
@@ -140,7 +140,7 @@ impl Configuration {
             };
             Some((stored.reference.name.as_str().into(), entry))
         });
-        Sites { sites: entries.collect(), fleet: self.fleet() }
+        Sites { trust_domain: self.fleet().trust_domain.as_str().into(), sites: entries.collect() }
     }
 
     /// The Fleet's spec, or its defaults where no Fleet is stored.

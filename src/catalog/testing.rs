@@ -1,5 +1,7 @@
 //! A small world for tests: objects by builder, put into a catalog as changes of the store.
 
+pub(crate) mod edits;
+
 use std::{cell::RefCell, collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;

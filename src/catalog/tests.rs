@@ -130,10 +130,10 @@ fn a_clone_does_not_see_later_writes() {
 #[test]
 fn identity_hears_what_the_fleet_says() {
     let mut world = World::of([edge("fra")]);
-    let heard = |world: &World| world.catalog.configuration().sites().fleet.trust_domain;
-    assert_eq!(heard(&world), "tidegate.local");
+    let heard = |world: &World| world.catalog.configuration().sites().trust_domain;
+    assert_eq!(&*heard(&world), "tidegate.local");
     let spec = FleetSpec { trust_domain: "corp.example".into(), ..FleetSpec::default() };
     let metadata = Metadata { name: "fleet".into(), ..Metadata::default() };
     world.put(Object { metadata, spec: Spec::Fleet(spec) });
-    assert_eq!(heard(&world), "corp.example");
+    assert_eq!(&*heard(&world), "corp.example");
 }

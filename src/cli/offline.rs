@@ -1,5 +1,8 @@
 //! Commands that need no control plane: `translate` and `dev-certs`.
 
+#[cfg(test)]
+mod tests;
+
 use serde_json::{Value, json};
 
 use super::{DevCertsArgs, Failure, Io, Output, Source};

@@ -47,7 +47,13 @@ pub(super) fn find_envoy(named: Option<PathBuf>) -> Result<PathBuf> {
 /// Certificates of the sites and the control plane below `dir/certs`.
 pub(super) fn make_certificates(dir: &Path) -> Result<()> {
     let sites: Vec<(Role, String)> = SITES.iter().map(|(name, role, _)| (*role, (*name).to_owned())).collect();
-    crate::certs::dev_certs(&dir.join("certs"), "tidegate.local", &sites, &[], &[("cp1".to_owned(), vec!["127.0.0.1".to_owned()])])?;
+    crate::certs::dev_certs(
+        &dir.join("certs"),
+        "tidegate.local",
+        &sites,
+        &[],
+        &[("cp1".to_owned(), vec!["127.0.0.1".to_owned()])],
+    )?;
     Ok(())
 }
 
@@ -57,8 +63,7 @@ pub(super) fn serve_args(dir: &Path) -> Result<ServeArgs> {
     let store = format!("embedded:{}", dir.join("store.redb").display());
     let file = |name: &str| identity.join(name).display().to_string();
     let (cert, key, ca) = (file("tls.crt"), file("tls.key"), file("ca.crt"));
-    let line =
-        ["tidegate", "serve", "--store", &store, "--xds-cert", &cert, "--xds-key", &key, "--xds-ca", &ca];
+    let line = ["tidegate", "serve", "--store", &store, "--xds-cert", &cert, "--xds-key", &key, "--xds-ca", &ca];
     match Cli::try_parse_from(line)?.command {
         CliCommand::Serve(args) => Ok(*args),
         _ => bail!("`serve` was read as another command"),
@@ -151,8 +156,25 @@ impl Envoys {
         for (site, role, _) in SITES {
             let home = dir.join("certs").join(role.as_str()).join(site);
             let line = [
-                "tidegate", "proxy", "bootstrap", "--site", site, "--id", site, "--server", &xds.to_string(), "--role",
-                role.as_str(), "--ca", "ca.crt", "--cert", "tls.crt", "--key", "tls.key", "--admin-port", "0",
+                "tidegate",
+                "proxy",
+                "bootstrap",
+                "--site",
+                site,
+                "--id",
+                site,
+                "--server",
+                &xds.to_string(),
+                "--role",
+                role.as_str(),
+                "--ca",
+                "ca.crt",
+                "--cert",
+                "tls.crt",
+                "--key",
+                "tls.key",
+                "--admin-port",
+                "0",
             ];
             let CliCommand::Proxy(crate::cli::ProxyCommand::Bootstrap(args)) = Cli::try_parse_from(line)?.command
             else {

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{FleetSpec, SiteState};
+use super::SiteState;
 
 /// A revision of the store: one counter over all keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,13 +92,13 @@ pub struct SiteEntry {
     pub state: SiteState,
 }
 
-/// What identity and the streams need to know of the fleet.
+/// What identity needs to know of the fleet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sites {
+    /// SPIFFE trust domain; empty, which nobody is of, until the store was read.
+    pub trust_domain: Arc<str>,
     /// All sites by name, as the store has them.
     pub sites: BTreeMap<Arc<str>, SiteEntry>,
-    /// What all replicas must agree on.
-    pub fleet: FleetSpec,
 }
 
 impl Sites {

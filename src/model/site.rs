@@ -6,7 +6,7 @@ use std::{
 };
 
 /// What all replicas must agree on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct FleetSpec {
     /// SPIFFE trust domain; default `tidegate.local`.
     pub trust_domain: String,

@@ -1,5 +1,8 @@
 //! Which resources exist, what each was compiled from, and what a change makes stale. No I/O.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
@@ -48,6 +51,8 @@ pub struct Engine {
 struct Names {
     units: BTreeSet<Unit>,
     reads: BTreeSet<Read>,
+    /// Its site is unknown or being deleted: it is told nothing, and everything once the site is back.
+    silent: bool,
 }
 
 #[derive(Debug)]
@@ -68,7 +73,7 @@ enum Key {
 impl Engine {
     /// Brings everything up to date with `configuration` and `runtime`, given what `changed` since the last call and
     /// which audiences are `opened` now; answers what each audience must be told. An audience whose names were computed
-    /// is always in the answer, even if it has nothing; one of an unknown site is not.
+    /// is always in the answer, even if it has nothing; one of a site that is unknown or being deleted never is.
     pub fn update(
         &mut self,
         configuration: &Configuration,
@@ -88,17 +93,21 @@ impl Engine {
         }
         let mut deltas = BTreeMap::new();
         let gained = self.refresh_names(configuration, runtime, stale_names, &mut deltas);
-        let mut fresh = HashSet::new();
-        for unit in stale_units.into_iter().chain(gained.iter().map(|(_, unit)| unit.clone())) {
-            let known = self.units.contains_key(&unit);
-            let stale = self.units.get(&unit).is_some_and(|m| m.users > 0) || !known;
-            if stale && fresh.insert(unit.clone()) && self.compile(&unit, configuration, runtime) && known {
+        for unit in stale_units {
+            let used = self.units.get(&unit).is_some_and(|m| m.users > 0);
+            if used && self.compile(&unit, configuration, runtime) {
                 self.tell_users(&unit, &mut deltas);
             }
         }
         for (audience, unit) in gained {
-            if let Some(resource) = self.units.get(&unit).and_then(|m| m.resource.clone()) {
-                deltas.entry(audience).or_default().upserts.push(resource);
+            if !self.units.contains_key(&unit) {
+                self.compile(&unit, configuration, runtime);
+            }
+            let delta = deltas.entry(audience).or_default();
+            match self.units.get(&unit).and_then(|m| m.resource.clone()) {
+                Some(resource) => delta.upserts.push(resource),
+                // An audience that was silent may still hold what came to nothing meanwhile.
+                None => delta.removals.push(unit),
             }
         }
         deltas.values_mut().for_each(Delta::settle);
@@ -125,7 +134,8 @@ impl Engine {
         self.units.values().flat_map(|m| &m.problems)
     }
 
-    /// Recomputes which units each audience has; answers (audience, unit) for those that it gained.
+    /// Recomputes which units each audience has; answers (audience, unit) for those that it gained, or must be told
+    /// again.
     fn refresh_names(
         &mut self,
         configuration: &Configuration,
@@ -144,7 +154,7 @@ impl Engine {
             self.link(&key, &reads);
             // A site that is unknown or being deleted keeps what it had, and a new audience of it stays pending.
             let Some(named) = named else {
-                self.audiences.insert(audience, Names { units: old.units, reads });
+                self.audiences.insert(audience, Names { units: old.units, reads, silent: true });
                 continue;
             };
             deltas.entry(audience.clone()).or_default();
@@ -159,9 +169,10 @@ impl Engine {
                 if let Some(memo) = self.units.get_mut(unit) {
                     memo.users += 1;
                 }
-                gained.push((audience.clone(), unit.clone()));
             }
-            self.audiences.insert(audience, Names { units, reads });
+            let told = units.iter().filter(|unit| old.silent || !old.units.contains(*unit));
+            gained.extend(told.map(|unit| (audience.clone(), unit.clone())));
+            self.audiences.insert(audience, Names { units, reads, silent: false });
         }
         gained
     }
@@ -177,10 +188,9 @@ impl Engine {
             self.unlink(&key, &old.reads);
         }
         self.link(&key, &reads);
-        let users = old.as_ref().map_or_else(
-            || self.audiences.values().filter(|n| n.units.contains(unit)).count(),
-            |old| old.users,
-        );
+        let users = old
+            .as_ref()
+            .map_or_else(|| self.audiences.values().filter(|n| n.units.contains(unit)).count(), |old| old.users);
         let old_resource = old.and_then(|m| m.resource);
         let (resource, changed) = match (old_resource, resource) {
             (Some(old), Some(new)) if *old == new => (Some(old), false),
@@ -193,7 +203,8 @@ impl Engine {
 
     fn tell_users(&self, unit: &Unit, deltas: &mut BTreeMap<Audience, Delta>) {
         let resource = self.units.get(unit).and_then(|m| m.resource.as_ref());
-        for (audience, _) in self.audiences.iter().filter(|(_, names)| names.units.contains(unit)) {
+        let told = self.audiences.iter().filter(|(_, names)| !names.silent && names.units.contains(unit));
+        for (audience, _) in told {
             let delta = deltas.entry(audience.clone()).or_default();
             match resource {
                 Some(resource) => delta.upserts.push(Arc::clone(resource)),
@@ -203,8 +214,7 @@ impl Engine {
     }
 
     fn forget_unused(&mut self) {
-        let unused: Vec<Unit> =
-            self.units.iter().filter(|(_, m)| m.users == 0).map(|(unit, _)| unit.clone()).collect();
+        let unused: Vec<Unit> = self.units.iter().filter(|(_, m)| m.users == 0).map(|(unit, _)| unit.clone()).collect();
         for unit in unused {
             if let Some(memo) = self.units.remove(&unit) {
                 self.unlink(&Key::Unit(unit.clone()), &memo.reads);

@@ -169,15 +169,15 @@ impl Fanout {
     }
 }
 
-/// Fan-outs of one type whose subscriptions have the same digest.
-type Same = Vec<Weak<Fanout>>;
+/// By type and digest of the subscription.
+type Interned = HashMap<(ResourceType, u64), Vec<Weak<Fanout>>>;
 
 /// The fan-outs of one view.
 #[derive(Debug)]
 pub struct Fanouts {
     /// `control_plane.identifier` of every response.
     pub identifier: Arc<str>,
-    interned: Mutex<HashMap<(ResourceType, u64), Same>>,
+    interned: Mutex<Interned>,
 }
 
 impl Fanouts {

@@ -5,6 +5,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError, Weak},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -44,12 +45,14 @@ pub struct Shared {
     pub views: Arc<Views>,
     /// Where acknowledgements go.
     pub feedback: Arc<Feedback>,
-    /// All sites and what the Fleet says, as identity and the streams need it.
+    /// All sites, as identity needs them.
     pub sites: watch::Receiver<Arc<Sites>>,
     /// `control_plane.identifier`.
     pub identifier: Arc<str>,
     /// Claims without a certificate are believed from everywhere.
     pub allow_unproven: bool,
+    /// For proxies whose node metadata says no drain time.
+    pub drain_time: Duration,
     /// Ends all streams with `UNAVAILABLE`.
     pub cancel: CancellationToken,
 }

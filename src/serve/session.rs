@@ -11,6 +11,8 @@ mod model_tests;
 mod poll;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod world;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

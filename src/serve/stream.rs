@@ -50,15 +50,19 @@ pub(super) async fn run(
     let proxy = who.inner.shared.feedback.connect(id.clone(), SystemTime::now(), resolved.clone());
     let audience = match resolved {
         Ok(audience) => audience,
-        Err(_) => match who.wait(&mut sites, &mut requests, &mut kept, &proxy).await? {
-            Some(audience) => audience,
-            None => return Ok(()),
-        },
+        Err(reason) => {
+            tracing::warn!(node = %id.node, site = %id.site, %reason, "a proxy is answered nothing");
+            match who.wait(&mut sites, &mut requests, &mut kept, &proxy).await? {
+                Some(audience) => audience,
+                None => return Ok(()),
+            }
+        }
     };
+    tracing::debug!(node = %id.node, site = %id.site, "a stream begins");
     // Only now: nobody may push out the streams of a proxy that it merely claims to be.
     let admitted = who.inner.admit(&id);
     let reader = who.inner.shared.views.open(&audience);
-    let drain = node.drain_time().unwrap_or_else(|| sites.borrow().fleet.drain_time);
+    let drain = node.drain_time().unwrap_or(who.inner.shared.drain_time);
     let session = Session::new(who.inner.fanouts(&audience), drain, now());
     let published = reader.view().subscribe();
     let stream = Stream { who, audience, sites, reader, published, session, proxy, admitted, frames, active: true };
@@ -83,8 +87,7 @@ impl Who {
     fn resolve(&self, sites: &mut watch::Receiver<Arc<Sites>>) -> Result<Audience, String> {
         let shared = &self.inner.shared;
         let sites = Arc::clone(&sites.borrow_and_update());
-        identity::resolve(&self.peer, &self.claim, &sites, &sites.fleet.trust_domain, shared.allow_unproven)
-            .map_err(|refusal| refusal.to_string())
+        identity::resolve(&self.peer, &self.claim, &sites, shared.allow_unproven).map_err(|refusal| refusal.to_string())
     }
 
     /// A refused proxy is answered nothing, and asked again for whenever the sites change.
@@ -168,6 +171,9 @@ impl Stream {
     }
 
     fn request(&mut self, request: DeltaRequest) -> Result<(), Status> {
+        if let Some((kind, error)) = request.refusal() {
+            tracing::warn!(node = %self.proxy.id.node, site = %self.proxy.id.site, kind, error, "a response is refused");
+        }
         let content = self.reader.view().read();
         self.session.on_request(request.into(), &content, now()).map_err(closed)
     }

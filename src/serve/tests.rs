@@ -12,6 +12,7 @@ use envoy_types::pb::{
     },
     google::rpc::Status as Rpc,
 };
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use tokio::{
     io::AsyncReadExt,
     net::{TcpListener, TcpStream},
@@ -20,7 +21,11 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use tonic::{Code, Streaming, service::Routes, transport::Channel};
+use tonic::{
+    Code, Streaming,
+    service::Routes,
+    transport::{Certificate, Channel, ClientTlsConfig, Identity},
+};
 
 use super::{
     intake::{self, Limits},
@@ -46,11 +51,17 @@ struct Server {
 
 fn sites(names: &[&str]) -> Arc<Sites> {
     let entry = SiteEntry { role: Role::Edge, region: "eu".into(), zone: "".into(), state: SiteState::Active };
-    let sites = names.iter().map(|n| ((*n).into(), entry.clone())).collect();
-    Arc::new(Sites { sites, ..Sites::default() })
+    Arc::new(Sites {
+        trust_domain: "tidegate.local".into(),
+        sites: names.iter().map(|n| ((*n).into(), entry.clone())).collect(),
+    })
 }
 
 async fn server(limits: Limits) -> Server {
+    server_with(limits, None).await
+}
+
+async fn server_with(limits: Limits, tls: Option<Arc<rustls::ServerConfig>>) -> Server {
     let (views, feedback) = (Arc::new(Views::default()), Arc::new(Feedback::default()));
     let (known, watched) = watch::channel(sites(&["fra"]));
     let cancel = CancellationToken::new();
@@ -60,12 +71,13 @@ async fn server(limits: Limits) -> Server {
         sites: watched,
         identifier: "replica-1".into(),
         allow_unproven: false,
+        drain_time: Duration::from_secs(600),
         cancel: cancel.clone(),
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let serving = intake::serve(listener, None, Routes::new(service), limits, cancel.clone());
-    #[expect(clippy::disallowed_methods, reason = "the handle aborts it on drop")]
+    let serving = intake::serve(listener, tls, Routes::new(service), limits, cancel.clone());
+    #[allow(clippy::disallowed_methods, reason = "aborted with its handle")]
     let task = AbortOnDropHandle::new(tokio::spawn(serving));
     Server { address, views, feedback, sites: known, cancel, _task: task }
 }
@@ -78,7 +90,11 @@ struct Client {
 impl Server {
     async fn client(&self, id: &str, site: &str) -> Client {
         let endpoint = Channel::from_shared(format!("http://{}", self.address)).unwrap();
-        let mut ads = AggregatedDiscoveryServiceClient::new(endpoint.connect().await.unwrap());
+        self.client_over(endpoint.connect().await.unwrap(), id, site).await
+    }
+
+    async fn client_over(&self, channel: Channel, id: &str, site: &str) -> Client {
+        let mut ads = AggregatedDiscoveryServiceClient::new(channel);
         let (requests, outgoing) = mpsc::channel(8);
         let locality = Some(Locality { sub_zone: site.into(), ..Locality::default() });
         let node = Some(Node { id: id.into(), locality, ..Node::default() });
@@ -222,4 +238,40 @@ async fn a_silent_connection_and_one_beyond_the_cap_are_closed() {
     // The place is free again.
     let _client = server.client("envoy-1", "fra").await;
     server.until(|f| f.proxies().len() == 1).await;
+}
+
+#[tokio::test]
+async fn a_certificate_proves_the_site_and_without_one_there_is_no_connection() {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec![]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let root = params.self_signed(&key).unwrap();
+    let ca = Issuer::new(params, key);
+    let issue = |name: SanType| {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.subject_alt_names.push(name);
+        (params.signed_by(&key, &ca).unwrap(), key)
+    };
+    let (own, key) = issue(SanType::DnsName("localhost".try_into().unwrap()));
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der());
+    let tls = intake::mutual_tls([root.der().clone()], vec![own.der().clone()], key.into()).unwrap();
+    let server = server_with(Limits::default(), Some(Arc::new(tls))).await;
+    let endpoint = || Channel::from_shared(format!("https://{}", server.address)).unwrap();
+    let trust = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(root.pem())).domain_name("localhost");
+    let (certificate, key) = issue(SanType::URI("spiffe://tidegate.local/edge/fra".try_into().unwrap()));
+    let identity = Identity::from_pem(certificate.pem(), key.serialize_pem());
+    let proven = endpoint().tls_config(trust.clone().identity(identity)).unwrap().connect().await.unwrap();
+    let _good = server.client_over(proven.clone(), "envoy-1", "fra").await;
+    let opened = timeout(SOON, server.views.interest()).await.unwrap();
+    assert_eq!(opened.iter().map(|a| (&*a.site, a.proven)).collect::<Vec<_>>(), [("fra", true)]);
+    let _liar = server.client_over(proven, "envoy-2", "ams").await;
+    let reason = |f: &Feedback| f.proxies().into_iter().find_map(|p| p.refused);
+    server.until(|f| reason(f).is_some()).await;
+    assert!(reason(&server.feedback).unwrap().contains("its certificate says \"fra\""));
+    // TLS 1.3 tells a client late that it lacks a certificate: at the first call.
+    if let Ok(channel) = endpoint().tls_config(trust).unwrap().connect().await {
+        let mut ads = AggregatedDiscoveryServiceClient::new(channel);
+        assert!(ads.delta_aggregated_resources(tokio_stream::pending()).await.is_err());
+    }
 }

@@ -31,6 +31,13 @@ pub(super) struct DeltaRequest {
     error: Option<Rpc>,
 }
 
+impl DeltaRequest {
+    /// Type and words of a NACK.
+    pub(super) fn refusal(&self) -> Option<(&str, &str)> {
+        self.error.as_ref().map(|e| (self.type_url.as_str(), e.message.as_str()))
+    }
+}
+
 /// `google.rpc.Status`.
 #[derive(Clone, PartialEq, Message)]
 struct Rpc {
@@ -132,5 +139,48 @@ impl Decoder for DeltaCodec {
     fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<DeltaRequest>, Status> {
         let decoded = DeltaRequest::decode(source);
         decoded.map(Some).map_err(|e| Status::invalid_argument(format!("no DeltaDiscoveryRequest: {e}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_real_node_message_is_read_without_its_extensions() {
+        use envoy_types::pb::{
+            envoy::{config::core::v3 as core, service::discovery::v3::DeltaDiscoveryRequest},
+            google::protobuf::{Struct, Value, value::Kind},
+        };
+        let value = |kind| Value { kind: Some(kind) };
+        let ours = Struct {
+            fields: [
+                ("cohort".to_owned(), value(Kind::StringValue("canary".into()))),
+                ("drain_time_s".to_owned(), value(Kind::NumberValue(30.0))),
+            ]
+            .into(),
+        };
+        let metadata = Struct { fields: [("tidegate.dev".to_owned(), value(Kind::StructValue(ours)))].into() };
+        let extension = core::Extension { name: "envoy.filters.http.router".into(), ..core::Extension::default() };
+        let locality = core::Locality { sub_zone: "fra".into(), ..core::Locality::default() };
+        let node = core::Node {
+            id: "envoy-1".into(),
+            cluster: "edge".into(),
+            metadata: Some(metadata),
+            locality: Some(locality),
+            extensions: vec![extension; 500],
+            ..core::Node::default()
+        };
+        let request = DeltaDiscoveryRequest { node: Some(node), ..DeltaDiscoveryRequest::default() };
+        let slim = DeltaRequest::decode(request.encode_to_vec().as_slice()).unwrap();
+        assert!(slim.encoded_len() < 200);
+        let node = slim.node.unwrap();
+        let claim = node.claim();
+        let said = [claim.id, claim.cluster, claim.site, claim.cohort];
+        assert_eq!(said, ["envoy-1", "edge", "fra", "canary"]);
+        assert_eq!(node.drain_time(), Some(Duration::from_secs(30)));
+        assert_eq!(Node::default().drain_time(), None);
     }
 }

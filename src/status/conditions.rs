@@ -73,7 +73,8 @@ fn route_parent(parent: &RouteParent, programmed: &Value) -> Value {
 }
 
 fn listener(listener: &ListenerStatus) -> Value {
-    let kinds: Vec<Value> = listener.supported_kinds.iter().map(|kind| json!({ "group": GROUP, "kind": kind })).collect();
+    let kinds: Vec<Value> =
+        listener.supported_kinds.iter().map(|kind| json!({ "group": GROUP, "kind": kind })).collect();
     json!({
         "name": listener.name,
         "attachedRoutes": listener.attached_routes,

@@ -10,7 +10,7 @@ use std::{
 use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
 use proptest::prelude::*;
 
-use super::{tests::*, *};
+use super::{world::*, *};
 use crate::xds::Resource;
 
 const CLUSTERS: u8 = 4;

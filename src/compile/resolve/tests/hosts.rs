@@ -2,8 +2,9 @@
 
 use proptest::prelude::*;
 
-use super::{incremental::objects, *};
+use super::*;
 use crate::{
+    catalog::testing::edits::objects,
     compile::resolve::{attach, hostname::covers, port},
     model::*,
 };

@@ -1,0 +1,234 @@
+//! The promises of incremental compilation, over random small worlds: it equals a full one byte for byte, what it
+//! tells adds up to the state, and a site that goes is met with silence.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    catalog::testing::{edits::*, *},
+    compile::plan::UNRESOLVED,
+    model::{Kind, ObjectRef, Role, Scope, SiteState},
+    xds::ResourceType,
+};
+
+/// What a client holds that applied every delta.
+type Held = BTreeMap<(ResourceType, Arc<str>), Arc<Resource>>;
+
+fn audience(site: &str, role: Role, proven: bool) -> Audience {
+    Audience { site: site.into(), role, proven, cohort: "".into() }
+}
+
+fn audiences() -> Vec<Audience> {
+    let of = |site| {
+        [(Role::Edge, true), (Role::Edge, false), (Role::Core, true)].map(|(role, proven)| audience(site, role, proven))
+    };
+    SITES.into_iter().flat_map(of).collect()
+}
+
+fn take(held: &mut Held, delta: &Delta) {
+    for unit in &delta.removals {
+        held.remove(&(unit.kind, Arc::clone(&unit.name)));
+    }
+    held.extend(delta.upserts.iter().map(|r| ((r.kind, Arc::clone(&r.name)), Arc::clone(r))));
+}
+
+/// A world, an engine that follows it, and a client for each open audience.
+struct Run {
+    world: World,
+    engine: Engine,
+    clients: BTreeMap<Audience, Held>,
+}
+
+impl Run {
+    fn new(world: World) -> Self {
+        Self { world, engine: Engine::default(), clients: BTreeMap::new() }
+    }
+
+    fn update(&mut self, changed: &BTreeSet<Read>, opened: &[Audience]) -> BTreeMap<Audience, Delta> {
+        for audience in opened {
+            self.clients.entry(audience.clone()).or_default();
+        }
+        let (configuration, runtime) = (self.world.catalog.configuration(), self.world.catalog.runtime());
+        let deltas = self.engine.update(configuration, runtime, changed, opened);
+        for (audience, delta) in &deltas {
+            take(self.clients.get_mut(audience).expect("only open audiences are told something"), delta);
+        }
+        deltas
+    }
+
+    fn edit(&mut self, changed: crate::catalog::Changed) -> BTreeMap<Audience, Delta> {
+        let reads = changed.configuration.into_iter().chain(changed.runtime).collect();
+        self.update(&reads, &[])
+    }
+
+    /// What an engine that remembers nothing says to `audiences`; those that it is silent to are left out.
+    fn full(&self, audiences: &[Audience]) -> BTreeMap<Audience, Held> {
+        let (configuration, runtime) = (self.world.catalog.configuration(), self.world.catalog.runtime());
+        let deltas = Engine::default().update(configuration, runtime, &BTreeSet::new(), audiences);
+        let held = |(audience, delta)| {
+            let mut held = Held::new();
+            take(&mut held, &delta);
+            (audience, held)
+        };
+        deltas.into_iter().map(held).collect()
+    }
+}
+
+/// Every name that a resource needs is there.
+fn check_closed(audience: &Audience, held: &Held) -> Result<(), TestCaseError> {
+    for resource in held.values() {
+        for (kind, name) in resource.requires.iter().chain(&resource.children) {
+            prop_assert!(&**name != UNRESOLVED, "{resource:?}");
+            prop_assert!(
+                held.contains_key(&(*kind, Arc::clone(name))),
+                "{audience:?}: {resource:?} needs {} {name}, which is not there",
+                kind.short()
+            );
+        }
+    }
+    prop_assert!(held.keys().all(|(_, name)| &**name != UNRESOLVED));
+    Ok(())
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// One batch of changes, with the audiences that are opened at the same time.
+    Batch(Vec<Edit>, Vec<Audience>),
+    Close(Audience),
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    let some = || prop::sample::select(audiences());
+    prop_oneof![
+        8 => (prop::collection::vec(edits(), 0..4), prop::collection::vec(some(), 0..3))
+            .prop_map(|(edits, opened)| Step::Batch(edits, opened)),
+        1 => some().prop_map(Step::Close),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn deltas_add_up_to_a_full_compile_and_a_site_that_goes_is_met_with_silence(
+        start in prop::collection::vec(objects(), 0..30),
+        steps in prop::collection::vec(steps(), 1..16),
+    ) {
+        let mut run = Run::new(start.into_iter().fold(World::new(), World::with));
+        run.update(&BTreeSet::new(), &audiences()[..6]);
+        for step in steps {
+            let before = run.clients.clone();
+            let deltas = match step.clone() {
+                Step::Batch(edits, opened) => {
+                    let mut changed = BTreeSet::new();
+                    for edit in edits {
+                        let edited = edit.apply(&mut run.world);
+                        changed.extend(edited.configuration.into_iter().chain(edited.runtime));
+                    }
+                    run.update(&changed, &opened)
+                }
+                Step::Close(audience) => {
+                    run.engine.close(&audience);
+                    run.clients.remove(&audience);
+                    BTreeMap::new()
+                }
+            };
+            let open: Vec<Audience> = run.clients.keys().cloned().collect();
+            let full = run.full(&open);
+            for (audience, held) in &run.clients {
+                match full.get(audience) {
+                    Some(full) => prop_assert_eq!(held, full, "{:?} after {:?}", audience, step),
+                    None => {
+                        prop_assert!(!deltas.contains_key(audience), "{:?} is told something: {:?}", audience, deltas);
+                        prop_assert_eq!(held, &before.get(audience).cloned().unwrap_or_default());
+                    }
+                }
+                check_closed(audience, held)?;
+            }
+        }
+        let open: Vec<Audience> = run.clients.keys().cloned().collect();
+        prop_assert_eq!(run.full(&open), run.full(&open));
+        open.iter().for_each(|audience| run.engine.close(audience));
+        prop_assert!(run.engine.units.is_empty() && run.engine.readers.is_empty(), "something is kept for nobody");
+    }
+}
+
+/// An edge, a core, and a route from one to the other.
+fn shop() -> World {
+    World::of([
+        edge("e1"),
+        core("c1"),
+        service("a/s", &[80]),
+        set("a/s", "c1").endpoints(&["10.0.0.1:80"]),
+        gateway("a/g", vec![http(80, None)]),
+        route("a/r", "a/g").rule(to("a/s", 80)),
+    ])
+}
+
+fn names(held: &Held) -> Vec<String> {
+    held.keys().map(|(kind, name)| format!("{} {name}", kind.short())).collect()
+}
+
+const EDGE: [&str; 4] = ["CDS backbone/-/c1", "EDS backbone/-/c1", "LDS gateway/80", "RDS http/80"];
+
+#[test]
+fn a_site_that_is_deleted_keeps_what_it_had_and_catches_up_when_it_is_back() {
+    let e1 = audience("e1", Role::Edge, true);
+    let mut run = Run::new(shop());
+    run.update(&BTreeSet::new(), std::slice::from_ref(&e1));
+    assert_eq!(names(&run.clients[&e1]), EDGE);
+    let changes: [fn(&mut World) -> crate::catalog::Changed; 4] = [
+        |world| world.put(edge("e1").site(|site| site.state = SiteState::Deleting)),
+        |world| world.remove(&ObjectRef::new(Kind::Site, "", "e1")),
+        |world| world.remove(&ObjectRef::new(Kind::Gateway, "a", "g")),
+        |world| world.put(set("a/s", "c1").endpoints(&["10.0.0.2:80"])),
+    ];
+    for change in changes {
+        let changed = change(&mut run.world);
+        assert!(run.edit(changed).is_empty(), "a site that goes is told nothing");
+        assert_eq!(names(&run.clients[&e1]), EDGE);
+    }
+    let changed = run.world.put(edge("e1"));
+    run.edit(changed);
+    assert_eq!(names(&run.clients[&e1]), Vec::<String>::new());
+}
+
+#[test]
+fn an_audience_of_an_unknown_site_is_pending_until_its_site_appears() {
+    let e2 = audience("e2", Role::Edge, true);
+    let mut run = Run::new(shop());
+    assert!(run.update(&BTreeSet::new(), std::slice::from_ref(&e2)).is_empty());
+    let changed = run.world.put(edge("e2"));
+    assert!(run.edit(changed).contains_key(&e2));
+    assert_eq!(names(&run.clients[&e2]), EDGE);
+}
+
+#[test]
+fn a_resource_that_fails_its_check_costs_itself_alone_and_is_told_of() {
+    let c1 = audience("c1", Role::Core, true);
+    let mut world = shop();
+    world.put(service("a/t", &[80]).service(|spec| spec.connect_timeout = std::time::Duration::ZERO));
+    world.put(set("a/t", "c1"));
+    let mut run = Run::new(world);
+    run.update(&BTreeSet::new(), std::slice::from_ref(&c1));
+    let clusters: Vec<_> = names(&run.clients[&c1]).into_iter().filter(|name| name.starts_with("CDS")).collect();
+    assert_eq!(clusters, ["CDS a/s:80"]);
+    let told: Vec<_> = run.engine.problems().filter_map(|p| p.object.as_ref()).map(ToString::to_string).collect();
+    assert_eq!(told, [ObjectRef::new(Kind::Service, "a", "t").to_string()]);
+    let changed = run.world.put(service("a/t", &[80]));
+    run.edit(changed);
+    assert!(names(&run.clients[&c1]).contains(&"CDS a/t:80".to_owned()));
+    assert_eq!(run.engine.problems().count(), 0);
+}
+
+#[test]
+fn what_two_sites_read_alike_is_one_resource() {
+    let (e1, e2) = (audience("e1", Role::Edge, true), audience("e2", Role::Edge, true));
+    let mut run = Run::new(shop().with(edge("e2")));
+    run.update(&BTreeSet::new(), &[e1.clone(), e2.clone()]);
+    let key = (ResourceType::Route, Arc::from("http/80"));
+    assert!(Arc::ptr_eq(&run.clients[&e1][&key], &run.clients[&e2][&key]));
+    assert!(
+        run.engine.units.keys().all(|unit| unit.kind != ResourceType::Route || !matches!(unit.scope, Scope::Site(_)))
+    );
+}

@@ -1,0 +1,178 @@
+//! The stage of the session tests: one view, one stream and a clock that only moves when told to.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
+
+use super::*;
+use crate::{
+    model::{Audience, Revision, Role},
+    snapshot::{Publish, Reader, Views},
+    xds::Resource,
+};
+
+/// One view, one stream, and a clock.
+pub(super) struct World {
+    pub(super) views: Views,
+    pub(super) reader: Reader,
+    pub(super) session: Session,
+    pub(super) now: Instant,
+    /// Nonces that are not answered yet, by type, oldest first.
+    pub(super) open: BTreeMap<ResourceType, Vec<u64>>,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        let views = Views::default();
+        let audience = Audience { site: "fra".into(), role: Role::Edge, proven: true, cohort: "".into() };
+        let reader = views.open(&audience);
+        let now = Instant::now();
+        Self { views, reader, session: session(now), now, open: BTreeMap::new() }
+    }
+
+    pub(super) fn reconnect(&mut self) {
+        self.session = session(self.now);
+        self.open.clear();
+    }
+
+    pub(super) fn publish(&mut self, upserts: Vec<Resource>, removals: &[(ResourceType, &str)]) {
+        let changes = Publish {
+            upserts: upserts.into_iter().map(Arc::new).collect(),
+            removals: removals.iter().map(|(k, n)| (*k, (*n).into())).collect(),
+        };
+        self.reader.view().publish(self.views.next_seq(), Revision(1), changes);
+    }
+
+    pub(super) fn request(&mut self, kind: ResourceType, request: Request) {
+        let request = Request { url: kind.url().into(), ..request };
+        self.session.on_request(request, &self.reader.view().read(), self.now).unwrap();
+    }
+
+    pub(super) fn subscribe(&mut self, kind: ResourceType, names: &[&str]) {
+        self.request(kind, Request { subscribe: owned(names), ..Request::default() });
+    }
+
+    pub(super) fn unsubscribe(&mut self, kind: ResourceType, names: &[&str]) {
+        self.request(kind, Request { unsubscribe: owned(names), ..Request::default() });
+    }
+
+    pub(super) fn report(&mut self, kind: ResourceType, subscribe: &[&str], has: &[(&str, &str)]) {
+        let version = |payload: &str| crate::xds::Version::of(payload.as_bytes()).to_string();
+        let initial = has.iter().map(|(n, p)| ((*n).to_owned(), version(p))).collect();
+        self.request(kind, Request { subscribe: owned(subscribe), initial, ..Request::default() });
+    }
+
+    pub(super) fn answer(&mut self, kind: ResourceType, nonce: u64, error: Option<&str>) {
+        let (nonce, error) = (format!("{nonce:x}"), error.map(Into::into));
+        self.request(kind, Request { nonce, error, ..Request::default() });
+    }
+
+    /// Acknowledges the oldest response of the type.
+    pub(super) fn ack(&mut self, kind: ResourceType) {
+        let nonce = self.open.get_mut(&kind).expect("a response").remove(0);
+        self.answer(kind, nonce, None);
+    }
+
+    pub(super) fn nack(&mut self, kind: ResourceType, error: &str) {
+        let nonce = self.open.get_mut(&kind).expect("a response").remove(0);
+        self.answer(kind, nonce, Some(error));
+    }
+
+    pub(super) fn poll(&mut self) -> Option<Send> {
+        let content = self.reader.view().read();
+        let send = self.session.poll(&content, self.now);
+        drop(content);
+        if let Some(Send { kind: Some(kind), frame }) = &send {
+            self.open.entry(*kind).or_default().push(frame.nonce);
+        }
+        send
+    }
+
+    /// Everything that goes out now, a line a response.
+    pub(super) fn out(&mut self) -> Vec<String> {
+        let mut out = Vec::new();
+        while let Some(send) = self.poll() {
+            assert!(out.len() < 100, "a hot loop: {out:?}");
+            let mut line = send.kind.map_or_else(|| send.frame.url.to_string(), |k| k.short().to_owned());
+            send.frame.resources.iter().for_each(|r| line += &format!(" +{}", r.name));
+            send.frame.removed.iter().for_each(|n| line += &format!(" -{n}"));
+            out.push(line);
+        }
+        out
+    }
+
+    /// Sends and acknowledges until nothing is left.
+    pub(super) fn settle(&mut self) -> Vec<String> {
+        let mut all = Vec::new();
+        loop {
+            let out = self.out();
+            if out.is_empty() {
+                return all;
+            }
+            all.extend(out);
+            for (kind, nonces) in std::mem::take(&mut self.open) {
+                nonces.into_iter().for_each(|n| self.answer(kind, n, None));
+            }
+        }
+    }
+
+    pub(super) fn after(&mut self, seconds: u64) -> Vec<String> {
+        self.now += Duration::from_secs(seconds);
+        self.out()
+    }
+
+    /// A stream that has two clusters, a listener and a route to `a`.
+    pub(super) fn running() -> Self {
+        let mut world = Self::new();
+        world.publish(
+            vec![cluster("a", "1"), cluster("b", "1"), eds("a", "1"), eds("b", "1"), lds("1"), rds("1", &["a"])],
+            &[],
+        );
+        world.subscribe(Cluster, &[]);
+        world.settle();
+        world.subscribe(Endpoints, &["a", "b"]);
+        world.subscribe(Listener, &[]);
+        world.subscribe(Route, &["r"]);
+        world.settle();
+        world
+    }
+}
+
+pub(super) fn session(now: Instant) -> Session {
+    Session::new(Arc::new(Fanouts::new("test".into())), Duration::from_secs(600), now)
+}
+
+pub(super) fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(ToString::to_string).collect()
+}
+
+pub(super) fn resource(kind: ResourceType, name: &str, payload: &str) -> Resource {
+    Resource::new(kind, name, payload.to_owned().into())
+}
+
+pub(super) fn cluster(name: &str, payload: &str) -> Resource {
+    let mut cluster = resource(Cluster, name, payload);
+    cluster.children = vec![(Endpoints, name.into())];
+    cluster
+}
+
+pub(super) fn eds(name: &str, payload: &str) -> Resource {
+    resource(Endpoints, name, payload)
+}
+
+pub(super) fn lds(payload: &str) -> Resource {
+    let mut listener = resource(Listener, "l", payload);
+    listener.requires = vec![(Route, "r".into())];
+    listener.children = vec![(Secret, "s".into())];
+    listener
+}
+
+pub(super) fn rds(payload: &str, clusters: &[&str]) -> Resource {
+    let mut route = resource(Route, "r", payload);
+    route.requires = clusters.iter().map(|c| (Cluster, (*c).into())).collect();
+    route
+}

@@ -1,0 +1,187 @@
+//! Who has acknowledged what, and whom a refusal is told to.
+
+use std::{sync::Arc, time::SystemTime};
+
+use serde_json::Value;
+
+use super::*;
+use crate::{
+    compile::{Reader, resolve::status::Conflicts},
+    feedback::{Connected, Parked, ProxyId, TypeState},
+    model::{Kind, Problem, Revision, Role, Severity},
+    pipeline::State,
+    snapshot::{Publish, Seq},
+    xds::{Resource, Source, Subscription, Version},
+};
+use ResourceType::{Cluster, Route};
+
+fn audience() -> Audience {
+    Audience { site: "e1".into(), role: Role::Edge, proven: true, cohort: "".into() }
+}
+
+fn object(name: &str) -> ObjectRef {
+    ObjectRef::new(Kind::HttpRoute, "a", name)
+}
+
+/// A resource that comes from these objects, each with what it contributes.
+fn resource(kind: ResourceType, name: &str, sources: &[(&str, u64)]) -> Arc<Resource> {
+    let mut resource = Resource::new(kind, name, format!("{sources:?}").into_bytes().into());
+    resource.sources = sources
+        .iter()
+        .map(|(name, contribution)| Source { object: object(name), contribution: *contribution })
+        .collect();
+    Arc::new(resource)
+}
+
+/// The view of one edge, and the proxies there.
+struct Fleet {
+    views: Views,
+    reader: crate::snapshot::Reader,
+    feedback: Arc<Feedback>,
+}
+
+impl Fleet {
+    fn new() -> Self {
+        let views = Views::default();
+        let reader = views.open(&audience());
+        Self { views, reader, feedback: Arc::default() }
+    }
+
+    fn publish(&self, seq: u64, upserts: Vec<Arc<Resource>>) {
+        self.reader.view().publish(Seq(seq), Revision(seq), Publish { upserts, removals: Vec::new() });
+    }
+
+    fn connect(&self, node: &str) -> Connected {
+        let id = ProxyId { site: "e1".into(), node: node.into() };
+        self.feedback.connect(id, SystemTime::now(), Ok(audience()))
+    }
+
+    fn standing(&self, name: &str) -> Standing {
+        standing(&object(name), &self.views, &self.feedback)
+    }
+}
+
+/// Everything is asked for, and acknowledged up to `acked`, but for what is `refused`.
+fn answer(proxy: &Connected, kind: ResourceType, acked: u64, refused: &[(&str, &str)]) {
+    let mut subscription = Subscription::default();
+    subscription.set_wildcard(true);
+    let park = |(name, error): &(&str, &str)| {
+        (Arc::from(*name), Parked { version: Version::of(b"refused"), error: (*error).into() })
+    };
+    let parked = Arc::new(refused.iter().map(park).collect());
+    let subscription = Arc::new(subscription);
+    proxy.set(kind, TypeState { subscription, sent: Seq(acked), acked: Seq(acked), pending: Arc::default(), parked });
+}
+
+fn counts(standing: &Standing) -> [u32; 4] {
+    [standing.total, standing.acked, standing.nacked, standing.pending]
+}
+
+fn errors(standing: &Standing) -> Vec<String> {
+    standing.laggards.iter().map(|l| format!("{} {} {}: {}", l.proxy, l.kind.short(), l.resource, l.error)).collect()
+}
+
+#[test]
+fn programmed_means_every_resource_that_carries_the_object_at_every_proxy() {
+    let fleet = Fleet::new();
+    assert_eq!(fleet.standing("r"), Standing::default());
+    fleet.publish(1, vec![resource(Cluster, "c", &[("r", 1)]), resource(Route, "x", &[("r", 1), ("other", 1)])]);
+    let (one, two) = (fleet.connect("one"), fleet.connect("two"));
+    answer(&one, Cluster, 1, &[]);
+    answer(&one, Route, 1, &[]);
+    answer(&two, Cluster, 1, &[]);
+    assert_eq!(counts(&fleet.standing("r")), [2, 1, 0, 1]);
+    assert_eq!(errors(&fleet.standing("r")), ["two RDS x: "]);
+    answer(&two, Route, 1, &[]);
+    assert_eq!(counts(&fleet.standing("r")), [2, 2, 0, 0]);
+    fleet.publish(2, vec![resource(Route, "x", &[("r", 2), ("other", 1)])]);
+    assert_eq!(counts(&fleet.standing("r")), [2, 0, 0, 2]);
+    drop((one, two));
+    assert_eq!(counts(&fleet.standing("r")), [0, 0, 0, 0]);
+}
+
+#[test]
+fn a_refusal_is_told_to_the_object_whose_contribution_changed_and_to_no_other() {
+    let fleet = Fleet::new();
+    fleet.publish(1, vec![resource(Route, "x", &[("guilty", 1), ("innocent", 1)])]);
+    fleet.publish(2, vec![resource(Route, "x", &[("guilty", 2), ("innocent", 1)])]);
+    let proxy = fleet.connect("one");
+    answer(&proxy, Route, 2, &[("x", "bad regex")]);
+    assert_eq!(counts(&fleet.standing("guilty")), [1, 0, 1, 0]);
+    assert_eq!(errors(&fleet.standing("guilty")), ["one RDS x: bad regex"]);
+    assert_eq!(counts(&fleet.standing("innocent")), [1, 1, 0, 0]);
+    assert_eq!(errors(&fleet.standing("innocent")), Vec::<String>::new());
+    assert_eq!(counts(&fleet.standing("stranger")), [0, 0, 0, 0]);
+}
+
+#[test]
+fn refusals_stand_before_what_is_pending_and_a_proxy_counts_once() {
+    let fleet = Fleet::new();
+    fleet.publish(1, vec![resource(Cluster, "c", &[("r", 1)]), resource(Route, "x", &[("r", 1)])]);
+    let proxy = fleet.connect("one");
+    answer(&proxy, Cluster, 0, &[]);
+    answer(&proxy, Route, 1, &[("x", "no")]);
+    let standing = fleet.standing("r");
+    assert_eq!(counts(&standing), [1, 0, 1, 0]);
+    assert_eq!(errors(&standing), ["one RDS x: no", "one CDS c: "]);
+    let merged = merge([standing.clone(), standing].into_iter());
+    assert_eq!((counts(&merged), merged.laggards.len()), ([1, 0, 1, 0], 2));
+}
+
+/// `status reason` of `Programmed`, and of `Accepted`.
+fn conditions(standing: &Standing, problems: &[Problem]) -> [String; 2] {
+    let state = State::starting();
+    let conflicts = Conflicts::find(&Reader::new(&state.configuration, &state.runtime));
+    let status = to_json(&object("r"), &state, &conflicts, standing, problems);
+    let of = |kind: &str| {
+        let all: &Vec<Value> = status["conditions"].as_array().unwrap();
+        let found = all.iter().find(|c| c["type"] == kind).unwrap();
+        format!("{} {}", found["status"].as_str().unwrap(), found["reason"].as_str().unwrap())
+    };
+    [of("Programmed"), of("Accepted")]
+}
+
+fn problem(severity: Severity, reason: &str) -> Problem {
+    let (object, reason) = (Some(object("r")), reason.to_owned());
+    Problem { object, key: String::new(), severity, reason, message: "why".into(), revision: Revision(1) }
+}
+
+#[test]
+fn programmed_is_true_false_or_unknown() {
+    let of = |total, acked, nacked, pending| Standing { total, acked, nacked, pending, laggards: Vec::new() };
+    let programmed = |standing: Standing| conditions(&standing, &[])[0].clone();
+    assert_eq!(programmed(of(0, 0, 0, 0)), "Unknown NoProxies");
+    assert_eq!(programmed(of(3, 3, 0, 0)), "True Programmed");
+    assert_eq!(programmed(of(3, 2, 0, 1)), "False Pending");
+    assert_eq!(programmed(of(3, 1, 1, 1)), "False Refused");
+}
+
+#[test]
+fn an_error_takes_acceptance_away_and_a_resource_left_out_programming_too() {
+    let acked = Standing { total: 1, acked: 1, ..Standing::default() };
+    assert_eq!(conditions(&acked, &[]), ["True Programmed", "True Accepted"]);
+    let warning = problem(Severity::Warning, "Invalid");
+    assert_eq!(conditions(&acked, &[warning]), ["True Programmed", "True Accepted"]);
+    let left_out = problem(Severity::Error, "Invalid");
+    assert_eq!(conditions(&acked, &[left_out]), ["False Invalid", "False Invalid"]);
+    let conflict = problem(Severity::Error, "Conflicted");
+    assert_eq!(conditions(&acked, &[conflict]), ["True Programmed", "False Conflicted"]);
+}
+
+#[test]
+fn a_row_shows_each_type_by_its_worst_resource_and_a_refused_proxy_by_its_claim() {
+    let fleet = Fleet::new();
+    fleet.publish(1, vec![resource(Cluster, "a", &[]), resource(Cluster, "b", &[])]);
+    let proxy = fleet.connect("one");
+    answer(&proxy, Cluster, 1, &[("b", "no")]);
+    let claimed = ProxyId { site: "nowhere".into(), node: "two".into() };
+    let _refused = fleet.feedback.connect(claimed, SystemTime::now(), Err("unknown site".into()));
+    let rows = proxies(&fleet.views, &fleet.feedback);
+    let [row, refused] = rows.as_slice() else { panic!("{rows:?}") };
+    let clusters = &row.types[0];
+    assert_eq!((clusters.kind, clusters.state, clusters.resources), (Cluster, "NACKED", 2));
+    assert_eq!(clusters.errors, ["b: no"]);
+    assert_eq!((row.site.as_str(), row.role.as_str(), row.proven), ("e1", "edge", true));
+    assert_eq!((refused.site.as_str(), refused.refused.as_str()), ("nowhere", "unknown site"));
+    assert!(refused.types.is_empty());
+}
