@@ -20,8 +20,11 @@ fn validate<'a>(patterns: impl Iterator<Item = &'a str>) -> Result<(), String> {
     let mut yaml = String::from(BOOTSTRAP);
     for pattern in patterns {
         let pattern = serde_json::to_string(pattern).unwrap();
-        writeln!(yaml, "                - {{match: {{safe_regex: {{regex: {pattern}}}}}, direct_response: {{status: 200}}}}")
-            .unwrap();
+        writeln!(
+            yaml,
+            "                - {{match: {{safe_regex: {{regex: {pattern}}}}}, direct_response: {{status: 200}}}}"
+        )
+        .unwrap();
     }
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("bootstrap.yaml");
