@@ -8,4 +8,5 @@ mod change;
 mod features;
 mod flow;
 mod https;
+mod validate;
 mod world;

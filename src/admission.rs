@@ -25,12 +25,7 @@ pub struct Verdict {
 }
 
 /// Judges `objects` put over `configuration`, and `deletions` taken from it.
-pub fn check(
-    configuration: &Configuration,
-    runtime: &Runtime,
-    objects: &[Object],
-    deletions: &[ObjectRef],
-) -> Verdict {
+pub fn check(configuration: &Configuration, runtime: &Runtime, objects: &[Object], deletions: &[ObjectRef]) -> Verdict {
     let next = configuration.overlay(objects, deletions);
     let named: BTreeSet<ObjectRef> = objects.iter().map(Object::reference).collect();
     let mut verdict = Verdict::default();

@@ -120,10 +120,7 @@ async fn store_all(
     let total = parts.len();
     for (index, part) in parts.into_iter().enumerate() {
         let names: Vec<String> = part.iter().map(|w| w.reference.to_string()).collect();
-        let ops = part
-            .iter()
-            .map(|w| Op::Put { key: w.key.clone(), value: w.value.clone(), lease: None })
-            .collect();
+        let ops = part.iter().map(|w| Op::Put { key: w.key.clone(), value: w.value.clone(), lease: None }).collect();
         match commit(context, who, "apply", &names, ops, head).await? {
             TxnOutcome::Committed(revision) => {
                 head = revision;
@@ -227,12 +224,7 @@ async fn commit(
 }
 
 fn fault(fault: &manifest::Fault) -> Fault {
-    Fault {
-        source: fault.source.clone(),
-        line: fault.line,
-        column: fault.column,
-        message: fault.text(),
-    }
+    Fault { source: fault.source.clone(), line: fault.line, column: fault.column, message: fault.text() }
 }
 
 fn at(place: &(String, u32, u32), message: String) -> Fault {

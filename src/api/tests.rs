@@ -138,7 +138,10 @@ async fn what_is_applied_is_got_waited_for_and_deleted() {
     assert_eq!(manifest["spec"]["hostnames"][0], "shop.example.com");
     let status: Value = serde_json::from_str(&route.status_json).unwrap();
     assert_eq!(status["conditions"][1]["type"], "Programmed");
-    assert_eq!((&status["conditions"][1]["status"], &status["conditions"][1]["reason"]), (&"Unknown".into(), &"NoProxies".into()));
+    assert_eq!(
+        (&status["conditions"][1]["status"], &status["conditions"][1]["reason"]),
+        (&"Unknown".into(), &"NoProxies".into())
+    );
     assert_eq!(status["parents"][0]["parentRef"]["name"], "public");
     assert_eq!((route.create_revision, route.mod_revision), (applied.revision, applied.revision));
 

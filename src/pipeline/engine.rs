@@ -182,10 +182,9 @@ impl Engine {
             self.unlink(&key, &old.reads);
         }
         self.link(&key, &reads);
-        let users = old.as_ref().map_or_else(
-            || self.audiences.values().filter(|n| n.units.contains(unit)).count(),
-            |old| old.users,
-        );
+        let users = old
+            .as_ref()
+            .map_or_else(|| self.audiences.values().filter(|n| n.units.contains(unit)).count(), |old| old.users);
         let old_resource = old.and_then(|m| m.resource);
         let (resource, changed) = match (old_resource, resource) {
             (Some(old), Some(new)) if *old == new => (Some(old), false),
@@ -209,8 +208,7 @@ impl Engine {
     }
 
     fn forget_unused(&mut self) {
-        let unused: Vec<Unit> =
-            self.units.iter().filter(|(_, m)| m.users == 0).map(|(unit, _)| unit.clone()).collect();
+        let unused: Vec<Unit> = self.units.iter().filter(|(_, m)| m.users == 0).map(|(unit, _)| unit.clone()).collect();
         for unit in unused {
             if let Some(memo) = self.units.remove(&unit) {
                 self.unlink(&Key::Unit(unit.clone()), &memo.reads);

@@ -29,10 +29,7 @@ fn no_part_is_above_the_limits_and_what_is_referred_to_comes_first() {
         write(Kind::EndpointSet, "e", half),
         write(Kind::Service, "s", half),
     ];
-    assert_eq!(
-        parts(&writes),
-        [vec!["Service s", "EndpointSet e"], vec!["Gateway g"], vec!["HttpRoute r"]]
-    );
+    assert_eq!(parts(&writes), [vec!["Service s", "EndpointSet e"], vec!["Gateway g"], vec!["HttpRoute r"]]);
     let mut writes: Vec<Write> = (0..=OBJECTS_MAX).map(|n| write(Kind::Service, &format!("{n:03}"), 1)).collect();
     writes.insert(0, write(Kind::HttpRoute, "r", 1));
     let parts = parts(&writes);

@@ -228,5 +228,7 @@ fn what_two_sites_read_alike_is_one_resource() {
     run.update(&BTreeSet::new(), &[e1.clone(), e2.clone()]);
     let key = (ResourceType::Route, Arc::from("http/80"));
     assert!(Arc::ptr_eq(&run.clients[&e1][&key], &run.clients[&e2][&key]));
-    assert!(run.engine.units.keys().all(|unit| unit.kind != ResourceType::Route || !matches!(unit.scope, Scope::Site(_))));
+    assert!(
+        run.engine.units.keys().all(|unit| unit.kind != ResourceType::Route || !matches!(unit.scope, Scope::Site(_)))
+    );
 }
