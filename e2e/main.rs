@@ -12,5 +12,6 @@ mod https;
 mod regexes;
 mod sharing;
 mod tour;
+mod validate;
 mod world;
 mod xds_client;

@@ -128,7 +128,7 @@ spec: {{role: core, region: eu1, coordinates: {{latitude: 50.1, longitude: 18.7}
     beside.unharmed("downloads over a narrow link", &outcomes, |outcome| outcome == "200, still reading");
     let quick = beside.end();
     eprintln!("the link carried {} MB/s", rate / 1_000_000);
-    assert!(rate > LINK_RATE / 2, "the link was not full: {rate} bytes a second");
+    assert!(rate > LINK_RATE / 4, "the link was not full: {rate} bytes a second");
     assert!(quick.percentile(0.99) <= Duration::from_millis(500), "p99 {:?}", quick.percentile(0.99));
 }
 

@@ -75,7 +75,9 @@ fn blame(
     problems: Vec<Problem>,
 ) -> Vec<(ObjectRef, String)> {
     let errors = problems.into_iter().filter(|p| p.severity == Severity::Error);
-    let errors: Vec<(ObjectRef, String)> = errors.filter_map(|p| Some((p.object?, p.message))).collect();
+    // A fault of the compiler names nobody; it is still a reason to store nothing that brings it about.
+    let object = |p: &Problem| p.object.clone().or_else(|| named.first().cloned());
+    let errors: Vec<(ObjectRef, String)> = errors.filter_map(|p| Some((object(&p)?, p.message))).collect();
     let without = |gone: &dyn Fn(&ObjectRef) -> bool| -> Vec<Problem> {
         let routes = errors.iter().map(|(object, _)| object).filter(|o| o.kind == Kind::HttpRoute && gone(o));
         let rest = next.overlay(&[], &routes.cloned().collect::<Vec<_>>());

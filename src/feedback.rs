@@ -139,6 +139,18 @@ impl ProxyView {
     pub fn acked(&self, kind: ResourceType, name: &str, seq: Seq) -> Acked {
         self.types.get(&kind).map_or(Acked::NotSubscribed, |t| t.acked(name, seq))
     }
+
+    /// Whether it has taken this very `version`: a refusal of an older one says nothing of it.
+    pub fn taken(&self, kind: ResourceType, name: &str, version: Version, seq: Seq) -> Acked {
+        match self.acked(kind, name, seq) {
+            Acked::Refused(_) if self.parked(kind, name).is_none_or(|parked| parked.version != version) => Acked::Pending,
+            taken => taken,
+        }
+    }
+
+    fn parked(&self, kind: ResourceType, name: &str) -> Option<&Parked> {
+        self.types.get(&kind)?.parked.get(name)
+    }
 }
 
 /// All connected proxies; a proxy has as many entries as streams, the newest speaks for it.

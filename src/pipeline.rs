@@ -2,6 +2,8 @@
 //! compiles on one blocking thread, and what arrives meanwhile is the next batch; there is no hold-off.
 
 mod engine;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -63,7 +63,7 @@ pub fn standing(object: &ObjectRef, views: &Views, feedback: &Feedback) -> Stand
         let mut worst = Worst::Acked;
         for (name, entry, contributed) in carriers {
             let kind = entry.resource.kind;
-            let error = match proxy.acked(kind, name, entry.seq) {
+            let error = match proxy.taken(kind, name, entry.resource.version, entry.seq) {
                 Acked::Acked => continue,
                 // Only the one whose change was refused is shown the refusal; for others it is not theirs to mend.
                 Acked::Refused(error) if contributed >= entry.content => error.to_string(),
@@ -174,7 +174,7 @@ fn row(proxy: &ProxyView, views: &Views) -> Row {
         let mut errors = Vec::new();
         let content = view.as_ref().map(|v| v.read());
         for (name, entry) in content.iter().flat_map(|c| c.entries(kind)) {
-            let state = match proxy.acked(kind, name, entry.seq) {
+            let state = match proxy.taken(kind, name, entry.resource.version, entry.seq) {
                 Acked::Acked => "SYNCED",
                 Acked::Pending => "PENDING",
                 Acked::NotSubscribed => "NOT_SUBSCRIBED",

@@ -1,6 +1,10 @@
 //! The operator API in one process, on the embedded store: what is written, what is answered, what is refused.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use serde_json::Value;
 use tokio::{
@@ -13,12 +17,15 @@ use tonic::{Code, Request, Status};
 use super::*;
 use crate::{
     catalog::Catalog,
+    feedback::{Parked, ProxyId, TypeState},
     identity::Peer,
     manifest,
-    model::{Object, ObjectRef, Sites},
+    model::{Audience, Object, ObjectRef, Role, Sites},
     pipeline::Pipeline,
     rpc::{self, applied::Outcome, operator_server::Operator},
+    snapshot::Seq,
     store::{self, Embedded, Op, Transaction},
+    xds::{ResourceType, Subscription, Version},
 };
 
 const FLEET: &str = include_str!("../../envoy-configs/examples/fleet.yaml");
@@ -299,4 +306,56 @@ async fn a_caller_who_is_neither_proven_nor_on_this_machine_is_refused() {
     request.extensions_mut().insert(Peer { spiffe, loopback: true });
     assert_eq!(plane.service.apply(request).await.unwrap_err().code(), Code::PermissionDenied);
     assert_eq!(plane.keys("/").await.len(), 0);
+}
+
+/// Everything of every type is asked for, and acknowledged, but for what is `refused`.
+fn answer(proxy: &crate::feedback::Connected, refused: &[(&str, &str)]) {
+    let mut all = Subscription::default();
+    all.set_wildcard(true);
+    for kind in ResourceType::ALL {
+        let park = |(name, error): &(&str, &str)| {
+            (Arc::from(*name), Parked { version: Version::of(b"refused"), error: (*error).into() })
+        };
+        let parked = refused.iter().filter(|_| kind == ResourceType::Route).map(park).collect();
+        let (sent, acked) = (Seq(u64::MAX), Seq(u64::MAX));
+        let subscription = Arc::new(all.clone());
+        proxy.set(kind, TypeState { subscription, sent, acked, pending: Arc::default(), parked: Arc::new(parked) });
+    }
+}
+
+#[tokio::test]
+async fn a_wait_ends_when_the_last_proxy_acknowledged_or_names_who_refused_and_why() {
+    let plane = Arc::new(plane());
+    let applied = plane.apply(&[FLEET, SHOP]).await;
+    let audience = Audience { site: "edge1".into(), role: Role::Edge, proven: true, cohort: "".into() };
+    let id = ProxyId { site: "edge1".into(), node: "envoy-1".into() };
+    let proxy = plane.context.feedback.connect(id, SystemTime::now(), Ok(audience.clone()));
+    let reader = plane.context.views.open(&audience);
+    let mut published = reader.view().subscribe();
+    while !reader.view().read().ready() {
+        tokio::time::timeout(LIMIT, published.changed()).await.unwrap().unwrap();
+    }
+    let wait = |timeout_ms| {
+        let (plane, objects) = (Arc::clone(&plane), vec![named("HTTPRoute", "shop", "web")]);
+        let request = rpc::WaitRequest { objects, revision: applied.revision, timeout_ms };
+        async move { plane.service.wait(asked(request)).await.unwrap().into_inner() }
+    };
+    let late = wait(30).await;
+    assert_eq!((late.programmed, late.no_proxies, late.proxies), (false, false, 1));
+    let of = |l: &rpc::Laggard| (l.proxy.clone(), l.r#type.clone(), l.resource.clone(), l.error.clone());
+    let pending = ("envoy-1".to_owned(), "RDS".to_owned(), "http/8080".to_owned(), String::new());
+    assert!(late.laggards.iter().map(of).any(|laggard| laggard == pending), "{late:?}");
+
+    let waiting = tokio::spawn(wait(20_000));
+    answer(&proxy, &[]);
+    let done = tokio::time::timeout(LIMIT, waiting).await.unwrap().unwrap();
+    assert!(done.programmed && done.laggards.is_empty(), "{done:?}");
+
+    answer(&proxy, &[("http/8080", "bad route")]);
+    let refused = wait(20_000).await;
+    let told: Vec<_> = refused.laggards.iter().map(|laggard| laggard.error.as_str()).collect();
+    assert_eq!((refused.programmed, told), (false, vec!["bad route"]));
+    let status: Value = serde_json::from_str(&plane.get("route", "web").await[0].status_json).unwrap();
+    assert_eq!(status["conditions"][1]["reason"], "Refused");
+    assert_eq!(status["laggards"][0]["error"], "bad route");
 }

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use super::*;
-use crate::model::Role;
+use crate::{
+    model::{Kind, ObjectRef, Role},
+    xds::Source,
+};
 
 fn audience() -> Audience {
     Audience { site: "fra".into(), role: Role::Edge, proven: true, cohort: "".into() }
@@ -146,4 +149,71 @@ async fn opening_a_view_asks_for_it_once_and_an_idle_one_is_closed() {
     assert!(views.idle(now + Duration::from_secs(599)).is_empty());
     assert_eq!(views.idle(now + Duration::from_secs(600)), [audience()]);
     assert!(views.get(&audience()).is_none());
+}
+
+/// A resource of these Services, each with what it contributes.
+fn made_of(kind: ResourceType, name: &str, payload: &'static str, sources: &[(&str, u64)]) -> Resource {
+    let source = |(name, contribution): &(&str, u64)| Source { object: service(name), contribution: *contribution };
+    Resource { sources: sources.iter().map(source).collect(), ..resource(kind, name, payload) }
+}
+
+fn service(name: &str) -> ObjectRef {
+    ObjectRef::new(Kind::Service, "a", name)
+}
+
+/// Each carrier of a Service as `CDS name`, when the Service last contributed to it, and when its content changed.
+fn carriers(view: &View, of: &str) -> Vec<(String, u64, u64)> {
+    let content = view.read();
+    let told = |(name, entry, contributed): (&Arc<str>, &Entry, Seq)| {
+        (format!("{} {name}", entry.resource.kind.short()), contributed.0, entry.content.0)
+    };
+    content.carriers(&service(of)).map(told).collect()
+}
+
+#[test]
+fn an_object_is_carried_by_all_that_came_from_it_until_that_goes_or_comes_from_others() {
+    let views = Views::default();
+    let reader = views.open(&audience());
+    let view = reader.view();
+    let cluster = made_of(Cluster, "c", "1", &[("s", 1)]);
+    view.publish(Seq(1), Revision(1), up(vec![cluster, made_of(Route, "r", "1", &[("s", 1), ("t", 1)])]));
+    assert_eq!(carriers(view, "s"), [("CDS c".to_owned(), 1, 1), ("RDS r".to_owned(), 1, 1)]);
+    assert_eq!(carriers(view, "t"), [("RDS r".to_owned(), 1, 1)]);
+    assert_eq!(carriers(view, "stranger"), []);
+    view.publish(Seq(2), Revision(2), up(vec![made_of(Route, "r", "2", &[("t", 1)])]));
+    assert_eq!(carriers(view, "s"), [("CDS c".to_owned(), 1, 1)]);
+    view.publish(Seq(3), Revision(3), down(Cluster, "c"));
+    assert_eq!(carriers(view, "s"), []);
+}
+
+#[test]
+fn only_who_says_something_new_contributed_to_a_change() {
+    let views = Views::default();
+    let reader = views.open(&audience());
+    let view = reader.view();
+    view.publish(Seq(1), Revision(1), up(vec![made_of(Route, "r", "1", &[("s", 1), ("t", 1)])]));
+    // `t` changes, `u` joins before it, `s` stays as it was.
+    view.publish(Seq(2), Revision(2), up(vec![made_of(Route, "r", "2", &[("s", 1), ("u", 7), ("t", 2)])]));
+    let contributed = |of| carriers(view, of).first().map(|(_, contributed, content)| (*contributed, *content));
+    assert_eq!(contributed("s"), Some((1, 2)));
+    assert_eq!(contributed("t"), Some((2, 2)));
+    assert_eq!(contributed("u"), Some((2, 2)));
+    // Who leaves changes the content, and nobody who stays is to blame for it.
+    view.publish(Seq(3), Revision(3), up(vec![made_of(Route, "r", "3", &[("s", 1), ("t", 2)])]));
+    assert_eq!((contributed("s"), contributed("t"), contributed("u")), (Some((1, 3)), Some((2, 3)), None));
+    // Who comes back is new again.
+    view.publish(Seq(4), Revision(4), up(vec![made_of(Route, "r", "2", &[("s", 1), ("u", 7), ("t", 2)])]));
+    assert_eq!((contributed("t"), contributed("u")), (Some((2, 4)), Some((4, 4))));
+}
+
+#[test]
+fn equal_bytes_from_other_objects_are_not_sent_again_but_carry_them() {
+    let views = Views::default();
+    let reader = views.open(&audience());
+    let view = reader.view();
+    view.publish(Seq(1), Revision(1), up(vec![made_of(Cluster, "c", "1", &[("s", 1)])]));
+    view.publish(Seq(2), Revision(2), up(vec![made_of(Cluster, "c", "1", &[("t", 1)])]));
+    assert!(names(&view.read(), Cluster, 1).is_empty());
+    assert_eq!(carriers(view, "s"), []);
+    assert_eq!(carriers(view, "t"), [("CDS c".to_owned(), 2, 1)]);
 }
