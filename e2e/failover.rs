@@ -18,8 +18,9 @@ use crate::{
 
 /// The edge's requests a second while a gateway dies.
 const RATE: u32 = 200;
-/// An Envoy may have sent a request on a connection of which it has not yet read that it is dead.
-const UNREAD: Duration = Duration::from_millis(100);
+/// An Envoy may send a request on a connection of which it has not yet read that it is dead: as long as a busy machine
+/// keeps it waiting. Checks take 2 s or more to find out.
+const UNREAD: Duration = Duration::from_millis(500);
 
 /// A store file that outlives the control plane.
 pub(crate) fn stored() -> (tempfile::TempDir, String) {
