@@ -21,8 +21,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
 
-/// Nothing for so long is the end of what the control plane has to say. Longer than its removals take (5 s).
-const QUIET: Duration = Duration::from_secs(7);
+/// Nothing for so long is the end of what the control plane has to say: additions do not wait.
+const QUIET: Duration = Duration::from_secs(4);
 /// The first response is waited for no longer than this.
 const FIRST: Duration = Duration::from_secs(30);
 

@@ -15,6 +15,9 @@ use tokio_util::sync::CancellationToken;
 /// What is forwarded at a time: small beside a second of any rate that a test sets.
 const CHUNK_BYTES: usize = 16 * 1024;
 
+/// How far a link behind its rate may catch up: timers are late by a millisecond or two, which is several chunks.
+const CATCH_UP: Duration = Duration::from_millis(10);
+
 /// A link that listens at one address and forwards to another; dropping it closes all its connections.
 pub(crate) struct Link {
     address: SocketAddr,
@@ -168,7 +171,7 @@ async fn take_turn(state: &State, way: usize, size: usize) {
     }
     let until = {
         let mut free = state.free[way].lock().unwrap();
-        let start = (*free).max(Instant::now());
+        let start = (*free).max(Instant::now() - CATCH_UP);
         *free = start + Duration::from_nanos(size as u64 * 1_000_000_000 / rate);
         start
     };
