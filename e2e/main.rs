@@ -7,5 +7,6 @@ mod harness_works;
 mod change;
 mod features;
 mod flow;
+mod hostile;
 mod https;
 mod world;
