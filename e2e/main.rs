@@ -8,6 +8,7 @@ mod change;
 mod failover;
 mod features;
 mod flow;
+mod hostile;
 mod https;
 mod regexes;
 mod sharing;
