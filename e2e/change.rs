@@ -14,7 +14,7 @@ const RATE: u32 = 200;
 
 #[test]
 fn nothing_fails_while_everything_changes() {
-    let world = World::start("memory");
+    let world = World::start_alone("memory");
     let backends: Vec<Backend> = (0..4).map(|n| world.backend(&format!("b{n}"))).collect();
     let certificates: Vec<(String, String)> = (0..4).map(|_| certificate_yaml("tls", "tls.example")).collect();
     let trusted: String = certificates.iter().map(|(_, pem)| pem.as_str()).collect();
@@ -79,7 +79,7 @@ fn change(world: &World, backends: &[Backend], certificates: &[(String, String)]
 /// group that nobody names any more must outlive what still runs through it.
 #[test]
 fn a_service_that_moves_between_groups_fails_no_request() {
-    let world = World::start("memory");
+    let world = World::start_alone("memory");
     let (near, far) = (world.backend("near"), world.backend("far"));
     world.apply(
         &(service_yaml("web", "", &[("core1", &near)])

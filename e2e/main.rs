@@ -10,7 +10,6 @@ mod features;
 mod flow;
 mod hostile;
 mod https;
-mod regexes;
 mod sharing;
 mod tour;
 mod validate;

@@ -51,7 +51,7 @@ type Outcomes = BTreeMap<String, u64>;
 
 #[test]
 fn no_service_harms_another() {
-    let world = World::start("memory");
+    let world = World::start_alone("memory");
     let (wild, calm) = (world.backend("wild"), world.backend("calm"));
     let rules = "
   - {matches: [{path: {type: PathPrefix, value: /short}}], timeouts: {request: 300ms}, backendRefs: [{name: wild, port: 80}]}

@@ -4,6 +4,7 @@ use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 
@@ -28,12 +29,36 @@ pub(crate) struct World {
     pub(crate) core_ips: Vec<Ipv4Addr>,
     pub(crate) addresses: Addresses,
     pub(crate) certs: TempDir,
+    // Last, so that it is given back when everything has stopped.
+    _machine: Machine,
+}
+
+/// Tests under load have the machine to themselves, so that what fails is not the neighbour's doing.
+static MACHINE: RwLock<()> = RwLock::new(());
+
+/// A test's hold on the machine; never asked for twice by one test.
+enum Machine {
+    Shared { _guard: RwLockReadGuard<'static, ()> },
+    Alone { _guard: RwLockWriteGuard<'static, ()> },
 }
 
 impl World {
+    /// As [`World::start`], while no other world runs.
+    pub(crate) fn start_alone(store: &str) -> Self {
+        // A test that failed leaves nothing behind that would matter to the next.
+        let guard = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
+        Self::start_on(store, Machine::Alone { _guard: guard })
+    }
+
+    /// A world beside others; see [`World::start_on`].
+    pub(crate) fn start(store: &str) -> Self {
+        let guard = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+        Self::start_on(store, Machine::Shared { _guard: guard })
+    }
+
     /// Control plane on `store`, sites `edge1`, `core1` (near) and `core2` (far), their Envoys, and the namespace
     /// `shop` with a Gateway `web` on the plain port.
-    pub(crate) fn start(store: &str) -> Self {
+    fn start_on(store: &str, machine: Machine) -> Self {
         let addresses = Addresses::next();
         let certs = TempDir::new().unwrap();
         let dir = certs.path().to_str().unwrap();
@@ -47,7 +72,7 @@ impl World {
         assert_eq!(setup.code, 0, "{setup:#?}");
         let edge = start_envoy(&control, certs.path(), "edge1", "edge");
         let cores = ["core1", "core2"].map(|site| start_envoy(&control, certs.path(), site, "core")).into();
-        let mut world = Self { edge, cores, control, edge_ip, core_ips, addresses, certs };
+        let mut world = Self { edge, cores, control, edge_ip, core_ips, addresses, certs, _machine: machine };
         world.edge.wait_ready(SOON);
         for core in &mut world.cores {
             core.wait_ready(SOON);

@@ -143,7 +143,9 @@ impl ProxyView {
     /// Whether it has taken this very `version`: a refusal of an older one says nothing of it.
     pub fn taken(&self, kind: ResourceType, name: &str, version: Version, seq: Seq) -> Acked {
         match self.acked(kind, name, seq) {
-            Acked::Refused(_) if self.parked(kind, name).is_none_or(|parked| parked.version != version) => Acked::Pending,
+            Acked::Refused(_) if self.parked(kind, name).is_none_or(|parked| parked.version != version) => {
+                Acked::Pending
+            }
             taken => taken,
         }
     }
