@@ -107,7 +107,7 @@ fn steps() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn deltas_add_up_to_a_full_compile_and_a_site_that_goes_is_met_with_silence(
@@ -133,6 +133,10 @@ proptest! {
                     BTreeMap::new()
                 }
             };
+            for delta in deltas.values() {
+                let gone = |r: &Arc<Resource>| delta.removals.iter().any(|u| u.kind == r.kind && u.name == r.name);
+                prop_assert!(!delta.upserts.iter().any(gone), "a name is in both halves: {:?}", delta);
+            }
             let open: Vec<Audience> = run.clients.keys().cloned().collect();
             let full = run.full(&open);
             for (audience, held) in &run.clients {
@@ -191,6 +195,33 @@ fn a_site_that_is_deleted_keeps_what_it_had_and_catches_up_when_it_is_back() {
     let changed = run.world.put(edge("e1"));
     run.edit(changed);
     assert_eq!(names(&run.clients[&e1]), Vec::<String>::new());
+}
+
+#[test]
+fn what_changed_while_a_site_was_gone_is_told_when_it_is_back() {
+    let e1 = audience("e1", Role::Edge, true);
+    let mut run = Run::new(shop());
+    run.update(&BTreeSet::new(), std::slice::from_ref(&e1));
+    let before = run.clients[&e1].clone();
+    let changed = run.world.put(edge("e1").site(|site| site.state = SiteState::Deleting));
+    run.edit(changed);
+    let changed = run.world.put(route("a/r", "a/g").hosts(&["new.test"]).rule(to("a/s", 80)));
+    assert!(run.edit(changed).is_empty());
+    let changed = run.world.put(edge("e1"));
+    run.edit(changed);
+    assert_eq!(run.clients[&e1], run.full(std::slice::from_ref(&e1))[&e1]);
+    assert_ne!(run.clients[&e1], before);
+}
+
+#[test]
+fn a_name_that_another_set_of_gateways_makes_now_is_changed_and_not_gone() {
+    let e1 = audience("e1", Role::Edge, true);
+    let mut run = Run::new(shop());
+    run.update(&BTreeSet::new(), std::slice::from_ref(&e1));
+    let changed = run.world.put(gateway("a/h", vec![http(80, Some("h.test"))]));
+    let delta = run.edit(changed).remove(&e1).unwrap();
+    assert!(delta.removals.is_empty(), "{delta:?}");
+    assert!(delta.upserts.iter().any(|r| &*r.name == "http/80"), "{delta:?}");
 }
 
 #[test]
