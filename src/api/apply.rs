@@ -164,7 +164,8 @@ fn split(mut writes: Vec<&Write>) -> Vec<Vec<&Write>> {
 /// Deletes objects; those that do not exist are named, not an error.
 pub(super) async fn delete(context: &Context, who: &str, request: DeleteRequest) -> Result<DeleteResponse, Status> {
     let references =
-        request.objects.iter().map(from_rpc).collect::<Result<Vec<_>, _>>()?;
+        // Named twice is meant once.
+        request.objects.iter().map(from_rpc).collect::<Result<BTreeSet<_>, _>>()?;
     for _ in 0..ATTEMPTS {
         let (head, _) = current(context).await?;
         let mut response = DeleteResponse::default();
