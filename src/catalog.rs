@@ -196,7 +196,8 @@ impl Catalog {
                 }
             }
             Ok(StoreKey::Head | StoreKey::Reserved) => {}
-            Err(error) => self.fault(entry, None, Severity::Warning, "UnknownKey", error.to_string()),
+            // A fault, as the value of a key that was meant is: pages that show faults only have to name it.
+            Err(error) => self.fault(entry, None, Severity::Error, "UnknownKey", error.to_string()),
         }
     }
 

@@ -51,8 +51,12 @@ async fn ready(Extract(state): Extract<HttpState>, RawQuery(query): RawQuery) ->
         let _: Result<(), _> = writeln!(text, "store: {reason}\nrevision: {}", now.revision);
         for problem in now.problems.iter().filter(|p| p.severity == Severity::Error) {
             let object = problem.object.as_ref().map(ToString::to_string).unwrap_or_default();
-            let _: Result<(), _> =
-                writeln!(text, "problem: {} {object}: {}: {}", problem.key, problem.reason, problem.message);
+            let line = format!("problem: {} {object}: {}: {}", problem.key, problem.reason, problem.message);
+            // A key is whatever somebody has put: one line each, and nothing that a terminal acts on.
+            for c in line.chars() {
+                if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
+            }
+            text.push('\n');
         }
     }
     (code, text).into_response()

@@ -39,7 +39,8 @@ fn unknown_keys_are_named_and_reserved_ones_are_not() {
     }
     assert_eq!(world.catalog.problems(), []);
     world.put_raw("/tidegate/v1/objects/widgets/a", Bytes::new());
-    assert_eq!(world.catalog.problems()[0].reason, "UnknownKey");
+    let problem = &world.catalog.problems()[0];
+    assert_eq!((&*problem.reason, problem.severity), ("UnknownKey", Severity::Error));
     world.delete("/tidegate/v1/objects/widgets/a");
     assert_eq!(world.catalog.problems(), []);
 }

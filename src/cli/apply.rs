@@ -113,10 +113,10 @@ async fn wait_for(
         return Ok(());
     }
     for problem in &answer.problems {
-        writeln!(io.err, "{problem}")?;
+        writeln!(io.err, "{}", output::plain(problem))?;
     }
     for laggard in &answer.laggards {
-        writeln!(io.err, "{}", laggard_line(laggard))?;
+        writeln!(io.err, "{}", output::plain(&laggard_line(laggard)))?;
     }
     let out_of_time = u64::from(answer.elapsed_ms) >= timeout.as_millis() as u64;
     let text = format!("not live after {} ms{}", answer.elapsed_ms, laggard_count(&answer.laggards));

@@ -85,7 +85,7 @@ fn print(object: &rpc::Object, out: &mut dyn Write) -> Result<(), Failure> {
 
 fn field(out: &mut dyn Write, name: &str, value: &str) -> Result<(), Failure> {
     let name = format!("{name}:");
-    Ok(writeln!(out, "{name:<13}{value}")?)
+    Ok(writeln!(out, "{name:<13}{}", output::plain(value))?)
 }
 
 fn pairs(out: &mut dyn Write, name: &str, map: &Value) -> Result<(), Failure> {
@@ -95,7 +95,7 @@ fn pairs(out: &mut dyn Write, name: &str, map: &Value) -> Result<(), Failure> {
     for key in map.keys() {
         let line = format!("{key}={}", text(&whole, key));
         if label.is_empty() {
-            writeln!(out, "{:13}{line}", "")?
+            writeln!(out, "{:13}{}", "", output::plain(&line))?
         } else {
             field(out, label, &line)?
         }
@@ -107,7 +107,7 @@ fn pairs(out: &mut dyn Write, name: &str, map: &Value) -> Result<(), Failure> {
 fn block(out: &mut dyn Write, name: &str, text: &str) -> Result<(), Failure> {
     writeln!(out, "{name}:")?;
     for line in text.lines() {
-        writeln!(out, "  {line}")?;
+        writeln!(out, "  {}", output::plain(line))?;
     }
     Ok(())
 }

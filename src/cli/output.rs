@@ -20,7 +20,7 @@ impl Table {
 
     /// Adds a line.
     pub(crate) fn row(&mut self, cells: Vec<String>) {
-        self.rows.push(cells.into_iter().map(|c| if c.is_empty() { "-".to_owned() } else { c }).collect());
+        self.rows.push(cells.iter().map(|c| if c.is_empty() { "-".to_owned() } else { plain(c) }).collect());
     }
 
     /// Whether there is no line below the headings.
@@ -45,6 +45,15 @@ impl Table {
         }
         Ok(())
     }
+}
+
+/// One line that no terminal acts on: keys and node ids are anybody's, so control characters are written out as `\u{1b}`.
+pub(crate) fn plain(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
 }
 
 /// Prints `value` as indented JSON.

@@ -78,7 +78,7 @@ fn status_table(rows: &[rpc::ProxyRow], wide: bool, io: &mut Io<'_>) -> Result<(
         writeln!(io.out)?;
     }
     for line in told {
-        writeln!(io.out, "{line}")?;
+        writeln!(io.out, "{}", output::plain(&line))?;
     }
     Ok(())
 }

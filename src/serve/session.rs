@@ -62,6 +62,9 @@ pub enum Violation {
     /// A name is too long.
     #[error("a resource name longer than 512 bytes")]
     LongName,
+    /// A type's name is too long: unknown ones are kept until they are answered.
+    #[error("a type URL longer than 512 bytes")]
+    LongType,
 }
 
 /// What a session wants sent.
@@ -114,6 +117,9 @@ impl Session {
     pub fn on_request(&mut self, request: Request, content: &Content, now: Instant) -> Result<(), Violation> {
         if request.url.is_empty() {
             return Err(Violation::NoType);
+        }
+        if request.url.len() > MAX_NAME {
+            return Err(Violation::LongType);
         }
         let mut names = request.subscribe.iter().chain(&request.unsubscribe).chain(request.initial.keys());
         if names.any(|n| n.len() > MAX_NAME) {
