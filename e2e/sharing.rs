@@ -163,13 +163,13 @@ impl Beside {
             slow.ok,
             slow.failed
         );
+        for report in [quick, slow] {
+            assert_eq!(report.failed, 0, "{phase}: {:#?}\n{:#?}", report.kinds, report.failures);
+        }
         let (all, as_meant) = outcomes.iter().fold((0, 0), |(all, as_meant), (outcome, count)| {
             (all + count, as_meant + if expected(outcome) { *count } else { 0 })
         });
         assert!(as_meant >= CROWD as u64 && as_meant * 100 >= all * 99, "{phase}: the crowd saw {outcomes:?}");
-        for report in [quick, slow] {
-            assert_eq!(report.failed, 0, "{phase}: {:#?}\n{:#?}", report.kinds, report.failures);
-        }
     }
 
     /// The quick requests' report, when those in flight have ended too, without a failure.
