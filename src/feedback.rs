@@ -172,7 +172,12 @@ impl Feedback {
 
     /// Every connected proxy by its newest stream, sorted by id.
     pub fn proxies(&self) -> Vec<ProxyView> {
-        let mut all: Vec<_> = self.proxies.iter().filter_map(|e| e.value().last().map(|s| s.view())).collect();
+        // A stream that is refused speaks only where no other does: anybody may claim a name.
+        let speaker = |streams: &Vec<Arc<ProxyState>>| {
+            let served = streams.iter().rev().find(|stream| stream.audience().is_some());
+            served.or_else(|| streams.last()).map(|stream| stream.view())
+        };
+        let mut all: Vec<_> = self.proxies.iter().filter_map(|e| speaker(e.value())).collect();
         all.sort_by(|a, b| a.id.cmp(&b.id));
         all
     }

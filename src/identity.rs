@@ -58,6 +58,9 @@ pub enum Refusal {
     /// The node has no id.
     #[error("node.id is empty or longer than 256 bytes")]
     NoId,
+    /// More than a name may have.
+    #[error("the node's site or cohort is longer than a name may be (253 and 63 bytes)")]
+    TooLong,
     /// There is no such site.
     #[error("there is no Site {0:?}")]
     UnknownSite(String),
@@ -95,6 +98,9 @@ impl std::fmt::Display for Principal {
 pub fn resolve(peer: &Peer, node: &NodeClaim, sites: &Sites, allow_unproven: bool) -> Result<Audience, Refusal> {
     if node.id.is_empty() || node.id.len() > 256 {
         return Err(Refusal::NoId);
+    }
+    if node.cohort.len() > 63 || node.site.len() > 253 {
+        return Err(Refusal::TooLong);
     }
     let proof = match &peer.spiffe {
         Some(uri) => Some(proxy_path(uri, &sites.trust_domain)?),

@@ -209,7 +209,10 @@ impl Pipeline {
                 Changed::default()
             }
             Feed::Frozen { reason } => {
-                progress.freshness = Freshness::Frozen { reason };
+                progress.freshness = match progress.freshness {
+                    Freshness::Starting { .. } => Freshness::Starting { reason: Some(reason) },
+                    _ => Freshness::Frozen { reason },
+                };
                 Changed::default()
             }
         };
@@ -240,6 +243,7 @@ impl Pipeline {
                 Stage::Idle(engine)
             }
             Stage::Idle(mut engine) => {
+                self.publish_live_endpoints(progress);
                 let Pending { configuration: mut changed, runtime, opened } = std::mem::take(&mut progress.pending);
                 changed.extend(runtime);
                 let configuration = self.catalog.configuration().clone();

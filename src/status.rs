@@ -55,6 +55,12 @@ pub fn standing(object: &ObjectRef, views: &Views, feedback: &Feedback) -> Stand
         let Some(audience) = &proxy.audience else { continue };
         let Some(view) = views.get(audience) else { continue };
         let content = view.read();
+        if !content.ready() {
+            // Nothing is known of it yet, so nothing is claimed.
+            standing.total += 1;
+            standing.pending += 1;
+            continue;
+        }
         let carriers: Vec<_> = content.carriers(object).collect();
         if carriers.is_empty() {
             continue;
@@ -194,5 +200,5 @@ fn row(proxy: &ProxyView, views: &Views) -> Row {
 
 /// The audience of a connected proxy.
 pub fn audience(feedback: &Feedback, proxy: &str) -> Option<Audience> {
-    feedback.proxies().into_iter().find(|p| &*p.id.node == proxy).and_then(|p| p.audience)
+    feedback.proxies().into_iter().filter(|p| &*p.id.node == proxy).find_map(|p| p.audience)
 }

@@ -18,7 +18,7 @@ use crate::{
     manifest::{self, Mode},
     model::{Kind, Object, ObjectRef, Revision, StoreKey},
     rpc::{self, Applied, ApplyRequest, ApplyResponse, DeleteRequest, DeleteResponse, Fault, applied::Outcome},
-    store::{Compare, Op, Transaction, TxnOutcome},
+    store::{Compare, Op, StoreError, Transaction, TxnOutcome},
 };
 
 /// design.md's limit of one transaction: each object is stored twice later, and etcd takes 128 operations, 1.5 MiB.
@@ -220,7 +220,13 @@ async fn commit(
     let head_key = context.keyspace.format(&StoreKey::Head);
     ops.push(Op::Put { key: head_key.clone(), value: format!("{}", now.as_millis()).into(), lease: None });
     let txn = Transaction { compares: vec![Compare::ModRevision(head_key, head)], ops };
-    context.store.txn(txn).await.map_err(|e| store_status(&e))
+    context.store.txn(txn).await.map_err(|error| match error {
+        StoreError::Unavailable(_) => Status::unavailable(format!(
+            "{error}; whether this transaction was written is not known: run the same command again when the store is \
+             back, it writes only what is missing"
+        )),
+        other => store_status(&other),
+    })
 }
 
 fn fault(fault: &manifest::Fault) -> Fault {

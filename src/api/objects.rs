@@ -98,7 +98,10 @@ pub(super) async fn wait(context: &Context, request: WaitRequest) -> Result<Wait
     };
     loop {
         let standing = merged(context, &references);
-        let problems = blocking_problems(context, &references);
+        let mut problems = blocking_problems(context, &references);
+        if standing.total == 0 {
+            problems.extend(unattached(context, &references));
+        }
         let done = standing.pending == 0 && standing.nacked == 0 && problems.is_empty();
         let refused_only = standing.pending == 0 && standing.nacked > 0;
         if done || refused_only || !problems.is_empty() || start.elapsed() >= limit {
@@ -137,6 +140,21 @@ fn blocking_problems(context: &Context, references: &[ObjectRef]) -> Vec<String>
             .map(|p| p.message.clone()),
     );
     problems
+}
+
+/// Why no proxy will ever see an object, as far as the objects themselves say so.
+fn unattached(context: &Context, references: &[ObjectRef]) -> Vec<String> {
+    const REASONS: [&str; 5] = [
+        "NoMatchingParent",
+        "NotAllowedByListeners",
+        "NoMatchingListenerHostname",
+        "HostnameConflict",
+        "ProtocolConflict",
+    ];
+    let state = context.state();
+    let all = compile::resolve::problems::problems(&state.configuration, &state.runtime);
+    let ours = all.into_iter().filter(|p| p.object.as_ref().is_some_and(|object| references.contains(object)));
+    ours.filter(|p| REASONS.contains(&p.reason.as_str())).map(|p| p.message).collect()
 }
 
 fn laggard(laggard: status::Laggard) -> Laggard {

@@ -23,9 +23,9 @@ use crate::{
     model::{Audience, Object, ObjectRef, Role, Sites},
     pipeline::Pipeline,
     rpc::{self, applied::Outcome, operator_server::Operator},
-    snapshot::Seq,
+    snapshot::{Reader, Seq},
     store::{self, Embedded, Op, Transaction},
-    xds::{ResourceType, Subscription, Version},
+    xds::{ResourceType, Subscription},
 };
 
 const FLEET: &str = include_str!("../../envoy-configs/examples/fleet.yaml");
@@ -309,12 +309,14 @@ async fn a_caller_who_is_neither_proven_nor_on_this_machine_is_refused() {
 }
 
 /// Everything of every type is asked for, and acknowledged, but for what is `refused`.
-fn answer(proxy: &crate::feedback::Connected, refused: &[(&str, &str)]) {
+fn answer(reader: &Reader, proxy: &crate::feedback::Connected, refused: &[(&str, &str)]) {
     let mut all = Subscription::default();
     all.set_wildcard(true);
     for kind in ResourceType::ALL {
+        let content = reader.view().read();
         let park = |(name, error): &(&str, &str)| {
-            (Arc::from(*name), Parked { version: Version::of(b"refused"), error: (*error).into() })
+            let version = content.get(kind, name).unwrap().resource.version;
+            (Arc::from(*name), Parked { version, error: (*error).into() })
         };
         let parked = refused.iter().filter(|_| kind == ResourceType::Route).map(park).collect();
         let (sent, acked) = (Seq(u64::MAX), Seq(u64::MAX));
@@ -348,12 +350,12 @@ async fn a_wait_ends_when_the_last_proxy_acknowledged_or_names_who_refused_and_w
 
     let acknowledged = async {
         tokio::task::yield_now().await;
-        answer(&proxy, &[]);
+        answer(&reader, &proxy, &[]);
     };
     let (done, ()) = tokio::join!(wait(20_000), acknowledged);
     assert!(done.programmed && done.laggards.is_empty(), "{done:?}");
 
-    answer(&proxy, &[("http/8080", "bad route")]);
+    answer(&reader, &proxy, &[("http/8080", "bad route")]);
     let refused = wait(20_000).await;
     let told: Vec<_> = refused.laggards.iter().map(|laggard| laggard.error.as_str()).collect();
     assert_eq!((refused.programmed, told), (false, vec!["bad route"]));

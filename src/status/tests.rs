@@ -11,7 +11,7 @@ use crate::{
     model::{Kind, Problem, Revision, Role, Severity},
     pipeline::State,
     snapshot::{Publish, Seq},
-    xds::{Resource, Source, Subscription, Version},
+    xds::{Resource, Source, Subscription},
 };
 use ResourceType::{Cluster, Route};
 
@@ -62,11 +62,13 @@ impl Fleet {
 }
 
 /// Everything is asked for, and acknowledged up to `acked`, but for what is `refused`.
-fn answer(proxy: &Connected, kind: ResourceType, acked: u64, refused: &[(&str, &str)]) {
+fn answer(fleet: &Fleet, proxy: &Connected, kind: ResourceType, acked: u64, refused: &[(&str, &str)]) {
     let mut subscription = Subscription::default();
     subscription.set_wildcard(true);
+    let content = fleet.reader.view().read();
     let park = |(name, error): &(&str, &str)| {
-        (Arc::from(*name), Parked { version: Version::of(b"refused"), error: (*error).into() })
+        let version = content.get(kind, name).unwrap().resource.version;
+        (Arc::from(*name), Parked { version, error: (*error).into() })
     };
     let parked = Arc::new(refused.iter().map(park).collect());
     let subscription = Arc::new(subscription);
@@ -87,12 +89,12 @@ fn programmed_means_every_resource_that_carries_the_object_at_every_proxy() {
     assert_eq!(fleet.standing("r"), Standing::default());
     fleet.publish(1, vec![resource(Cluster, "c", &[("r", 1)]), resource(Route, "x", &[("r", 1), ("other", 1)])]);
     let (one, two) = (fleet.connect("one"), fleet.connect("two"));
-    answer(&one, Cluster, 1, &[]);
-    answer(&one, Route, 1, &[]);
-    answer(&two, Cluster, 1, &[]);
+    answer(&fleet, &one, Cluster, 1, &[]);
+    answer(&fleet, &one, Route, 1, &[]);
+    answer(&fleet, &two, Cluster, 1, &[]);
     assert_eq!(counts(&fleet.standing("r")), [2, 1, 0, 1]);
     assert_eq!(errors(&fleet.standing("r")), ["two RDS x: "]);
-    answer(&two, Route, 1, &[]);
+    answer(&fleet, &two, Route, 1, &[]);
     assert_eq!(counts(&fleet.standing("r")), [2, 2, 0, 0]);
     fleet.publish(2, vec![resource(Route, "x", &[("r", 2), ("other", 1)])]);
     assert_eq!(counts(&fleet.standing("r")), [2, 0, 0, 2]);
@@ -106,7 +108,7 @@ fn a_refusal_is_told_to_the_object_whose_contribution_changed_and_to_no_other() 
     fleet.publish(1, vec![resource(Route, "x", &[("guilty", 1), ("innocent", 1)])]);
     fleet.publish(2, vec![resource(Route, "x", &[("guilty", 2), ("innocent", 1)])]);
     let proxy = fleet.connect("one");
-    answer(&proxy, Route, 2, &[("x", "bad regex")]);
+    answer(&fleet, &proxy, Route, 2, &[("x", "bad regex")]);
     assert_eq!(counts(&fleet.standing("guilty")), [1, 0, 1, 0]);
     assert_eq!(errors(&fleet.standing("guilty")), ["one RDS x: bad regex"]);
     assert_eq!(counts(&fleet.standing("innocent")), [1, 1, 0, 0]);
@@ -119,8 +121,8 @@ fn refusals_stand_before_what_is_pending_and_a_proxy_counts_once() {
     let fleet = Fleet::new();
     fleet.publish(1, vec![resource(Cluster, "c", &[("r", 1)]), resource(Route, "x", &[("r", 1)])]);
     let proxy = fleet.connect("one");
-    answer(&proxy, Cluster, 0, &[]);
-    answer(&proxy, Route, 1, &[("x", "no")]);
+    answer(&fleet, &proxy, Cluster, 0, &[]);
+    answer(&fleet, &proxy, Route, 1, &[("x", "no")]);
     let standing = fleet.standing("r");
     assert_eq!(counts(&standing), [1, 0, 1, 0]);
     assert_eq!(errors(&standing), ["one RDS x: no", "one CDS c: "]);
@@ -173,7 +175,7 @@ fn a_row_shows_each_type_by_its_worst_resource_and_a_refused_proxy_by_its_claim(
     let fleet = Fleet::new();
     fleet.publish(1, vec![resource(Cluster, "a", &[]), resource(Cluster, "b", &[])]);
     let proxy = fleet.connect("one");
-    answer(&proxy, Cluster, 1, &[("b", "no")]);
+    answer(&fleet, &proxy, Cluster, 1, &[("b", "no")]);
     let claimed = ProxyId { site: "nowhere".into(), node: "two".into() };
     let _refused = fleet.feedback.connect(claimed, SystemTime::now(), Err("unknown site".into()));
     let rows = proxies(&fleet.views, &fleet.feedback);

@@ -98,12 +98,13 @@ struct Precedence<'a> {
     matching: usize,
 }
 
-/// Exact, then prefixes, the longest first, then regular expressions (whose place Gateway API leaves open).
+/// Exact, then regular expressions, then prefixes, the longest first. Gateway API leaves the place of expressions open;
+/// behind the prefixes, one rule for `/` would hide them all.
 fn path_precedence(path: &PathMatch) -> (u8, Reverse<usize>) {
     match path {
         PathMatch::Exact(_) => (0, Reverse(0)),
-        PathMatch::Prefix(prefix) => (1, Reverse(prefix.chars().count())),
-        PathMatch::Regex(_) => (2, Reverse(0)),
+        PathMatch::Regex(_) => (1, Reverse(0)),
+        PathMatch::Prefix(prefix) => (2, Reverse(prefix.chars().count())),
     }
 }
 

@@ -47,6 +47,17 @@ fn absent(cds: &Kind, cluster: &str, content: &Content) -> Option<Seq> {
     new.then_some(entry.created)
 }
 
+/// Whether the proxy may still use a route configuration that the view lacks though a listener names it: its content
+/// could not be compiled, and what it had named is still needed.
+fn lost_routes(state: &Kind, content: &Content) -> bool {
+    let named = content.entries(ResourceType::Listener).flat_map(|(_, listener)| &listener.resource.requires);
+    named.filter(|(kind, _)| *kind == ResourceType::Route).any(|(kind, route)| {
+        content.get(*kind, route).is_none()
+            && state.subscription.contains(route)
+            && !matches!(state.exceptions.get(route), Some(Exception::Absent { .. }))
+    })
+}
+
 impl Session {
     /// Up to which seq the stream's `kind` is known to have been taken, if at all.
     fn covered(&mut self, kind: ResourceType, content: &Content, now: Instant) -> Option<Seq> {
@@ -57,21 +68,26 @@ impl Session {
         if state.subscription.is_empty() {
             return Some(content.seq());
         }
+        let parked = state.exceptions.values().any(|exception| matches!(exception, Exception::Parked { .. }));
+        let lost = kind == ResourceType::Route && lost_routes(state, content);
+        let silent = state.in_flight.front().map(|flight| flight.at + SILENT);
+        if parked || lost {
+            return None;
+        }
+        if silent.is_some_and(|at| self.reached(at, now)) {
+            return Some(content.seq());
+        }
+        let state = self.kind(kind)?;
         let mut flying = false;
         for exception in state.exceptions.values() {
             match exception {
                 Exception::Flying { .. } => flying = true,
                 Exception::Absent { .. } => {}
-                // Parked without limit; the others as long as they take, which is bounded.
+                // As long as they take, which is bounded.
                 _ => return None,
             }
         }
-        let (oldest, acked) = (state.in_flight.front().map(|f| f.at), state.acked);
-        match oldest {
-            Some(at) if self.reached(at + SILENT, now) => Some(content.seq()),
-            _ if flying => None,
-            _ => Some(acked),
-        }
+        (!flying).then_some(state.acked)
     }
 
     fn reached(&mut self, at: Instant, now: Instant) -> bool {
@@ -100,7 +116,8 @@ impl Session {
         let mut due = Vec::new();
         for (name, seq, drain, at_once) in gone {
             let marked = self.marks.iter().find(|(mark, _)| *mark >= seq).map(|(_, at)| *at);
-            let wait = if drain.unwrap_or(differed) { self.drain.max(LINGER) } else { LINGER };
+            // A replica's view may be younger than the listener that the proxy had.
+            let wait = if drain == Some(true) || differed { self.drain.max(LINGER) } else { LINGER };
             if at_once || marked.is_some_and(|at| self.reached(at + wait, now)) {
                 due.push(name);
             }

@@ -53,7 +53,7 @@ fn hosts_of_route_and_listener_are_intersected() {
 }
 
 #[test]
-fn matches_go_by_exact_then_longest_prefix_then_regex_then_method_headers_query() {
+fn matches_go_by_exact_then_regex_then_longest_prefix_then_method_headers_query() {
     let world = World::of([
         gateway("infra/gw", vec![http(80, None)]),
         route("shop/web", "infra/gw")
@@ -67,7 +67,7 @@ fn matches_go_by_exact_then_longest_prefix_then_regex_then_method_headers_query(
             .rule(with(rule("method", prefix("/abc")), |m| m.method = Some("GET".into()))),
     ]);
     let plan = routes(&world, "http/80", &["infra/gw"]);
-    assert_eq!(spelled(&plan), ["*: exact method headers header query long short regex"]);
+    assert_eq!(spelled(&plan), ["*: exact regex method headers header query long short"]);
 }
 
 #[test]
