@@ -26,7 +26,7 @@ use crate::{
     cli::{BootstrapArgs, EtcdArgs, RegisterArgs, ServeArgs, StoreUrl},
     feedback::Feedback,
     manifest,
-    model::{FleetSpec, Keyspace, Object, ObjectRef, Sites, StoreKey},
+    model::{Keyspace, Object, ObjectRef, Sites, StoreKey},
     pipeline::{Pipeline, State},
     rpc::operator_server::OperatorServer,
     serve::{
@@ -233,7 +233,6 @@ async fn start_xds(
         sites,
         identifier: Arc::clone(&context.replica),
         allow_unproven: args.allow_unproven,
-        drain_time: FleetSpec::default().drain_time,
         cancel: cancel.clone(),
     };
     let tls = tls::server(args.xds_cert.as_deref(), args.xds_key.as_deref(), args.xds_ca.as_deref())?;

@@ -211,6 +211,7 @@ impl Drop for Connected {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Role;
     use ResourceType::{Cluster, Route};
 
     fn id(node: &str) -> ProxyId {
@@ -229,6 +230,16 @@ mod tests {
         assert_eq!(reasons(), ["other", "old"]);
         drop(old);
         assert_eq!(reasons(), ["other"]);
+    }
+
+    #[test]
+    fn a_refused_stream_of_the_same_name_does_not_hide_a_served_one() {
+        let feedback = Arc::new(Feedback::default());
+        let audience = Audience { site: "fra".into(), role: Role::Edge, proven: true, cohort: "".into() };
+        let _served = feedback.connect(id("a"), SystemTime::now(), Ok(audience.clone()));
+        let _impostor = feedback.connect(id("a"), SystemTime::now(), Err("no certificate".into()));
+        let proxies = feedback.proxies();
+        assert_eq!(proxies.iter().map(|p| p.audience.clone()).collect::<Vec<_>>(), [Some(audience)]);
     }
 
     #[test]

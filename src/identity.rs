@@ -179,7 +179,7 @@ mod tests {
             ("dc1".into(), site(Role::Core, SiteState::Active)),
         ]
         .into();
-        Sites { trust_domain: DOMAIN.into(), sites }
+        Sites { trust_domain: DOMAIN.into(), sites, ..Sites::default() }
     }
 
     fn ask(spiffe: Option<&str>, loopback: bool, site: &str) -> Result<Audience, Refusal> {

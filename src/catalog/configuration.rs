@@ -140,7 +140,12 @@ impl Configuration {
             };
             Some((stored.reference.name.as_str().into(), entry))
         });
-        Sites { trust_domain: self.fleet().trust_domain.as_str().into(), sites: entries.collect() }
+        let fleet = self.fleet();
+        Sites {
+            trust_domain: fleet.trust_domain.as_str().into(),
+            drain_time: fleet.drain_time,
+            sites: entries.collect(),
+        }
     }
 
     /// The Fleet's spec, or its defaults where no Fleet is stored.

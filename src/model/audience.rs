@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     sync::Arc,
+    time::Duration,
 };
 
 use super::SiteState;
@@ -97,6 +98,8 @@ pub struct SiteEntry {
 pub struct Sites {
     /// SPIFFE trust domain; empty, which nobody is of, until the store was read.
     pub trust_domain: Arc<str>,
+    /// How long listeners drain at proxies whose bootstrap does not say.
+    pub drain_time: Duration,
     /// All sites by name, as the store has them.
     pub sites: BTreeMap<Arc<str>, SiteEntry>,
 }

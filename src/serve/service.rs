@@ -5,7 +5,6 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError, Weak},
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -51,8 +50,6 @@ pub struct Shared {
     pub identifier: Arc<str>,
     /// Claims without a certificate are believed from everywhere.
     pub allow_unproven: bool,
-    /// For proxies whose node metadata says no drain time.
-    pub drain_time: Duration,
     /// Ends all streams with `UNAVAILABLE`.
     pub cancel: CancellationToken,
 }

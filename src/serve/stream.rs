@@ -62,7 +62,7 @@ pub(super) async fn run(
     // Only now: nobody may push out the streams of a proxy that it merely claims to be.
     let admitted = who.inner.admit(&id);
     let reader = who.inner.shared.views.open(&audience);
-    let drain = node.drain_time().unwrap_or(who.inner.shared.drain_time);
+    let drain = node.drain_time().unwrap_or_else(|| sites.borrow().drain_time);
     let session = Session::new(who.inner.fanouts(&audience), drain, now());
     let published = reader.view().subscribe();
     let stream = Stream { who, audience, sites, reader, published, session, proxy, admitted, frames, active: true };

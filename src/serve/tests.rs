@@ -53,6 +53,7 @@ fn sites(names: &[&str]) -> Arc<Sites> {
     let entry = SiteEntry { role: Role::Edge, region: "eu".into(), zone: "".into(), state: SiteState::Active };
     Arc::new(Sites {
         trust_domain: "tidegate.local".into(),
+        drain_time: Duration::from_secs(600),
         sites: names.iter().map(|n| ((*n).into(), entry.clone())).collect(),
     })
 }
@@ -71,7 +72,6 @@ async fn server_with(limits: Limits, tls: Option<Arc<rustls::ServerConfig>>) -> 
         sites: watched,
         identifier: "replica-1".into(),
         allow_unproven: false,
-        drain_time: Duration::from_secs(600),
         cancel: cancel.clone(),
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
