@@ -2,7 +2,7 @@
 //! Everything here is one control plane at a time, without Envoys; the xDS clients are made here.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs,
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -355,6 +355,15 @@ fn odd_requests_are_answered_refused_or_ignored_and_the_next_proxy_is_served() {
     let mut nobody = Client::open(xds, ask(CLUSTER, &[])).unwrap();
     assert!(nobody.within(Duration::from_millis(300)).is_none());
     assert!(control.run(&["proxy", "status"]).ok().stdout.to_lowercase().contains("refused"));
+    // Who is refused may not pile up requests: 64 of 4 MiB would be kept for it.
+    let unknown = DeltaDiscoveryRequest { node: node("nowhere", "hoard"), ..ask(CLUSTER, &[]) };
+    let mut hoard = Client::open(xds, unknown).unwrap();
+    let names: Vec<String> = (0..8_192).map(|n| format!("{n:0512}")).collect();
+    for _ in 0..12 {
+        // The stream may have ended already.
+        let _ = hoard.runtime.block_on(hoard.requests.send(ask(CLUSTER, &names)));
+    }
+    assert_eq!(hoard.end().code(), Code::Unavailable);
     // A node of 20 MiB.
     let huge = DeltaDiscoveryRequest { node: node("core1", &"x".repeat(20 << 20)), ..ask(CLUSTER, &[]) };
     if let Ok(mut client) = Client::open(xds, huge) {
@@ -418,11 +427,35 @@ fn what_the_embedded_store_acknowledged_outlives_kills_and_a_broken_file_is_no_s
     let path = dir.path().join("not/there/yet/store.redb");
     let store = format!("embedded:{}", path.display());
     let mut control = Tidegate::serve(addresses.take(), &store, &[]);
+    let url = control.api();
+    let mut acknowledged = BTreeSet::new();
     for round in 0..6 {
-        control.apply(&services(&format!("r{round}"), 10), &[]).ok();
+        let (said, heard) = std::sync::mpsc::channel();
+        let (url, dir) = (url.clone(), dir.path().to_owned());
+        let writer = std::thread::spawn(move || {
+            // Ends with the first write that the kill took the answer of.
+            for batch in 0.. {
+                let (namespace, file) = (format!("r{round}-{batch}"), dir.join(format!("r{round}-{batch}.yaml")));
+                fs::write(&file, services(&namespace, 10)).unwrap();
+                let output = tidegate(&["--server", &url, "apply", "-f", file.to_str().unwrap()]);
+                if output.code != 0 || said.send(namespace).is_err() {
+                    return;
+                }
+            }
+        });
+        acknowledged.extend((0..3).map(|_| heard.recv_timeout(SOON).expect("it writes")));
+        std::thread::sleep(Duration::from_millis(round * 7));
+        control.process().kill();
+        writer.join().unwrap();
+        acknowledged.extend(heard.try_iter());
         control.restart();
-        let all = control.run(&["get", "services", "-A", "-o", "name"]).ok();
-        assert_eq!(all.stdout.lines().count(), 10 * (round + 1), "nothing acknowledged is lost");
+        let all = control.run(&["get", "services", "-A", "-o", "name"]).ok().stdout;
+        let mut found: BTreeMap<&str, usize> = BTreeMap::new();
+        for line in all.lines() {
+            *found.entry(line.split('/').nth(1).unwrap()).or_default() += 1;
+        }
+        assert!(found.values().all(|&count| count == 10), "nothing is there by half: {found:?}");
+        assert!(acknowledged.iter().all(|n| found.contains_key(n.as_str())), "nothing acknowledged is lost: {found:?}");
     }
     let other = addresses.take();
     let flags = [("--xds-listen", 18_000), ("--api-listen", 18_001), ("--http-listen", 18_002)];
