@@ -183,7 +183,11 @@ fn broken_input_is_refused_with_its_place_and_stores_nothing() {
         ("duplicate object", good.clone() + &good, "twice"),
         ("version", good.replace("v1alpha1", "v9"), "apiVersion"),
         ("list", "- 1\n".into(), "found a list"),
-        ("large", good.replace("namespace:", &format!("annotations: {{a: {}}}, namespace:", "a".repeat(2 << 20))), "larger"),
+        (
+            "large",
+            good.replace("namespace:", &format!("annotations: {{a: {}}}, namespace:", "a".repeat(2 << 20))),
+            "larger",
+        ),
         ("slash", name("'../x'"), "not a DNS name"),
         ("unicode", name("ä"), "not a DNS name"),
         ("direction", name("\"a\\u202eb\""), "not a DNS name"),
@@ -270,7 +274,8 @@ fn rubbish_in_etcd_is_named_and_harms_nothing_else() {
     etcd.put("/tidegate/v1/head", "rubbish");
     let page = wait_for("every fault is named", SOON, || {
         let (code, page) = control.page("/readyz?verbose")?;
-        let all = ["odd/empty", "odd/large", "odd/elsewhere", "odd/red", "httproute/shop/singular", "a/b/c", "first/one"];
+        let all =
+            ["odd/empty", "odd/large", "odd/elsewhere", "odd/red", "httproute/shop/singular", "a/b/c", "first/one"];
         match all.iter().find(|part| !page.contains(**part)) {
             None if code == 200 => Ok(page),
             missing => Err(format!("{code}, without {missing:?}: {page}")),
