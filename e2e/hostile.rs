@@ -2,7 +2,7 @@
 //! Everything here is one control plane at a time, without Envoys; the xDS clients are made here.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs,
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -23,9 +23,9 @@ use tokio::{runtime::Runtime, sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming, transport::Channel};
 
-use crate::harness::{Addresses, Etcd, Tidegate, tidegate, wait_for};
+use crate::harness::{Addresses, Etcd, Output, Tidegate, tidegate, wait_for};
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(10);
 const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
 
@@ -39,6 +39,11 @@ apiVersion: tidegate.dev/v1alpha1
 kind: Service
 metadata: {name: first, namespace: shop}
 spec: {ports: [{port: 80}]}
+---
+apiVersion: tidegate.dev/v1alpha1
+kind: EndpointSet
+metadata: {name: first, namespace: shop}
+spec: {service: first, site: core1, endpoints: [{address: '127.0.0.9:9000'}]}
 ";
 
 fn service(namespace: &str, name: &str) -> String {
@@ -46,6 +51,15 @@ fn service(namespace: &str, name: &str) -> String {
         "---\napiVersion: tidegate.dev/v1alpha1\nkind: Service\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
          spec: {{ports: [{{port: 80}}]}}\n"
     )
+}
+
+/// A Service `shop/NAME` that the core site has a cluster for.
+fn served(name: &str) -> String {
+    let set = format!(
+        "---\napiVersion: tidegate.dev/v1alpha1\nkind: EndpointSet\nmetadata: {{name: {name}, namespace: shop}}\n\
+         spec: {{service: {name}, site: core1, endpoints: [{{address: '127.0.0.9:9000'}}]}}\n"
+    );
+    service("shop", name) + &set
 }
 
 fn services(namespace: &str, count: usize) -> String {
@@ -95,10 +109,6 @@ impl Client {
         self.runtime.block_on(async { timeout(limit, self.responses.message()).await.ok() })
     }
 
-    fn next(&mut self) -> DeltaDiscoveryResponse {
-        self.within(SOON).expect("a response in time").unwrap().expect("the stream stands")
-    }
-
     fn end(&mut self) -> Status {
         loop {
             match self.within(SOON).expect("an end in time") {
@@ -118,13 +128,28 @@ impl Client {
 
 /// Whether a resource of that name comes, whatever else comes before it.
 fn comes(client: &mut Client, name: &str) {
+    let mut seen = Vec::new();
     loop {
-        let response = client.next();
+        let Some(response) = client.within(SOON) else { panic!("{name} does not come; these came: {seen:?}") };
+        let response = response.unwrap().expect("the stream stands");
         client.answer(&response, None);
+        seen.extend(response.resources.iter().map(|r| r.name.clone()));
         if response.resources.iter().any(|r| r.name == name) {
             return;
         }
     }
+}
+
+/// A command that has to end by itself; one that does not is a failure, not a test that never ends.
+fn tidegate_within(arguments: &[&str]) -> Output {
+    let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        // The test may be over.
+        let _ = done.send(tidegate(&[&["--log-level", "warn"], &arguments[..]].concat()));
+    });
+    ended.recv_timeout(SOON).expect("the command ends by itself")
 }
 
 /// Resident memory in KiB.
@@ -260,7 +285,7 @@ fn rubbish_in_etcd_is_named_and_harms_nothing_else() {
     let table = control.run(&["get", "services", "-A"]).ok().stdout;
     assert!(table.contains("empty") && !table.contains('\u{1b}'), "{table}");
     // The API still writes, and the proxy still gets it.
-    control.apply(&service("shop", "second"), &[]).ok();
+    control.apply(&served("second"), &[]).ok();
     comes(&mut proxy, "shop/second:80");
     // Everything goes, then comes back: the proxy keeps its stream, or gets a new one, but never a wrong answer.
     etcd.ctl(&["del", "--prefix", "/tidegate/"]);
@@ -269,7 +294,7 @@ fn rubbish_in_etcd_is_named_and_harms_nothing_else() {
         text => Err(text),
     });
     control.apply(SITES, &[]).ok();
-    control.apply(&service("shop", "third"), &[]).ok();
+    control.apply(&served("third"), &[]).ok();
     let mut another = Client::core(control.xds(), "b");
     comes(&mut another, "shop/third:80");
     comes(&mut proxy, "shop/third:80");
@@ -315,7 +340,7 @@ fn odd_requests_are_answered_refused_or_ignored_and_the_next_proxy_is_served() {
     many.send(ask("type.googleapis.com/no.such.Type", &["x".into()]));
     many.send(DeltaDiscoveryRequest { response_nonce: "dead".into(), ..ask(CLUSTER, &[]) });
     many.send(DeltaDiscoveryRequest { response_nonce: "\u{1b}ä".into(), ..ask(CLUSTER, &[]) });
-    control.apply(&service("shop", "second"), &[]).ok();
+    control.apply(&served("second"), &[]).ok();
     comes(&mut many, "shop/second:80");
     // Texts that are too long end the stream that sent them.
     for bad in [
@@ -335,6 +360,15 @@ fn odd_requests_are_answered_refused_or_ignored_and_the_next_proxy_is_served() {
     let mut nobody = Client::open(xds, ask(CLUSTER, &[])).unwrap();
     assert!(nobody.within(Duration::from_millis(300)).is_none());
     assert!(control.run(&["proxy", "status"]).ok().stdout.to_lowercase().contains("refused"));
+    // Who is refused may not pile up requests: 64 of 4 MiB would be kept for it.
+    let unknown = DeltaDiscoveryRequest { node: node("nowhere", "hoard"), ..ask(CLUSTER, &[]) };
+    let mut hoard = Client::open(xds, unknown).unwrap();
+    let names: Vec<String> = (0..8_192).map(|n| format!("{n:0512}")).collect();
+    for _ in 0..12 {
+        // The stream may have ended already.
+        let _ = hoard.runtime.block_on(hoard.requests.send(ask(CLUSTER, &names)));
+    }
+    assert_eq!(hoard.end().code(), Code::Unavailable);
     // A node of 20 MiB.
     let huge = DeltaDiscoveryRequest { node: node("core1", &"x".repeat(20 << 20)), ..ask(CLUSTER, &[]) };
     if let Ok(mut client) = Client::open(xds, huge) {
@@ -383,7 +417,7 @@ fn a_proxy_that_never_reads_holds_up_nobody_and_nothing_piles_up() {
     comes(&mut hears, "shop/first:80");
     let before = rss(&mut control);
     for round in 0..20 {
-        control.apply(&service("shop", &format!("n{round}")), &[]).ok();
+        control.apply(&served(&format!("n{round}")), &[]).ok();
         comes(&mut hears, &format!("shop/n{round}:80"));
     }
     let grown = rss(&mut control).saturating_sub(before);
@@ -398,11 +432,35 @@ fn what_the_embedded_store_acknowledged_outlives_kills_and_a_broken_file_is_no_s
     let path = dir.path().join("not/there/yet/store.redb");
     let store = format!("embedded:{}", path.display());
     let mut control = Tidegate::serve(addresses.take(), &store, &[]);
+    let url = control.api();
+    let mut acknowledged = BTreeSet::new();
     for round in 0..6 {
-        control.apply(&services(&format!("r{round}"), 10), &[]).ok();
+        let (said, heard) = std::sync::mpsc::channel();
+        let (url, dir) = (url.clone(), dir.path().to_owned());
+        let writer = std::thread::spawn(move || {
+            // Ends with the first write that the kill took the answer of.
+            for batch in 0.. {
+                let (namespace, file) = (format!("r{round}-{batch}"), dir.join(format!("r{round}-{batch}.yaml")));
+                fs::write(&file, services(&namespace, 10)).unwrap();
+                let output = tidegate(&["--server", &url, "apply", "-f", file.to_str().unwrap()]);
+                if output.code != 0 || said.send(namespace).is_err() {
+                    return;
+                }
+            }
+        });
+        acknowledged.extend((0..3).map(|_| heard.recv_timeout(SOON).expect("it writes")));
+        std::thread::sleep(Duration::from_millis(round * 7));
+        control.process().kill();
+        writer.join().unwrap();
+        acknowledged.extend(heard.try_iter());
         control.restart();
-        let all = control.run(&["get", "services", "-A", "-o", "name"]).ok();
-        assert_eq!(all.stdout.lines().count(), 10 * (round + 1), "nothing acknowledged is lost");
+        let all = control.run(&["get", "services", "-A", "-o", "name"]).ok().stdout;
+        let mut found: BTreeMap<&str, usize> = BTreeMap::new();
+        for line in all.lines() {
+            *found.entry(line.split('/').nth(1).unwrap()).or_default() += 1;
+        }
+        assert!(found.values().all(|&count| count == 10), "nothing is there by half: {found:?}");
+        assert!(acknowledged.iter().all(|n| found.contains_key(n.as_str())), "nothing acknowledged is lost: {found:?}");
     }
     let other = addresses.take();
     let flags = [("--xds-listen", 18_000), ("--api-listen", 18_001), ("--http-listen", 18_002)];
@@ -410,14 +468,14 @@ fn what_the_embedded_store_acknowledged_outlives_kills_and_a_broken_file_is_no_s
     let serve = |store: &str| {
         let mut arguments = vec!["serve", "--store", store];
         arguments.extend(flags.iter().map(String::as_str));
-        tidegate(&arguments)
+        tidegate_within(&arguments)
     };
     let second = serve(&store);
     assert!(second.code == 1 && second.stderr.contains("another process"), "{second:?}");
     control.process().kill();
     let whole = fs::read(&path).unwrap();
     let broken = dir.path().join("broken.redb");
-    for bytes in [&whole[..1_000], &whole[..whole.len() - 8_192], &[7; 50_000][..]] {
+    for bytes in [&whole[..1_000], &whole[..whole.len() / 2], &[7; 50_000][..]] {
         fs::write(&broken, bytes).unwrap();
         let output = serve(&format!("embedded:{}", broken.display()));
         assert!(output.code == 1 && output.stderr.contains("damaged"), "{output:?}");

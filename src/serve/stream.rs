@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use prost::Message;
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until, timeout},
@@ -28,6 +29,8 @@ use crate::{
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// Requests that are kept for a proxy that is answered nothing.
 const KEPT: usize = 64;
+/// Their bytes: two of the largest, since a reconnect names everything that the proxy has.
+const KEPT_BYTES: usize = 32 << 20;
 
 /// Runs the stream to its end; `Ok` when the proxy ended it.
 pub(super) async fn run(
@@ -98,12 +101,16 @@ impl Who {
         kept: &mut Vec<DeltaRequest>,
         proxy: &Connected,
     ) -> Result<Option<Audience>, Status> {
+        let mut bytes: usize = kept.iter().map(Message::encoded_len).sum();
         loop {
             tokio::select! {
                 () = self.inner.shared.cancel.cancelled() => return Err(Status::unavailable("shutting down")),
                 request = requests.message() => match request? {
                     None => return Ok(None),
-                    Some(request) if kept.len() < KEPT => kept.push(request),
+                    Some(request) if kept.len() < KEPT && bytes + request.encoded_len() <= KEPT_BYTES => {
+                        bytes += request.encoded_len();
+                        kept.push(request);
+                    }
                     Some(_) => return Err(Status::unavailable("not served; try again later")),
                 },
                 changed = sites.changed() => {
