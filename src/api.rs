@@ -61,7 +61,7 @@ impl Context {
 fn store_status(error: &StoreError) -> tonic::Status {
     match error {
         StoreError::Unavailable(_) => tonic::Status::unavailable(format!(
-            "{error}; nothing was written, proxies keep what they have: try again when the store is back"
+            "{error}; proxies keep what they have: try again when the store is back"
         )),
         StoreError::Refused(_) => tonic::Status::invalid_argument(error.to_string()),
         StoreError::LeaseNotFound => tonic::Status::not_found(error.to_string()),

@@ -25,6 +25,8 @@ use crate::{
     snapshot::{Reader, Seq},
 };
 
+/// Bytes of a site's or a node's name, about.
+const CLAIM_MAX: usize = 256;
 /// A stream says who it is within this.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// Requests that are kept for a proxy that is answered nothing.
@@ -46,7 +48,7 @@ pub(super) async fn run(
     let node = first.node.take().unwrap_or_default();
     let claim = node.claim();
     let who = Who { inner, peer, claim };
-    let id = ProxyId { site: who.claim.site.as_str().into(), node: who.claim.id.as_str().into() };
+    let id = ProxyId { site: shown(&who.claim.site), node: shown(&who.claim.id) };
     let mut sites = who.inner.shared.sites.clone();
     let resolved = who.resolve(&mut sites);
     let mut kept = vec![first];
@@ -70,6 +72,12 @@ pub(super) async fn run(
     let published = reader.view().subscribe();
     let stream = Stream { who, audience, sites, reader, published, session, proxy, admitted, frames, active: true };
     stream.run(requests, kept).await
+}
+
+/// A claim as far as it is kept: longer ones are refused, but named.
+fn shown(claim: &str) -> Arc<str> {
+    let end = claim.char_indices().map(|(at, _)| at).find(|at| *at >= CLAIM_MAX).unwrap_or(claim.len());
+    claim.get(..end).unwrap_or_default().into()
 }
 
 fn now() -> std::time::Instant {
