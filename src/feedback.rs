@@ -29,6 +29,8 @@ pub struct Parked {
     pub version: Version,
     /// The proxy's words.
     pub error: Arc<str>,
+    /// When the content was published that it refused first, of all that it refused without taking one in between.
+    pub since: Seq,
 }
 
 /// One type of one stream.
@@ -150,7 +152,8 @@ impl ProxyView {
         }
     }
 
-    fn parked(&self, kind: ResourceType, name: &str) -> Option<&Parked> {
+    /// Its standing refusal of a name.
+    pub fn parked(&self, kind: ResourceType, name: &str) -> Option<&Parked> {
         self.types.get(&kind)?.parked.get(name)
     }
 }
@@ -249,7 +252,7 @@ mod tests {
         assert_eq!(proxy.acked(Route, "r", Seq(1)), Acked::NotSubscribed);
         let mut wildcard = Subscription::default();
         wildcard.set_wildcard(true);
-        let parked = Parked { version: Version::of(b"x"), error: "bad regex".into() };
+        let parked = Parked { version: Version::of(b"x"), error: "bad regex".into(), since: Seq(1) };
         proxy.set(
             Cluster,
             TypeState {

@@ -71,8 +71,10 @@ pub fn standing(object: &ObjectRef, views: &Views, feedback: &Feedback) -> Stand
             let kind = entry.resource.kind;
             let error = match proxy.taken(kind, name, entry.resource.version, entry.seq) {
                 Acked::Acked => continue,
-                // Only the one whose change was refused is shown the refusal; for others it is not theirs to mend.
-                Acked::Refused(error) if contributed >= entry.content => error.to_string(),
+                // Only those whose changes are refused are shown the refusal; for others it is not theirs to mend.
+                Acked::Refused(error) if proxy.parked(kind, name).is_some_and(|p| contributed >= p.since) => {
+                    error.to_string()
+                }
                 Acked::Refused(_) => continue,
                 Acked::Pending | Acked::NotSubscribed => String::new(),
             };

@@ -315,8 +315,8 @@ fn answer(reader: &Reader, proxy: &crate::feedback::Connected, refused: &[(&str,
     for kind in ResourceType::ALL {
         let content = reader.view().read();
         let park = |(name, error): &(&str, &str)| {
-            let version = content.get(kind, name).unwrap().resource.version;
-            (Arc::from(*name), Parked { version, error: (*error).into() })
+            let entry = content.get(kind, name).unwrap();
+            (Arc::from(*name), Parked { version: entry.resource.version, error: (*error).into(), since: entry.content })
         };
         let parked = refused.iter().filter(|_| kind == ResourceType::Route).map(park).collect();
         let (sent, acked) = (Seq(u64::MAX), Seq(u64::MAX));

@@ -67,8 +67,8 @@ fn answer(fleet: &Fleet, proxy: &Connected, kind: ResourceType, acked: u64, refu
     subscription.set_wildcard(true);
     let content = fleet.reader.view().read();
     let park = |(name, error): &(&str, &str)| {
-        let version = content.get(kind, name).unwrap().resource.version;
-        (Arc::from(*name), Parked { version, error: (*error).into() })
+        let entry = content.get(kind, name).unwrap();
+        (Arc::from(*name), Parked { version: entry.resource.version, error: (*error).into(), since: entry.content })
     };
     let parked = Arc::new(refused.iter().map(park).collect());
     let subscription = Arc::new(subscription);

@@ -80,6 +80,8 @@ pub(super) struct Kind {
     pub(super) answer_empty: bool,
     /// At reconnect the proxy had another version of something, or something that is gone.
     pub(super) differed: bool,
+    /// Since which content a name is refused again and again; cleared by its next acknowledgement.
+    refused_since: BTreeMap<Arc<str>, Seq>,
     groups: u32,
     dirty: bool,
 }
@@ -101,6 +103,7 @@ impl Kind {
             answered: false,
             answer_empty: false,
             differed: false,
+            refused_since: BTreeMap::new(),
             groups: 0,
             dirty: true,
         }
@@ -229,6 +232,8 @@ impl Kind {
     }
 
     fn changed_subscription(&mut self) {
+        let wanted = Arc::clone(&self.subscription);
+        self.refused_since.retain(|name, _| wanted.contains(name));
         self.fanout = None;
         self.dirty = true;
     }
@@ -247,6 +252,7 @@ impl Kind {
         if let Some(error) = error {
             self.refuse(&flight.frame, error, content);
         } else {
+            self.refused_since.retain(|name, _| !flight.frame.resources.iter().any(|r| r.name == *name));
             let answered = |e: &Exception| matches!(e, Exception::Flying { nonce: n, .. } if *n == nonce);
             if !self.exceptions.is_empty() {
                 for resource in &flight.frame.resources {
@@ -296,7 +302,11 @@ impl Kind {
             while !error.is_char_boundary(end) {
                 end -= 1;
             }
-            let parked = feedback::Parked { version: *version, error: error.get(..end).unwrap_or_default().into() };
+            let refused = content.get(self.kind, name).filter(|e| e.resource.version == *version);
+            let at = refused.map_or(content.seq(), |e| e.content);
+            let since = *self.refused_since.entry(Arc::clone(name)).or_insert(at);
+            let error = error.get(..end).unwrap_or_default().into();
+            let parked = feedback::Parked { version: *version, error, since };
             self.exceptions.insert(Arc::clone(name), Exception::Parked { new: *new, parked });
             return;
         }

@@ -159,6 +159,29 @@ fn a_parked_route_holds_cluster_removals_without_limit() {
     assert_eq!(world.after(5), ["CDS -a"]);
 }
 
+/// Whoever broke it is to be named, not only whoever changed something last.
+#[test]
+fn a_second_refusal_is_counted_from_the_first_and_an_acknowledgement_ends_the_count() {
+    let mut world = World::running();
+    let refuse = |world: &mut World, version: &str| {
+        world.publish(vec![rds(version, &["b"])], &[]);
+        world.out();
+        world.nack(Route, "no good");
+        let reports: BTreeMap<_, _> = world.session.reports().into_iter().collect();
+        let content = world.reader.view().read().get(Route, "r").unwrap().content;
+        (reports[&Route].parked["r"].since, content)
+    };
+    let (since, content) = refuse(&mut world, "2");
+    assert_eq!(since, content);
+    let (again, later) = refuse(&mut world, "3");
+    assert_eq!(again, since);
+    assert!(later > since);
+    world.publish(vec![rds("4", &["b"])], &[]);
+    world.settle();
+    let (anew, content) = refuse(&mut world, "5");
+    assert_eq!(anew, content);
+}
+
 #[test]
 fn listeners_go_at_once_and_routes_and_endpoints_never() {
     let mut world = World::running();
