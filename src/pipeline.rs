@@ -107,6 +107,8 @@ pub struct Pipeline {
 struct Pending {
     configuration: BTreeSet<Read>,
     runtime: BTreeSet<Read>,
+    /// Those of `runtime` that no publish has carried yet.
+    live: BTreeSet<Read>,
     opened: Vec<Audience>,
 }
 
@@ -217,6 +219,7 @@ impl Pipeline {
             }
         };
         progress.pending.configuration.extend(changed.configuration);
+        progress.pending.live.extend(changed.runtime.iter().cloned());
         progress.pending.runtime.extend(changed.runtime);
     }
 
@@ -235,7 +238,7 @@ impl Pipeline {
             Stage::Idle(mut engine)
                 if progress.pending.configuration.is_empty() && progress.pending.opened.is_empty() =>
             {
-                let runtime = std::mem::take(&mut progress.pending.runtime);
+                let runtime = std::mem::take(&mut progress.pending).runtime;
                 let deltas = engine.update(&progress.published, self.catalog.runtime(), &runtime, &[]);
                 progress.published_revision = progress.revision;
                 self.publish(deltas, progress);
@@ -244,7 +247,7 @@ impl Pipeline {
             }
             Stage::Idle(mut engine) => {
                 self.publish_live_endpoints(progress);
-                let Pending { configuration: mut changed, runtime, opened } = std::mem::take(&mut progress.pending);
+                let Pending { configuration: mut changed, runtime, opened, .. } = std::mem::take(&mut progress.pending);
                 changed.extend(runtime);
                 let configuration = self.catalog.configuration().clone();
                 let runtime = self.catalog.runtime().clone();
@@ -267,6 +270,7 @@ impl Pipeline {
         progress: &mut Progress,
     ) -> Stage {
         let Stage::Compiling(job) = stage else { return stage };
+        progress.pending.live.clear();
         let runtime = std::mem::take(&mut progress.pending.runtime);
         for (audience, newer) in engine.update(&job.configuration, self.catalog.runtime(), &runtime, &[]) {
             deltas.entry(audience).or_default().follow(newer);
@@ -281,26 +285,32 @@ impl Pipeline {
 
     /// While a batch of configuration compiles, live endpoints flow on against the configuration that is published.
     /// They stay pending, so that the batch takes them in too.
-    fn publish_live_endpoints(&self, progress: &Progress) {
-        if progress.pending.runtime.is_empty() {
+    fn publish_live_endpoints(&self, progress: &mut Progress) {
+        let live = std::mem::take(&mut progress.pending.live);
+        if live.is_empty() {
             return;
         }
         let mut deltas: BTreeMap<Audience, Delta> = BTreeMap::new();
-        for view in self.views.all() {
-            let audience = view.audience();
-            let held: Vec<Arc<str>> = view
-                .read()
-                .entries(ResourceType::Endpoints)
-                .map(|(name, _)| Arc::clone(name))
-                .filter(|name| progress.pending.runtime.iter().any(|read| concerns(read, audience, name)))
-                .collect();
-            for name in held {
-                let scope = Scope::Site(Arc::clone(&audience.site));
-                let unit = Unit { kind: ResourceType::Endpoints, name, scope };
-                let reader = Reader::new(&progress.published, self.catalog.runtime());
-                let outcome = compile::compile(&unit, &reader, &mut HostCache::default());
-                let upserts = outcome.resource.into_iter().map(Arc::new);
-                deltas.entry(audience.clone()).or_default().upserts.extend(upserts);
+        let views = self.views.all();
+        for read in live {
+            let Read::Endpoints { site, service } = read else { continue };
+            let stored = progress.published.get(&service);
+            let Some(spec) = stored.and_then(|stored| stored.service()) else { continue };
+            for view in views.iter().filter(|view| *view.audience().site == *site) {
+                for port in &spec.ports {
+                    let name = format!("{}/{}:{}", service.namespace, service.name, port.port);
+                    if view.read().get(ResourceType::Endpoints, &name).is_some() {
+                        let unit = Unit {
+                            kind: ResourceType::Endpoints,
+                            name: name.into(),
+                            scope: Scope::Site(Arc::clone(&view.audience().site)),
+                        };
+                        let reader = Reader::new(&progress.published, self.catalog.runtime());
+                        let outcome = compile::compile(&unit, &reader, &mut HostCache::default());
+                        let delta = deltas.entry(view.audience().clone()).or_default();
+                        delta.upserts.extend(outcome.resource.map(Arc::new));
+                    }
+                }
             }
         }
         self.publish(deltas, progress);
@@ -342,12 +352,4 @@ impl Pipeline {
             problems: Arc::new(problems),
         }));
     }
-}
-
-/// Whether `read` is of the live endpoints behind the assignment `name` of the audience.
-fn concerns(read: &Read, audience: &Audience, name: &str) -> bool {
-    let Read::Endpoints { site, service } = read else { return false };
-    let rest = name.strip_prefix(service.namespace.as_str()).and_then(|rest| rest.strip_prefix('/'));
-    let port = rest.and_then(|rest| rest.strip_prefix(service.name.as_str()));
-    *site == *audience.site && port.is_some_and(|port| port.starts_with(':'))
 }
