@@ -232,7 +232,8 @@ spec: {{gatewayClassName: tidegate, listeners: [{{name: http, port: 8080, protoc
     world.apply(
         &(service_yaml("web", "", &[("core1", &backend)]) + &gateway("zz-first") + &route("one", "zz-first", "/one")),
     );
-    world.apply(&(gateway("aa-second") + &route("two", "aa-second", "/two")));
+    let late = world.control.apply(&(gateway("aa-second") + &route("two", "aa-second", "/two")), &["--wait"]);
+    assert!(late.code == 3 && late.stderr.contains("older"), "stored, but not served, and it is said: {late:?}");
     assert_eq!(world.get("c.example", "/one").status, 200);
     assert_eq!(world.get("c.example", "/two").status, 404);
     let described = world.control.run(&["describe", "gateway", "aa-second", "-n", "shop"]).ok().stdout;

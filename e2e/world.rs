@@ -37,23 +37,33 @@ pub(crate) struct World {
 static MACHINE: RwLock<()> = RwLock::new(());
 
 /// A test's hold on the machine; never asked for twice by one test.
-enum Machine {
+pub(crate) enum Machine {
     Shared { _guard: RwLockReadGuard<'static, ()> },
     Alone { _guard: RwLockWriteGuard<'static, ()> },
+}
+
+impl Machine {
+    /// Beside others, while no test under load runs. A [`World`] asks for it by itself.
+    pub(crate) fn shared() -> Self {
+        // A test that failed leaves nothing behind that would matter to the next.
+        Self::Shared { _guard: MACHINE.read().unwrap_or_else(PoisonError::into_inner) }
+    }
+
+    /// While nobody else runs.
+    fn alone() -> Self {
+        Self::Alone { _guard: MACHINE.write().unwrap_or_else(PoisonError::into_inner) }
+    }
 }
 
 impl World {
     /// As [`World::start`], while no other world runs.
     pub(crate) fn start_alone(store: &str) -> Self {
-        // A test that failed leaves nothing behind that would matter to the next.
-        let guard = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
-        Self::start_on(store, Machine::Alone { _guard: guard })
+        Self::start_on(store, Machine::alone())
     }
 
     /// A world beside others; see [`World::start_on`].
     pub(crate) fn start(store: &str) -> Self {
-        let guard = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
-        Self::start_on(store, Machine::Shared { _guard: guard })
+        Self::start_on(store, Machine::shared())
     }
 
     /// Control plane on `store`, sites `edge1`, `core1` (near) and `core2` (far), their Envoys, and the namespace
