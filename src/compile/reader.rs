@@ -156,10 +156,19 @@ impl<K: Ord + Clone> Dependents<K> {
         }
     }
 
+    /// Nothing is recorded.
+    pub fn is_empty(&self) -> bool {
+        self.reads.is_empty() && self.readers.is_empty()
+    }
+
     /// The units whose result may be another now.
     pub fn dirty(&self, changed: &Changed) -> BTreeSet<K> {
-        let reads = changed.configuration.iter().chain(&changed.runtime);
-        reads.filter_map(|read| self.readers.get(read)).flatten().cloned().collect()
+        self.readers_of(changed.configuration.iter().chain(&changed.runtime))
+    }
+
+    /// The units that made any of these reads.
+    pub fn readers_of<'a>(&self, reads: impl IntoIterator<Item = &'a Read>) -> BTreeSet<K> {
+        reads.into_iter().filter_map(|read| self.readers.get(read)).flatten().cloned().collect()
     }
 }
 

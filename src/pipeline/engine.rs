@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     catalog::{Configuration, Read, Runtime},
-    compile::{self, HostCache, Outcome, Reader, Unit},
+    compile::{self, HostCache, Outcome, Reader, Unit, reader::Dependents},
     model::{Audience, Problem},
     xds::Resource,
 };
@@ -43,14 +43,13 @@ impl Delta {
 pub struct Engine {
     audiences: BTreeMap<Audience, Names>,
     units: HashMap<Unit, Memo>,
-    readers: HashMap<Read, HashSet<Key>>,
+    dependents: Dependents<Key>,
     hosts: HostCache,
 }
 
 #[derive(Debug, Default)]
 struct Names {
     units: BTreeSet<Unit>,
-    reads: BTreeSet<Read>,
     /// Its site is unknown or being deleted: it is told nothing, and everything once the site is back.
     silent: bool,
 }
@@ -59,7 +58,6 @@ struct Names {
 struct Memo {
     resource: Option<Arc<Resource>>,
     problems: Vec<Problem>,
-    reads: BTreeSet<Read>,
     /// How many audiences have it.
     users: usize,
 }
@@ -83,12 +81,10 @@ impl Engine {
     ) -> BTreeMap<Audience, Delta> {
         let mut stale_names: BTreeSet<Audience> = opened.iter().cloned().collect();
         let mut stale_units: BTreeSet<Unit> = BTreeSet::new();
-        for read in changed {
-            for key in self.readers.get(read).into_iter().flatten() {
-                match key {
-                    Key::Names(audience) => drop(stale_names.insert(audience.clone())),
-                    Key::Unit(unit) => drop(stale_units.insert(unit.clone())),
-                }
+        for key in self.dependents.readers_of(changed) {
+            match key {
+                Key::Names(audience) => drop(stale_names.insert(audience)),
+                Key::Unit(unit) => drop(stale_units.insert(unit)),
             }
         }
         let mut deltas = BTreeMap::new();
@@ -118,8 +114,7 @@ impl Engine {
     /// Forgets an audience that nobody asks for any more.
     pub fn close(&mut self, audience: &Audience) {
         if let Some(names) = self.audiences.remove(audience) {
-            let key = Key::Names(audience.clone());
-            self.unlink(&key, &names.reads);
+            self.dependents.forget(&Key::Names(audience.clone()));
             for unit in names.units {
                 if let Some(memo) = self.units.get_mut(&unit) {
                     memo.users = memo.users.saturating_sub(1);
@@ -150,11 +145,10 @@ impl Engine {
             let reads = reader.into_reads();
             let old = self.audiences.remove(&audience).unwrap_or_default();
             let key = Key::Names(audience.clone());
-            self.unlink(&key, &old.reads);
-            self.link(&key, &reads);
+            self.dependents.record(key, reads);
             // A site that is unknown or being deleted keeps what it had, and a new audience of it stays pending.
             let Some(named) = named else {
-                self.audiences.insert(audience, Names { units: old.units, reads, silent: true });
+                self.audiences.insert(audience, Names { units: old.units, silent: true });
                 continue;
             };
             deltas.entry(audience.clone()).or_default();
@@ -172,7 +166,7 @@ impl Engine {
             }
             let told = units.iter().filter(|unit| old.silent || !old.units.contains(*unit));
             gained.extend(told.map(|unit| (audience.clone(), unit.clone())));
-            self.audiences.insert(audience, Names { units, reads, silent: false });
+            self.audiences.insert(audience, Names { units, silent: false });
         }
         gained
     }
@@ -183,11 +177,7 @@ impl Engine {
         let Outcome { resource, problems } = compile::compile(unit, &reader, &mut self.hosts);
         let reads = reader.into_reads();
         let old = self.units.remove(unit);
-        let key = Key::Unit(unit.clone());
-        if let Some(old) = &old {
-            self.unlink(&key, &old.reads);
-        }
-        self.link(&key, &reads);
+        self.dependents.record(Key::Unit(unit.clone()), reads);
         let users = old
             .as_ref()
             .map_or_else(|| self.audiences.values().filter(|n| n.units.contains(unit)).count(), |old| old.users);
@@ -197,7 +187,7 @@ impl Engine {
             (None, None) => (None, false),
             (_, new) => (new.map(Arc::new), true),
         };
-        self.units.insert(unit.clone(), Memo { resource, problems, reads, users });
+        self.units.insert(unit.clone(), Memo { resource, problems, users });
         changed
     }
 
@@ -216,27 +206,9 @@ impl Engine {
     fn forget_unused(&mut self) {
         let unused: Vec<Unit> = self.units.iter().filter(|(_, m)| m.users == 0).map(|(unit, _)| unit.clone()).collect();
         for unit in unused {
-            if let Some(memo) = self.units.remove(&unit) {
-                self.unlink(&Key::Unit(unit.clone()), &memo.reads);
-                self.hosts.forget(&unit);
-            }
-        }
-    }
-
-    fn link(&mut self, key: &Key, reads: &BTreeSet<Read>) {
-        for read in reads {
-            self.readers.entry(read.clone()).or_default().insert(key.clone());
-        }
-    }
-
-    fn unlink(&mut self, key: &Key, reads: &BTreeSet<Read>) {
-        for read in reads {
-            if let Some(keys) = self.readers.get_mut(read) {
-                keys.remove(key);
-                if keys.is_empty() {
-                    self.readers.remove(read);
-                }
-            }
+            self.units.remove(&unit);
+            self.hosts.forget(&unit);
+            self.dependents.forget(&Key::Unit(unit));
         }
     }
 }

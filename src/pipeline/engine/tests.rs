@@ -153,7 +153,7 @@ proptest! {
         let open: Vec<Audience> = run.clients.keys().cloned().collect();
         prop_assert_eq!(run.full(&open), run.full(&open));
         open.iter().for_each(|audience| run.engine.close(audience));
-        prop_assert!(run.engine.units.is_empty() && run.engine.readers.is_empty(), "something is kept for nobody");
+        prop_assert!(run.engine.units.is_empty() && run.engine.dependents.is_empty(), "something is kept for nobody");
     }
 }
 
