@@ -3,6 +3,7 @@
 //! An object that cannot be read is out of service, it alone; nothing here looks at references between objects, which
 //! `compile::resolve` judges whenever it reads them.
 
+pub mod accepted;
 mod configuration;
 mod runtime;
 #[cfg(test)]
@@ -195,7 +196,9 @@ impl Catalog {
                     changed.runtime.insert(Read::Endpoints { site, service });
                 }
             }
-            Ok(StoreKey::Head | StoreKey::Reserved) => {}
+            Ok(
+                StoreKey::Accepted(_) | StoreKey::Acked(_) | StoreKey::Mark(_) | StoreKey::Head | StoreKey::Reserved,
+            ) => {}
             // A fault, as the value of a key that was meant is: pages that show faults only have to name it.
             Err(error) => self.fault(entry, None, Severity::Error, "UnknownKey", error.to_string()),
         }
@@ -243,7 +246,10 @@ impl Catalog {
                     changed.runtime.insert(Read::Endpoints { site, service });
                 }
             }
-            Ok(StoreKey::Head | StoreKey::Reserved) | Err(KeyError::Foreign(_) | KeyError::Unknown(_)) => {}
+            Ok(
+                StoreKey::Accepted(_) | StoreKey::Acked(_) | StoreKey::Mark(_) | StoreKey::Head | StoreKey::Reserved,
+            )
+            | Err(KeyError::Foreign(_) | KeyError::Unknown(_)) => {}
         }
     }
 

@@ -1,6 +1,7 @@
-//! The nouns: objects, names, references, keys of the store, audiences, scopes. No I/O, no text formats.
+//! The nouns: objects, names, references, keys of the store, audiences, scopes, freshness, watermarks. No I/O, no text formats.
 
 mod audience;
+mod fleet;
 mod gateway;
 mod key;
 mod object;
@@ -10,6 +11,7 @@ mod service;
 mod site;
 
 pub use audience::{Audience, Revision, Role, Scope, SiteEntry, Sites};
+pub use fleet::{Freshness, Watermark, Watermarks};
 pub use gateway::{
     AllowedKinds, AllowedNamespaces, CertificateSpec, GatewaySpec, GrantFrom, GrantTo, LabelSelector, Listener,
     ListenerProtocol, MatchExpression, MatchOperator, ReferenceGrantSpec,

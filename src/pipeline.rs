@@ -22,7 +22,7 @@ pub use engine::{Delta, Engine};
 use crate::{
     catalog::{Catalog, Changed, Configuration, Read, Runtime},
     compile::{self, HostCache, Reader, Unit},
-    model::{Audience, Problem, Revision, Scope, Sites},
+    model::{Audience, Freshness, Problem, Revision, Scope, Sites},
     snapshot::{Publish, Seq, Views},
     store::Feed,
     xds::ResourceType,
@@ -32,28 +32,6 @@ use crate::{
 const BATCH_MAX: usize = 10_000;
 /// How often views that nobody uses are looked for.
 const IDLE_TICK: Duration = Duration::from_secs(30);
-
-/// How fresh a replica's answers are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Freshness {
-    /// Nothing has been read yet.
-    Starting {
-        /// Why it takes time, if it does.
-        reason: Option<String>,
-    },
-    /// The store's changes arrive.
-    Fresh,
-    /// The store is away; the last known state is served.
-    Stale {
-        /// In the store client's words.
-        reason: String,
-    },
-    /// The store is another one, or an older state; nothing from it is taken until an operator mends it.
-    Frozen {
-        /// What was seen.
-        reason: String,
-    },
-}
 
 /// What the rest of the replica reads: one immutable value per publish.
 #[derive(Clone, Debug)]

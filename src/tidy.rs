@@ -30,6 +30,22 @@ const LAYERS: &[(&str, &[&str])] = &[
     // Judgement.
     ("admission", &["model", "manifest", "xds", "catalog", "compile"]),
     ("status", &["model", "xds", "catalog", "compile", "snapshot", "feedback", "pipeline"]),
+    ("replicas", &["model", "store", "rpc", "identity"]),
+    (
+        "leader",
+        &[
+            "model",
+            "store",
+            "catalog",
+            "compile",
+            "pipeline",
+            "snapshot",
+            "admission",
+            "feedback",
+            "status",
+            "replicas",
+        ],
+    ),
     // The rim.
     (
         "api",
@@ -47,6 +63,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "pipeline",
             "admission",
             "status",
+            "replicas",
         ],
     ),
     ("bootstrap", &["model"]),
@@ -60,7 +77,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 
 /// Crates that stand for a part of the outer world, and the modules that may know it.
 const GUARDED: &[(&str, &[&str])] = &[
-    ("tonic", &["rpc", "serve", "api", "cli", "app", "demo", "store::etcd"]),
+    ("tonic", &["rpc", "serve", "replicas", "api", "cli", "app", "demo", "store::etcd"]),
     ("etcd_client", &["store"]),
     ("redb", &["store"]),
     ("envoy_types", &["xds", "compile", "serve"]),

@@ -11,7 +11,7 @@ use axum::{
 };
 
 use super::Context;
-use crate::{model::Severity, pipeline::Freshness};
+use crate::model::{Freshness, Severity};
 
 /// What the pages read.
 #[derive(Clone)]

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     api::Context,
-    model::{Kind, Severity},
-    pipeline::Freshness,
+    model::{Freshness, Kind, Severity},
     status,
     telemetry::Registry,
     xds::ResourceType,

@@ -18,9 +18,15 @@ pub enum StoreKey {
         /// Unique among the service's endpoints at the site.
         id: String,
     },
+    /// The last accepted copy of an object; see `catalog::accepted`.
+    Accepted(ObjectRef),
+    /// How far the gateways of a site have come, by the leader: a [`super::Watermark`].
+    Acked(String),
+    /// Written by the replica of this name to learn, by its own watch, that it has read all that was written before.
+    Mark(String),
     /// Compared and bumped by every API write, so that checks across objects are serialisable.
     Head,
-    /// A key that later parts of Tidegate use (`accepted/`, `acked/`, `plans/`, `releases/`).
+    /// A key that later parts of Tidegate use (`plans/`, `releases/`).
     Reserved,
 }
 
@@ -66,17 +72,24 @@ impl Keyspace {
     /// The text of a key; [`StoreKey::Reserved`] has none of its own and gives the watched prefix.
     pub fn format(&self, key: &StoreKey) -> String {
         match key {
-            StoreKey::Object(o) if o.namespace.is_empty() => {
-                format!("{}/v1/objects/{}/{}", self.prefix, o.kind.plural(), o.name)
-            }
-            StoreKey::Object(o) => {
-                format!("{}/v1/objects/{}/{}/{}", self.prefix, o.kind.plural(), o.namespace, o.name)
-            }
+            StoreKey::Object(object) => self.object("objects", object),
+            StoreKey::Accepted(object) => self.object("accepted", object),
+            StoreKey::Acked(site) => format!("{}/v1/acked/{site}", self.prefix),
+            StoreKey::Mark(replica) => format!("{}/v1/marks/{replica}", self.prefix),
             StoreKey::Endpoint { site, namespace, service, id } => {
                 format!("{}/v1/endpoints/{site}/{namespace}/{service}/{id}", self.prefix)
             }
             StoreKey::Head => format!("{}/v1/head", self.prefix),
             StoreKey::Reserved => self.watched(),
+        }
+    }
+
+    fn object(&self, room: &str, object: &ObjectRef) -> String {
+        let (kind, name) = (object.kind.plural(), &object.name);
+        if object.namespace.is_empty() {
+            format!("{}/v1/{room}/{kind}/{name}", self.prefix)
+        } else {
+            format!("{}/v1/{room}/{kind}/{}/{name}", self.prefix, object.namespace)
         }
     }
 
@@ -92,7 +105,10 @@ impl Keyspace {
             return Err(KeyError::Unknown("it has an empty part".into()));
         }
         match parts.as_slice() {
-            ["objects", plural, names @ ..] => object_key(plural, names),
+            ["objects", plural, names @ ..] => object_key("objects", plural, names).map(StoreKey::Object),
+            ["accepted", plural, names @ ..] => object_key("accepted", plural, names).map(StoreKey::Accepted),
+            ["acked", site] => Ok(StoreKey::Acked((*site).into())),
+            ["marks", replica] => Ok(StoreKey::Mark((*replica).into())),
             ["endpoints", site, namespace, service, id] => Ok(StoreKey::Endpoint {
                 site: (*site).into(),
                 namespace: (*namespace).into(),
@@ -101,21 +117,21 @@ impl Keyspace {
             }),
             ["endpoints", ..] => Err(KeyError::Unknown("endpoints/<site>/<namespace>/<service>/<id> expected".into())),
             ["head"] => Ok(StoreKey::Head),
-            ["accepted" | "acked" | "plans" | "releases", ..] => Ok(StoreKey::Reserved),
+            ["plans" | "releases", ..] => Ok(StoreKey::Reserved),
             _ => Err(KeyError::Unknown(format!("{rest:?} is neither objects/, endpoints/ nor head"))),
         }
     }
 }
 
-fn object_key(plural: &str, names: &[&str]) -> Result<StoreKey, KeyError> {
+fn object_key(room: &str, plural: &str, names: &[&str]) -> Result<ObjectRef, KeyError> {
     let kind = Kind::ALL
         .into_iter()
         .find(|k| k.plural() == plural)
         .ok_or_else(|| KeyError::Unknown(format!("there is no kind {plural:?}")))?;
     match (kind.namespaced(), names) {
-        (true, [namespace, name]) => Ok(StoreKey::Object(ObjectRef::new(kind, namespace, name))),
-        (false, [name]) => Ok(StoreKey::Object(ObjectRef::new(kind, "", name))),
-        (true, _) => Err(KeyError::Unknown(format!("objects/{plural}/<namespace>/<name> expected"))),
-        (false, _) => Err(KeyError::Unknown(format!("objects/{plural}/<name> expected"))),
+        (true, [namespace, name]) => Ok(ObjectRef::new(kind, namespace, name)),
+        (false, [name]) => Ok(ObjectRef::new(kind, "", name)),
+        (true, _) => Err(KeyError::Unknown(format!("{room}/{plural}/<namespace>/<name> expected"))),
+        (false, _) => Err(KeyError::Unknown(format!("{room}/{plural}/<name> expected"))),
     }
 }
