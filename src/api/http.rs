@@ -11,7 +11,10 @@ use axum::{
 };
 
 use super::Context;
-use crate::model::{Freshness, Severity};
+use crate::{
+    model::{Freshness, Severity},
+    store::{CopyMade, CopyStatus},
+};
 
 /// What the pages read.
 #[derive(Clone)]
@@ -49,6 +52,7 @@ async fn ready(Extract(state): Extract<HttpState>, RawQuery(query): RawQuery) ->
         };
         // Writing to a String cannot fail.
         let _: Result<(), _> = writeln!(text, "store: {reason}\nrevision: {}", now.revision);
+        copy(&mut text, state.context.control.copy());
         for problem in now.problems.iter().filter(|p| p.severity == Severity::Error) {
             let object = problem.object.as_ref().map(ToString::to_string).unwrap_or_default();
             let line = format!("problem: {} {object}: {}: {}", problem.key, problem.reason, problem.message);
@@ -60,6 +64,23 @@ async fn ready(Extract(state): Extract<HttpState>, RawQuery(query): RawQuery) ->
         }
     }
     (code, text).into_response()
+}
+
+/// How the last-known-good copy stands, where one is kept.
+fn copy(text: &mut String, status: Option<CopyStatus>) {
+    let Some(status) = status else { return };
+    // Writing to a String cannot fail, here and below.
+    let _: Result<(), _> = match status.newest {
+        Some(CopyMade { revision, written }) => {
+            let age = written.elapsed().unwrap_or_default().as_secs();
+            writeln!(text, "last-known-good copy: revision {revision}, {age} s old")
+        }
+        None => writeln!(text, "last-known-good copy: none yet"),
+    };
+    if let Some(trouble) = status.trouble {
+        let _: Result<(), _> =
+            writeln!(text, "last-known-good copy: {trouble}; it is tried again, and older copies stay");
+    }
 }
 
 async fn metrics(Extract(state): Extract<HttpState>) -> Response {
