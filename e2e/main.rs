@@ -10,6 +10,7 @@ mod features;
 mod flow;
 mod hostile;
 mod https;
+mod outage;
 mod sharing;
 mod tour;
 mod validate;

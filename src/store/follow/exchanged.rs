@@ -205,7 +205,8 @@ async fn what_came_by_the_watch_counts_as_read() {
     let mut scene = Scene::start(listing(1, 5, &[("/a", 5)]));
     scene.reset().await;
     let watch = loop {
-        match scene.puppet.watch.lock().unwrap().clone() {
+        let running = scene.puppet.watch.lock().unwrap().clone();
+        match running {
             Some(watch) => break watch,
             None => tokio::task::yield_now().await,
         }
