@@ -63,7 +63,7 @@ impl Context {
 /// A store's refusal in gRPC's words.
 fn store_status(error: &StoreError) -> tonic::Status {
     match error {
-        StoreError::Unavailable(_) => tonic::Status::unavailable(format!(
+        StoreError::Unavailable(_) | StoreError::Away(_) => tonic::Status::unavailable(format!(
             "{error}; nothing was written, proxies keep what they have: try again when the store is back"
         )),
         StoreError::Refused(_) => tonic::Status::invalid_argument(error.to_string()),

@@ -122,6 +122,9 @@ pub enum StoreError {
     /// It cannot be reached, or did not answer in time; try again.
     #[error("the store cannot be reached: {0}")]
     Unavailable(String),
+    /// It is known to be away, so it was not even asked.
+    #[error("the store is away: {0}")]
+    Away(String),
     /// The lease is gone.
     #[error("the lease has ended")]
     LeaseNotFound,

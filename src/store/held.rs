@@ -1,7 +1,7 @@
 //! What a follower holds of the store: every key below the prefix as last delivered, to tell whether the store that
 //! answers now is still the same one, and to be written as the last-known-good copy.
 
-use std::{borrow::Borrow, cmp::Ordering, collections::BTreeSet, sync::Arc};
+use std::{borrow::Borrow, cmp::Ordering, collections::BTreeSet, ops::Bound, sync::Arc};
 
 use super::{Batch, Change, KeyValue, Listing, StoreError, StoreId};
 use crate::model::Revision;
@@ -126,6 +126,13 @@ impl Held {
     /// Holds nothing more: what comes next is another store, and wanted.
     pub(super) fn adopt(&mut self) {
         *self = Self { era: self.era + 1, ..Self::default() };
+    }
+
+    /// What is held below a prefix; `None` before the first listing.
+    pub(super) fn list(&self, prefix: &str) -> Option<Listing> {
+        let below = self.entries.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        let entries = below.take_while(|held| held.0.key.starts_with(prefix)).map(|held| (*held.0).clone());
+        Some(Listing { store: self.store?, revision: self.revision, entries: entries.collect() })
     }
 
     /// What to write down; `None` before the first listing.

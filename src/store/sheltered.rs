@@ -40,11 +40,11 @@ impl Sheltered {
         let (control, orders) = StoreControl::new(copies);
         let unread = StoreError::Unavailable("it has not been read yet".to_owned());
         let ties = Ties { orders, fallback, ..Ties::new(Some(unread)) };
-        let store = Guarded::new(Arc::clone(&inner), ties.gate.subscribe());
+        let store = Guarded::new(Arc::clone(&inner), prefix.clone(), &ties);
         Self { inner, store, prefix, control, ties, keeper }
     }
 
-    /// The store, for reads, and for writes while its feed is fresh.
+    /// The store, to be used while its feed is fresh; else writes are refused, and reads answered with what is served.
     pub fn store(&self) -> Arc<dyn Store> {
         Arc::clone(&self.store)
     }

@@ -119,7 +119,7 @@ impl Scene {
         let copies = watch::Sender::new(CopyStatus::default());
         let (control, orders) = StoreControl::new(copies.subscribe());
         let ties = Ties { orders, fallback, ..Ties::new(Some(away())) };
-        let guarded = Guarded::new(puppet.clone(), ties.gate.subscribe());
+        let guarded = Guarded::new(puppet.clone(), "/".to_owned(), &ties);
         let (out, feed) = mpsc::channel(8);
         let mut follower = Follower::new(puppet.clone(), "/".to_owned(), out).tied(ties);
         follower.pace = QUICK;
@@ -250,13 +250,14 @@ async fn an_operator_ends_the_hold_and_nobody_else() {
 async fn writes_pass_only_while_the_feed_is_fresh() {
     let mut scene = Scene::with(Err(away()), Fallback::Missing("no copy".to_owned()));
     assert!(matches!(scene.next().await, Feed::Down { .. }));
-    assert_eq!(scene.write().await, Err(away()), "nothing has been read yet");
+    assert!(matches!(scene.write().await, Err(StoreError::Away(_))), "nothing has been read yet");
+    assert!(matches!(scene.guarded.list("/").await, Err(StoreError::Away(_))));
     scene.puppet.become_(Ok(listing(1, 5, &[])));
     scene.reset().await;
     assert!(scene.write().await.is_ok() && scene.guarded.grant(Duration::from_secs(1)).await.is_ok());
     scene.puppet.become_(Err(away()));
     assert!(matches!(scene.next().await, Feed::Down { .. }));
-    assert!(matches!(scene.write().await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(scene.write().await, Err(StoreError::Away(_))));
     scene.puppet.become_(Ok(listing(2, 9, &[])));
     scene.frozen().await;
     let refused = scene.write().await.expect_err("frozen");
@@ -280,7 +281,7 @@ async fn without_the_store_the_copy_is_served_after_a_while_and_the_store_when_i
     assert_eq!(served, copy);
     assert!(reason.contains("2025-11-25T14:30:00Z") && reason.contains("revision 5"), "{reason}");
     assert!(reason.contains("away"), "{reason}");
-    assert_eq!(scene.write().await, Err(away()));
+    assert!(matches!(scene.write().await, Err(StoreError::Away(_))));
     scene.silence().await;
     scene.puppet.become_(Ok(listing(1, 8, &[])));
     assert_eq!(scene.reset().await.revision, Revision(8));
@@ -313,4 +314,23 @@ async fn why_there_is_no_copy_is_said() {
     let mut scene = Scene::with(Err(away()), Fallback::Missing("/data/x: it is a symbolic link".to_owned()));
     let Feed::Down { reason } = scene.next().await else { panic!("not down") };
     assert!(reason.contains("away") && reason.contains("/data/x: it is a symbolic link"), "{reason}");
+}
+
+#[tokio::test]
+async fn reads_are_answered_with_what_is_served_while_the_store_is_not_to_be_used() {
+    let served = listing(1, 5, &[("/a", 5), ("/ab", 4), ("/b", 3)]);
+    let mut scene = Scene::start(served.clone());
+    scene.reset().await;
+    let check = async |scene: &Scene| {
+        assert_eq!(scene.guarded.list("/a").await.unwrap().entries, served.entries[..2]);
+        assert_eq!(scene.guarded.get("/a").await, Ok(Some(served.entries[0].clone())));
+        assert_eq!(scene.guarded.get("/").await, Ok(None));
+        assert!(scene.guarded.list("elsewhere").await.is_err() && scene.guarded.watch("/", Revision(1)).await.is_err());
+    };
+    scene.puppet.become_(Err(away()));
+    assert!(matches!(scene.next().await, Feed::Down { .. }));
+    check(&scene).await;
+    scene.puppet.become_(Ok(listing(2, 9, &[("/a", 9)])));
+    scene.frozen().await;
+    check(&scene).await;
 }
