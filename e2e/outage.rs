@@ -216,6 +216,8 @@ fn what_was_deleted_and_compacted_while_the_control_plane_stood_still_vanishes_a
     let identity = site_dir(world.certs.path(), "core", "core1");
     let mut unchanged = XdsClient::new(world.control.xds(), "core1", "core1-counting", &identity);
     unchanged.session();
+    let updates = "(cds|eds|lds|rds).*update_success";
+    let before = world.cores[0].stats(updates);
     for round in 0..3 {
         let name = format!("passing{round}");
         world.apply(&route(&name));
@@ -233,6 +235,7 @@ fn what_was_deleted_and_compacted_while_the_control_plane_stood_still_vanishes_a
     }
     wait_for_status(&world, "gone.example", 404);
     wait_for_status(&world, "stays.example", 200);
+    assert_eq!(world.cores[0].stats(updates), before, "nothing was pushed to a core");
     assert_eq!(unchanged.session(), Sent::new(), "a core sees no route: it is sent nothing");
 }
 

@@ -64,11 +64,14 @@ async fn ready(Extract(state): Extract<HttpState>, RawQuery(query): RawQuery) ->
 
 /// How the last-known-good copy stands, where one is kept.
 fn copy(text: &mut String, status: Option<CopyStatus>) {
-    let Some(CopyStatus { newest, trouble, .. }) = status else { return };
+    let Some(CopyStatus { newest, refused, trouble, .. }) = status else { return };
     let stands = newest.map_or("none yet".to_owned(), |CopyMade { revision, written }| {
         format!("revision {revision}, {} s old", written.elapsed().unwrap_or_default().as_secs())
     });
     line(text, &format!("last-known-good copy: {stands}"));
+    for why in refused {
+        line(text, &format!("last-known-good copy: not used at the start: {why}"));
+    }
     if let Some(trouble) = trouble {
         line(text, &format!("last-known-good copy: {trouble}; it is tried again, and older copies stay"));
     }

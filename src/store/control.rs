@@ -30,6 +30,8 @@ pub(super) type Order = oneshot::Sender<Result<Accepted, StoreError>>;
 pub struct CopyStatus {
     /// The newest copy on disk that is known to be whole.
     pub newest: Option<CopyMade>,
+    /// Why others were not used at the start: each with its path.
+    pub refused: Vec<String>,
     /// How often one could not be written.
     pub failures: u64,
     /// Why the last attempt failed, if it did.

@@ -49,16 +49,17 @@ pub(super) struct Keeper {
 impl Keeper {
     /// Reads the newest copy that can be trusted, else says why there is none. Blocks: the file may be large.
     pub(super) fn open(dir: PathBuf, prefix: &str) -> (Self, Result<Good, String>) {
+        let none = format!("{}: no copy has been written yet", dir.display());
         let mut shelf = Shelf::new(dir);
         let (copy, refused) = shelf.load(prefix);
         for why in &refused {
             tracing::warn!(%why, "a last-known-good copy is not used");
         }
+        let why = if refused.is_empty() { none } else { refused.join("; ") };
         let newest = copy.as_ref().map(|copy| CopyMade { revision: copy.listing.revision, written: copy.written });
-        let status = watch::Sender::new(CopyStatus { newest, ..CopyStatus::default() });
+        let status = watch::Sender::new(CopyStatus { newest, refused, ..CopyStatus::default() });
         let good = copy.map(|copy| Good { listing: copy.listing, written: copy.written });
-        let keeper = Self { shelf, prefix: prefix.to_owned(), pause: PAUSE, status, era: 0 };
-        (keeper, good.ok_or_else(|| refused.join("; ")))
+        (Self { shelf, prefix: prefix.to_owned(), pause: PAUSE, status, era: 0 }, good.ok_or(why))
     }
 
     pub(super) fn status(&self) -> watch::Receiver<CopyStatus> {
@@ -117,8 +118,11 @@ impl Keeper {
                 });
             }
             Err(why) => {
-                tracing::warn!(%why, "the last-known-good copy is not written; trying again");
                 self.status.send_modify(|status| {
+                    // Said once, not every 10 s.
+                    if status.trouble.as_ref() != Some(&why) {
+                        tracing::warn!(%why, "the last-known-good copy is not written; trying again");
+                    }
                     status.failures += 1;
                     status.trouble = Some(why);
                 });

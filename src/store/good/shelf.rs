@@ -38,6 +38,9 @@ impl Shelf {
     /// The newest copy that can be trusted, and why others cannot. Damage is never fatal: the generation before is
     /// taken, or none.
     pub(super) fn load(&mut self, prefix: &str) -> (Option<Copy>, Vec<String>) {
+        if fs::symlink_metadata(&self.dir).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            return (None, Vec::new());
+        }
         let generations = match trusted_folder(&self.dir).and_then(|()| generations(&self.dir)) {
             Ok(generations) => generations,
             Err(why) => return (None, vec![why]),
@@ -55,8 +58,6 @@ impl Shelf {
         }
         if let Some(best) = &best {
             self.next = self.next.max(best.generation.saturating_add(1));
-        } else if refused.is_empty() {
-            refused.push(format!("{}: no copy has been written yet", self.dir.display()));
         }
         (best, refused)
     }
@@ -129,9 +130,6 @@ fn generations(dir: &Path) -> Result<Vec<(u64, PathBuf)>, String> {
 /// Nobody but us may have put something into the folder.
 fn trusted_folder(dir: &Path) -> Result<(), String> {
     match fs::symlink_metadata(dir) {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            Err(format!("{}: no copy has been written yet", dir.display()))
-        }
         Err(error) => Err(format!("{}: cannot be looked at: {error}", dir.display())),
         Ok(folder) if !folder.is_dir() => {
             Err(format!("{}: it is not a folder of its own (a symbolic link, or a file): move it away", dir.display()))

@@ -218,8 +218,21 @@ fn what_was_never_finished_is_ignored_and_removed() {
 #[test]
 fn without_a_folder_there_is_no_copy_yet() {
     let above = TempDir::new().unwrap();
-    let (loaded, why) = load(&above.path().join("last-known-good"));
-    assert!(loaded.is_none() && why.contains("no copy has been written yet"), "{why}");
+    let dir = above.path().join("last-known-good");
+    assert_eq!(load(&dir), (None, String::new()));
+    let (keeper, good) = Keeper::open(dir, PREFIX);
+    assert!(good.is_err_and(|why| why.contains("last-known-good: no copy has been written yet")));
+    assert_eq!(*keeper.status().borrow(), CopyStatus::default(), "which is no fault");
+}
+
+#[test]
+fn copies_that_are_not_used_are_named() {
+    let (_above, dir) = folder(&[1, 2]);
+    fs::write(dir.join("generation-2"), "").unwrap();
+    let (keeper, good) = Keeper::open(dir, PREFIX);
+    assert_eq!(good.unwrap().listing.revision, Revision(1));
+    let refused = keeper.status().borrow().refused.clone();
+    assert!(matches!(&refused[..], [why] if why.contains("generation-2: it is empty")), "{refused:?}");
 }
 
 /// A keeper that writes at once, what it is fed, and how it stands.
