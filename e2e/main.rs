@@ -11,6 +11,7 @@ mod features;
 mod flow;
 mod hostile;
 mod https;
+mod outage;
 mod sharing;
 mod tour;
 mod validate;

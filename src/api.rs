@@ -6,6 +6,7 @@ mod objects;
 mod operator;
 mod proxies;
 mod register;
+mod store;
 #[cfg(test)]
 mod tests;
 
@@ -18,7 +19,7 @@ use crate::{
     model::{Keyspace, Revision},
     pipeline::State,
     snapshot::Views,
-    store::{Store, StoreError},
+    store::{Store, StoreControl, StoreError},
 };
 
 pub use http::{HttpState, router};
@@ -39,6 +40,8 @@ pub struct Context {
     pub feedback: Arc<Feedback>,
     /// The name of this replica.
     pub replica: Arc<str>,
+    /// The store's feed: what an operator may tell it, and its copy on disk.
+    pub control: StoreControl,
 }
 
 impl Context {
@@ -60,11 +63,15 @@ impl Context {
 /// A store's refusal in gRPC's words.
 fn store_status(error: &StoreError) -> tonic::Status {
     match error {
-        StoreError::Unavailable(_) => tonic::Status::unavailable(format!(
-            "{error}; proxies keep what they have: try again when the store is back"
+        StoreError::Unavailable(_) | StoreError::Away(_) => tonic::Status::unavailable(format!(
+            "{error}; nothing was written, proxies keep what they have: try again when the store is back"
         )),
         StoreError::Refused(_) => tonic::Status::invalid_argument(error.to_string()),
         StoreError::LeaseNotFound => tonic::Status::not_found(error.to_string()),
+        // Its own words say what to do.
+        StoreError::Full(_) | StoreError::Changed(_) => {
+            tonic::Status::failed_precondition(format!("{error}; proxies keep what they have"))
+        }
         _ => tonic::Status::failed_precondition(format!("{error}; an operator must look at the store first")),
     }
 }

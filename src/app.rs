@@ -34,7 +34,9 @@ use crate::{
         service::{AggregatedDiscovery, Shared},
     },
     snapshot::Views,
-    store::{self, Embedded, Etcd, EtcdConfig, LeaseId, Op, Store, StoreError, Transaction},
+    store::{
+        self, Embedded, Etcd, EtcdConfig, Feed, LeaseId, Op, Sheltered, Store, StoreControl, StoreError, Transaction,
+    },
 };
 
 /// How many store events may wait for the pipeline.
@@ -65,16 +67,9 @@ impl App {
     pub async fn start(args: &ServeArgs) -> Result<Self> {
         let keyspace = Keyspace::new(&args.prefix);
         let replica: Arc<str> = args.replica.clone().unwrap_or_else(host_name).into();
-        let store = open(args).await?;
         let cancel = CancellationToken::new();
         let mut tasks = JoinSet::new();
-
-        let (feed_in, feed) = mpsc::channel(FEED);
-        let follow = store::follow(Arc::clone(&store), keyspace.watched(), cancel.clone(), feed_in);
-        tasks.spawn(async move {
-            follow.await;
-            Ok(())
-        });
+        let (store, control, feed) = start_store(args, &keyspace, &cancel, &mut tasks).await?;
 
         let views = Arc::new(Views::default());
         let feedback = Arc::new(Feedback::default());
@@ -85,7 +80,7 @@ impl App {
         let stop = cancel.clone();
         tasks.spawn(async move { pipeline.run(stop).await.map_err(anyhow::Error::msg) });
 
-        let context = api::Context { store, keyspace, state, views, feedback, replica };
+        let context = api::Context { store, keyspace, state, views, feedback, replica, control };
         let xds = start_xds(args, &context, sites, &cancel, &mut tasks).await?;
         let api = start_api(args, context.clone(), &cancel, &mut tasks).await?;
         let http = start_http(args, context, &cancel, &mut tasks).await?;
@@ -139,17 +134,44 @@ fn host_name() -> String {
     if name.trim().is_empty() { "tidegate".to_owned() } else { name.trim().to_owned() }
 }
 
-async fn open(args: &ServeArgs) -> Result<Arc<dyn Store>> {
-    match args.store_url() {
-        StoreUrl::Memory => Ok(Embedded::in_memory()?),
-        StoreUrl::Embedded(path) => {
-            if let Some(dir) = path.parent() {
-                std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-            }
-            Ok(Embedded::open(&path).with_context(|| format!("cannot open the store {}", path.display()))?)
+/// Opens the store and follows it. One that others keep is sheltered; an embedded one is its own disk.
+async fn start_store(
+    args: &ServeArgs,
+    keyspace: &Keyspace,
+    cancel: &CancellationToken,
+    tasks: &mut JoinSet<Result<()>>,
+) -> Result<(Arc<dyn Store>, StoreControl, mpsc::Receiver<Feed>)> {
+    let (feed_in, feed) = mpsc::channel(FEED);
+    let (stop, watched) = (cancel.clone(), keyspace.watched());
+    let store = match args.store_url() {
+        StoreUrl::Memory => Embedded::in_memory()?,
+        StoreUrl::Embedded(path) => open_file(&path)?,
+        StoreUrl::Etcd(endpoints) => {
+            let etcd = Etcd::connect(etcd_config(endpoints, &args.etcd)?).await?;
+            let sheltered = Sheltered::open(etcd, watched, args.data_dir.join("last-known-good")).await;
+            let (store, control) = (sheltered.store(), sheltered.control());
+            tasks.spawn(async move {
+                sheltered.run(stop, feed_in).await;
+                Ok(())
+            });
+            return Ok((store, control, feed));
         }
-        StoreUrl::Etcd(endpoints) => Ok(Etcd::connect(etcd_config(endpoints, &args.etcd)?).await?),
+    };
+    let store: Arc<dyn Store> = store;
+    let follow = store::follow(Arc::clone(&store), watched, stop, feed_in);
+    tasks.spawn(async move {
+        follow.await;
+        Ok(())
+    });
+    Ok((store, StoreControl::default(), feed))
+}
+
+/// A store in a file of this process's own.
+fn open_file(path: &Path) -> Result<Arc<Embedded>> {
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
+    Embedded::open(path).with_context(|| format!("cannot open the store {}", path.display()))
 }
 
 fn etcd_config(endpoints: Vec<String>, args: &EtcdArgs) -> Result<EtcdConfig> {

@@ -176,6 +176,11 @@ impl Pipeline {
                 progress.freshness = Freshness::Fresh;
                 self.catalog.reset(&listing)
             }
+            Feed::Copy { listing, reason } => {
+                progress.revision = listing.revision;
+                progress.freshness = Freshness::Stale { reason };
+                self.catalog.reset(&listing)
+            }
             Feed::Batch(batch) => {
                 progress.revision = batch.revision;
                 progress.freshness = Freshness::Fresh;

@@ -60,7 +60,15 @@ fn plane() -> Plane {
     let catalog = Catalog::new(keyspace.clone(), parse, manifest::parse_endpoint);
     let pipeline = Pipeline { catalog, views: Arc::clone(&views), feed, state: state_in, sites };
     tasks.spawn(async move { pipeline.run(cancel).await.unwrap() });
-    let context = Context { store, keyspace, state, views, feedback: Arc::default(), replica: "test".into() };
+    let context = Context {
+        store,
+        keyspace,
+        state,
+        views,
+        feedback: Arc::default(),
+        replica: "test".into(),
+        control: StoreControl::default(),
+    };
     Plane { service: OperatorService::new(context.clone()), context, _tasks: tasks }
 }
 

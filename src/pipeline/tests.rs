@@ -158,3 +158,18 @@ async fn the_loop_ends_when_it_is_told_to() {
     let ended = tokio::time::timeout(LIMIT, line.tasks.join_next()).await.expect("it ends");
     assert_eq!(ended.unwrap().unwrap(), Ok(()));
 }
+
+#[tokio::test]
+async fn a_copy_is_served_and_called_stale_until_the_store_answers() {
+    let line = line();
+    let early = open(&line, "e1");
+    let world = World::of([edge("e1"), gateway("a/g", vec![http(80, None)])]);
+    line.feed(Feed::Down { reason: "away".into() }).await;
+    line.feed(Feed::Copy { listing: world.listing(), reason: "a copy".into() }).await;
+    let state = line.wait(|state| state.loaded() && state.revision == Revision(2)).await;
+    assert_eq!(state.freshness, Freshness::Stale { reason: "a copy".into() });
+    ready(&early).await;
+    assert_eq!(listeners(&early), ["gateway/80"]);
+    line.feed(reset(&world)).await;
+    line.wait(|state| state.freshness == Freshness::Fresh).await;
+}
