@@ -22,6 +22,8 @@ struct Line {
     views: Arc<Views>,
     state: watch::Receiver<Arc<State>>,
     sites: watch::Receiver<Arc<Sites>>,
+    watermarks: watch::Receiver<Arc<Watermarks>>,
+    fresh: watch::Receiver<bool>,
     cancel: CancellationToken,
     tasks: JoinSet<Result<(), String>>,
 }
@@ -30,12 +32,22 @@ fn line() -> Line {
     let (feed_in, feed) = mpsc::channel(16);
     let (state_in, state) = watch::channel(Arc::new(State::starting()));
     let (sites_in, sites) = watch::channel(Arc::new(Sites::default()));
+    let (watermarks_in, watermarks) = watch::channel(Arc::default());
+    let (fresh_in, fresh) = watch::channel(false);
     let views = Arc::new(Views::default());
     let cancel = CancellationToken::new();
-    let pipeline = Pipeline { catalog: empty(), views: Arc::clone(&views), feed, state: state_in, sites: sites_in };
+    let pipeline = Pipeline {
+        catalog: empty(),
+        views: Arc::clone(&views),
+        feed,
+        state: state_in,
+        sites: sites_in,
+        watermarks: watermarks_in,
+        fresh: fresh_in,
+    };
     let mut tasks = JoinSet::new();
     tasks.spawn(pipeline.run(cancel.clone()));
-    Line { feed: feed_in, views, state, sites, cancel, tasks }
+    Line { feed: feed_in, views, state, sites, watermarks, fresh, cancel, tasks }
 }
 
 impl Line {

@@ -29,11 +29,11 @@ use tonic::{
 
 use super::{
     intake::{self, Limits},
-    service::{AggregatedDiscovery, Shared},
+    service::{AggregatedDiscovery, Fleet, Shared},
 };
 use crate::{
     feedback::{Acked, Feedback},
-    model::{Audience, Revision, Role, SiteEntry, SiteState, Sites},
+    model::{Audience, Revision, Role, SiteEntry, SiteState, Sites, Watermarks},
     snapshot::{Publish, Seq, Views},
     xds::{Resource, ResourceType},
 };
@@ -45,6 +45,8 @@ struct Server {
     views: Arc<Views>,
     feedback: Arc<Feedback>,
     sites: watch::Sender<Arc<Sites>>,
+    watermarks: watch::Sender<Arc<Watermarks>>,
+    fresh: watch::Sender<bool>,
     cancel: CancellationToken,
     _task: AbortOnDropHandle<std::io::Result<()>>,
 }
@@ -65,11 +67,13 @@ async fn server(limits: Limits) -> Server {
 async fn server_with(limits: Limits, tls: Option<Arc<rustls::ServerConfig>>) -> Server {
     let (views, feedback) = (Arc::new(Views::default()), Arc::new(Feedback::default()));
     let (known, watched) = watch::channel(sites(&["fra"]));
+    let (said, watermarks) = watch::channel(Arc::default());
+    let (freshness, fresh) = watch::channel(true);
     let cancel = CancellationToken::new();
     let service = AggregatedDiscovery::new(Shared {
         views: Arc::clone(&views),
         feedback: Arc::clone(&feedback),
-        sites: watched,
+        fleet: Fleet { sites: watched, watermarks, fresh },
         identifier: "replica-1".into(),
         allow_unproven: false,
         cancel: cancel.clone(),
@@ -79,7 +83,7 @@ async fn server_with(limits: Limits, tls: Option<Arc<rustls::ServerConfig>>) -> 
     let serving = intake::serve(listener, tls, Routes::new(service), limits, cancel.clone());
     #[allow(clippy::disallowed_methods, reason = "aborted with its handle")]
     let task = AbortOnDropHandle::new(tokio::spawn(serving));
-    Server { address, views, feedback, sites: known, cancel, _task: task }
+    Server { address, views, feedback, sites: known, watermarks: said, fresh: freshness, cancel, _task: task }
 }
 
 struct Client {
