@@ -10,8 +10,12 @@ mod kind;
 mod model_tests;
 mod poll;
 #[cfg(test)]
+mod stale_tests;
+#[cfg(test)]
 mod tests;
 mod tiers;
+#[cfg(test)]
+mod tiers_tests;
 #[cfg(test)]
 mod world;
 

@@ -213,10 +213,9 @@ impl Session {
     ) -> (BTreeSet<Arc<str>>, bool) {
         let (mut ripe, mut held, mut groups) = (BTreeSet::new(), false, Vec::new());
         for (name, exception) in &state.exceptions {
-            if let Exception::Wanted { .. } | Exception::Held { .. } = exception {
-                if !state.withheld.contains(name) {
-                    groups.push((Arc::clone(name), exception.clone()));
-                }
+            let due = matches!(exception, Exception::Wanted { .. } | Exception::Held { .. });
+            if due && !state.withheld.contains(name) {
+                groups.push((Arc::clone(name), exception.clone()));
             }
         }
         let mut suspects = Vec::new();
