@@ -54,15 +54,15 @@ pub(super) async fn run(
     let claim = node.claim();
     let who = Who { inner, peer, claim };
     let id = ProxyId { site: shown(&who.claim.site), node: shown(&who.claim.id) };
-    let mut sites = who.inner.shared.fleet.sites.clone();
-    let resolved = who.resolve(&mut sites);
+    let mut fleet = who.inner.shared.fleet.clone();
+    let resolved = who.resolve(&mut fleet.sites);
     let mut kept = vec![first];
     let proxy = who.inner.shared.feedback.connect(id.clone(), SystemTime::now(), resolved.clone());
     let audience = match resolved {
         Ok(audience) => audience,
         Err(reason) => {
             tracing::warn!(node = %id.node, site = %id.site, %reason, "a proxy is answered nothing");
-            match who.wait(&mut sites, &mut requests, &mut kept, &proxy).await? {
+            match who.wait(&mut fleet.sites, &mut requests, &mut kept, &proxy).await? {
                 Some(audience) => audience,
                 None => return Ok(()),
             }
@@ -72,14 +72,12 @@ pub(super) async fn run(
     // Only now: nobody may push out the streams of a proxy that it merely claims to be.
     let admitted = who.inner.admit(&id);
     let reader = who.inner.shared.views.open(&audience);
-    let drain = node.drain_time().unwrap_or_else(|| sites.borrow().drain_time);
+    let drain = node.drain_time().unwrap_or_else(|| fleet.sites.borrow().drain_time);
     let session = Session::new(who.inner.fanouts(&audience), audience.role, drain, now());
-    let fleet = who.inner.shared.fleet.clone();
     let published = reader.view().subscribe();
     let stream = Stream {
         who,
         audience,
-        sites,
         fleet,
         reader,
         published,
@@ -158,7 +156,6 @@ impl Who {
 struct Stream {
     who: Who,
     audience: Audience,
-    sites: watch::Receiver<Arc<Sites>>,
     fleet: Fleet,
     reader: Reader,
     published: watch::Receiver<Seq>,
@@ -214,7 +211,7 @@ impl Stream {
                 changed = self.published.changed(), if self.active => {
                     changed.map_err(|_| Status::unavailable("shutting down"))?;
                 }
-                changed = self.sites.changed() => {
+                changed = self.fleet.sites.changed() => {
                     changed.map_err(|_| Status::unavailable("shutting down"))?;
                     self.identify()?;
                 }
@@ -246,7 +243,7 @@ impl Stream {
 
     /// A stream never changes audience: another one means another stream.
     fn identify(&mut self) -> Result<(), Status> {
-        let resolved = self.who.resolve(&mut self.sites);
+        let resolved = self.who.resolve(&mut self.fleet.sites);
         if resolved.as_ref().is_ok_and(|audience| *audience != self.audience) {
             return Err(Status::unavailable("the site of this proxy changed"));
         }

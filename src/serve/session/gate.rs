@@ -57,7 +57,7 @@ pub(super) struct Hold {
 fn absent(cds: &Kind, cluster: &str, content: &Content) -> Option<Seq> {
     // What the view lacks too is no use to wait for.
     let entry = content.get(ResourceType::Cluster, cluster)?;
-    let new = cds.subscription.contains(cluster) && cds.is_new(cluster, entry.created) && !cds.reported(cluster);
+    let new = cds.subscription.contains(cluster) && cds.is_new(cluster, entry.created);
     new.then_some(entry.created)
 }
 
@@ -156,7 +156,7 @@ impl Session {
             match exception {
                 Exception::Flying { .. } => flying = true,
                 Exception::Absent { .. } => {}
-                // As long as they take, which is bounded.
+                // As long as they take: the version that serves meanwhile may still need what is to go.
                 _ => return None,
             }
         }

@@ -144,11 +144,6 @@ impl Kind {
         self.initial.as_ref().is_some_and(|initial| !initial.is_empty())
     }
 
-    /// The proxy reported that it has the name, and that is not compared yet.
-    pub(super) fn reported(&self, name: &str) -> bool {
-        self.initial.as_ref().is_some_and(|initial| initial.contains_key(name))
-    }
-
     /// Nothing is on its way, and nothing is still to be sent.
     pub(super) fn quiet(&self) -> bool {
         let settled =
@@ -212,7 +207,7 @@ impl Kind {
                 }
             }
         }
-        if subscription.wildcard() && self.kind.wildcard() && !stale {
+        if subscription.wildcard() && self.kind.wildcard() {
             for name in initial.into_keys().filter(|n| content.get(self.kind, n).is_none()) {
                 let tombstone = content.tombstone(self.kind, &name);
                 let edges = Edges::taking(tombstone.map_or(content.configuration(), |t| t.revision));
@@ -321,7 +316,6 @@ impl Kind {
                 for resource in &flight.frame.resources {
                     if self.exceptions.get(&resource.name).is_some_and(answered) {
                         self.exceptions.remove(&resource.name);
-                        self.taken.remove(&resource.name);
                     }
                 }
             }

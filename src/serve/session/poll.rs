@@ -334,8 +334,7 @@ impl Session {
 
 impl Kind {
     fn follow(&mut self, name: &Arc<str>, content: &Content) {
-        let wanted = self.subscription.contains(name) && !self.withheld.contains(name);
-        let Some(entry) = content.get(self.kind, name).filter(|_| wanted) else { return };
+        let Some(entry) = content.get(self.kind, name).filter(|_| self.subscription.contains(name)) else { return };
         let passed = if self.parts.is_empty() { self.sent } else { self.parts_to };
         let parked = matches!(self.exceptions.get(name),
             Some(Exception::Parked { parked, .. }) if parked.version == entry.resource.version);

@@ -506,6 +506,7 @@ fn a_proxy_that_never_answers_anything_holds_removals_for_sixty_seconds() {
     world.subscribe(Cluster, &[]);
     world.out();
     world.publish(vec![], &[(Cluster, "a")]);
+    assert_eq!(world.out(), NOTHING);
     assert_eq!(world.after(59), NOTHING);
     assert_eq!(world.after(1), NOTHING);
     assert_eq!(world.after(5), ["CDS -a"]);

@@ -99,10 +99,8 @@ impl Session {
         let routes = listener.requires.iter().filter(|(kind, _)| *kind == ResourceType::Route);
         let lacking = routes.filter_map(|(kind, name)| {
             let entry = content.get(*kind, name)?;
-            let has = self.kind(*kind).is_some_and(|rds| {
-                let known = if rds.seeded() { !rds.is_new(name, entry.created) } else { rds.reported(name) };
-                known && rds.subscription.contains(name)
-            });
+            let has =
+                self.kind(*kind).is_some_and(|rds| rds.subscription.contains(name) && !rds.is_new(name, entry.created));
             (!has).then_some(entry)
         });
         let lacking: Vec<_> = lacking.collect();

@@ -109,6 +109,9 @@ fn only_services_that_the_stream_did_not_name_in_that_group_are_waited_for() {
     let mut world = edge();
     world.publish(vec![route("r", "2", &[("s/old:80", "g", &[("ams", 99)])])], &[]);
     assert_eq!(world.settle(), ["RDS +r"]);
+    let covered: Named<'_> = ("s/there:80", "g", &[("ams", 5)]);
+    world.publish(vec![route("r", "2b", &[("s/old:80", "g", &[("ams", 99)]), covered])], &[]);
+    assert_eq!(world.settle(), ["RDS +r"]);
     world.publish(vec![route("r", "3", &[("s/old:80", "h", BOTH)])], &[]);
     assert_eq!(world.settle(), NOTHING);
     // Newer content of a route that waits, still with the service.
