@@ -9,7 +9,9 @@ use crate::{
     catalog::testing::*,
     model::{Role, SiteState},
     snapshot::Reader,
-    store::{Batch as Changes, Change, Embedded, KeyValue, Op, Store as _, Transaction},
+    store::{
+        Batch as Changes, Change, Embedded, KeyValue, LeaseId, Op, Store, StoreError, Transaction, TxnOutcome, Watcher,
+    },
     xds::ResourceType,
 };
 
@@ -304,4 +306,50 @@ async fn a_replica_that_is_cut_off_knows_nothing_for_sure() {
     replica.mark().await;
     line.feed(Feed::Down { reason: "away".into() }).await;
     assert!(!answer(question).await);
+}
+
+/// A store that answers and takes nothing.
+struct Full;
+
+#[async_trait::async_trait]
+impl Store for Full {
+    async fn list(&self, _: &str) -> Result<Listing, StoreError> {
+        Err(StoreError::Unavailable("not asked for".into()))
+    }
+
+    async fn get(&self, _: &str) -> Result<Option<KeyValue>, StoreError> {
+        Ok(None)
+    }
+
+    async fn watch(&self, _: &str, _: Revision) -> Result<Watcher, StoreError> {
+        Err(StoreError::Unavailable("not asked for".into()))
+    }
+
+    async fn txn(&self, _: Transaction) -> Result<TxnOutcome, StoreError> {
+        Err(StoreError::Refused("out of space".into()))
+    }
+
+    async fn grant(&self, _: Duration) -> Result<LeaseId, StoreError> {
+        Err(StoreError::LeaseNotFound)
+    }
+
+    async fn keep_alive(&self, _: LeaseId) -> Result<(), StoreError> {
+        Err(StoreError::LeaseNotFound)
+    }
+
+    async fn revoke(&self, _: LeaseId) -> Result<(), StoreError> {
+        Err(StoreError::LeaseNotFound)
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_takes_no_writes_stops_no_proxy_from_being_compared() {
+    let mut line = line();
+    let (views, state, cancel) = (Arc::clone(&line.views), line.state.clone(), line.cancel.clone());
+    line.tasks.spawn(async move {
+        confirm(views, Arc::new(Full), MARK.into(), state, cancel).await;
+        Ok(())
+    });
+    line.feed(reset(&World::of([edge("e1")]))).await;
+    assert!(answer(line.views.confirm()).await);
 }
