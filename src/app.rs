@@ -27,11 +27,11 @@ use crate::{
     feedback::Feedback,
     manifest::{self, Mode},
     model::{Keyspace, Object, ObjectRef, Sites, StoreKey},
-    pipeline::{Pipeline, State},
+    pipeline::{self, Pipeline, State},
     rpc::operator_server::OperatorServer,
     serve::{
         intake::{self, Limits},
-        service::{AggregatedDiscovery, Shared},
+        service::{AggregatedDiscovery, Fleet, Shared},
     },
     snapshot::Views,
     store::{
@@ -76,12 +76,28 @@ impl App {
         let (state_in, state) = watch::channel(Arc::new(State::starting()));
         let (sites_in, sites) = watch::channel(Arc::new(Sites::default()));
         let catalog = Catalog::new(keyspace.clone(), parse_stored, manifest::parse_endpoint);
-        let pipeline = Pipeline { catalog, views: Arc::clone(&views), feed, state: state_in, sites: sites_in };
+        let (watermarks_in, watermarks) = watch::channel(Arc::default());
+        let (fresh_in, fresh) = watch::channel(false);
+        let pipeline = Pipeline {
+            catalog,
+            views: Arc::clone(&views),
+            feed,
+            state: state_in,
+            sites: sites_in,
+            watermarks: watermarks_in,
+            fresh: fresh_in,
+        };
         let stop = cancel.clone();
         tasks.spawn(async move { pipeline.run(stop).await.map_err(anyhow::Error::msg) });
+        let mark = keyspace.format(&StoreKey::Mark(replica.to_string()));
+        let confirm = pipeline::confirm(Arc::clone(&views), Arc::clone(&store), mark, state.clone(), cancel.clone());
+        tasks.spawn(async move {
+            confirm.await;
+            Ok(())
+        });
 
         let context = api::Context { store, keyspace, state, views, feedback, replica, control };
-        let xds = start_xds(args, &context, sites, &cancel, &mut tasks).await?;
+        let xds = start_xds(args, &context, Fleet { sites, watermarks, fresh }, &cancel, &mut tasks).await?;
         let api = start_api(args, context.clone(), &cancel, &mut tasks).await?;
         let http = start_http(args, context, &cancel, &mut tasks).await?;
         tracing::info!(%xds, %api, %http, "serving");
@@ -245,14 +261,14 @@ pub fn bootstrap_yaml(args: &BootstrapArgs) -> Result<String> {
 async fn start_xds(
     args: &ServeArgs,
     context: &api::Context,
-    sites: watch::Receiver<Arc<Sites>>,
+    fleet: Fleet,
     cancel: &CancellationToken,
     tasks: &mut JoinSet<Result<()>>,
 ) -> Result<SocketAddr> {
     let shared = Shared {
         views: Arc::clone(&context.views),
         feedback: Arc::clone(&context.feedback),
-        sites,
+        fleet,
         identifier: Arc::clone(&context.replica),
         allow_unproven: args.allow_unproven,
         cancel: cancel.clone(),

@@ -3,10 +3,12 @@
 mod conditions;
 #[cfg(test)]
 mod tests;
+mod watermarks;
 
 use std::collections::BTreeMap;
 
 pub use conditions::to_json;
+pub use watermarks::{SiteReport, merge_watermarks, watermarks};
 
 use crate::{
     feedback::{Acked, Feedback, ProxyView},

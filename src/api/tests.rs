@@ -58,7 +58,8 @@ fn plane() -> Plane {
     let (sites, _) = watch::channel(Arc::new(Sites::default()));
     let views = Arc::new(Views::default());
     let catalog = Catalog::new(keyspace.clone(), parse, manifest::parse_endpoint);
-    let pipeline = Pipeline { catalog, views: Arc::clone(&views), feed, state: state_in, sites };
+    let (watermarks, fresh) = (watch::Sender::new(Arc::default()), watch::Sender::new(false));
+    let pipeline = Pipeline { catalog, views: Arc::clone(&views), feed, state: state_in, sites, watermarks, fresh };
     tasks.spawn(async move { pipeline.run(cancel).await.unwrap() });
     let context = Context {
         store,
