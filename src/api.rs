@@ -4,12 +4,14 @@ mod apply;
 mod http;
 mod objects;
 mod operator;
+mod peer;
 mod proxies;
 mod register;
 #[cfg(test)]
 mod tests;
+mod watermarks;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
@@ -17,12 +19,15 @@ use crate::{
     feedback::Feedback,
     model::{Keyspace, Revision},
     pipeline::State,
+    replicas::Replicas,
     snapshot::Views,
+    status::Judged,
     store::{Store, StoreError},
 };
 
 pub use http::{HttpState, router};
 pub use operator::OperatorService;
+pub use peer::PeerService;
 
 /// What every call needs; cheap to clone.
 #[derive(Clone)]
@@ -39,11 +44,36 @@ pub struct Context {
     pub feedback: Arc<Feedback>,
     /// The name of this replica.
     pub replica: Arc<str>,
+    /// The other replicas.
+    pub replicas: Replicas,
+    /// What was found out about the newest state.
+    pub judged: LastJudged,
 }
+
+/// The newest state that was judged, and the judgement: most questions are about the same state as the one before.
+pub type LastJudged = Arc<Mutex<Option<(Arc<State>, Arc<Judged>)>>>;
 
 impl Context {
     fn state(&self) -> Arc<State> {
         Arc::clone(&self.state.borrow())
+    }
+
+    /// Why what this replica says may be old; empty while it is fresh.
+    fn stale(&self) -> String {
+        self.state().freshness.stale().unwrap_or_default().to_owned()
+    }
+
+    /// What follows from the objects of a state alone.
+    fn judged(&self, state: &Arc<State>) -> Arc<Judged> {
+        let last = || self.judged.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, judged)) = &*last()
+            && Arc::ptr_eq(known, state)
+        {
+            return Arc::clone(judged);
+        }
+        let judged = Arc::new(Judged::of(state));
+        *last() = Some((Arc::clone(state), Arc::clone(&judged)));
+        judged
     }
 
     /// Waits until this replica has read the store, and compiled its `revision`; the deadline is the caller's.
