@@ -4,6 +4,7 @@
 //! `compile::resolve` judges whenever it reads them.
 
 pub mod accepted;
+pub mod acked;
 mod configuration;
 mod runtime;
 #[cfg(test)]
@@ -11,10 +12,15 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
-    model::{KeyError, Keyspace, Kind, LiveEndpoint, Object, ObjectRef, Problem, Revision, Severity, StoreKey},
+    model::{
+        KeyError, Keyspace, Kind, LiveEndpoint, Object, ObjectRef, Problem, Revision, Severity, StoreKey, Watermarks,
+    },
     store::{Change, KeyValue, Listing},
 };
 
@@ -88,6 +94,7 @@ pub struct Catalog {
     parse_endpoint: ParseEndpoint,
     configuration: Configuration,
     runtime: Runtime,
+    watermarks: Arc<Watermarks>,
     /// Each key that stands in the store, with the revision of its last write.
     keys: BTreeMap<String, Revision>,
     /// What is wrong with a key's value, or with the key.
@@ -103,6 +110,7 @@ impl Catalog {
             parse_endpoint,
             configuration: Configuration::default(),
             runtime: Runtime::default(),
+            watermarks: Arc::default(),
             keys: BTreeMap::new(),
             faults: BTreeMap::new(),
         }
@@ -116,6 +124,11 @@ impl Catalog {
     /// The live endpoints, as they are now.
     pub fn runtime(&self) -> &Runtime {
         &self.runtime
+    }
+
+    /// How far the sites have come, as the leader wrote it. Not configuration: no [`Changed`] tells of it.
+    pub fn watermarks(&self) -> &Arc<Watermarks> {
+        &self.watermarks
     }
 
     /// Takes in the changes of a revision (or of several, in order).
@@ -196,12 +209,23 @@ impl Catalog {
                     changed.runtime.insert(Read::Endpoints { site, service });
                 }
             }
-            Ok(
-                StoreKey::Accepted(_) | StoreKey::Acked(_) | StoreKey::Mark(_) | StoreKey::Head | StoreKey::Reserved,
-            ) => {}
+            Ok(StoreKey::Acked(site)) => self.put_watermark(&site, entry),
+            Ok(StoreKey::Accepted(_) | StoreKey::Mark(_) | StoreKey::Head | StoreKey::Reserved) => {}
             // A fault, as the value of a key that was meant is: pages that show faults only have to name it.
             Err(error) => self.fault(entry, None, Severity::Error, "UnknownKey", error.to_string()),
         }
+    }
+
+    /// A value that cannot be read says nothing, whatever stood there before: every replica must hear the same.
+    fn put_watermark(&mut self, site: &str, entry: &KeyValue) {
+        let watermark = match acked::decode(&entry.value) {
+            Ok(watermark) => Some(watermark),
+            Err(message) => {
+                self.fault(entry, None, Severity::Error, "InvalidWatermark", message);
+                None
+            }
+        };
+        acked::set(&mut self.watermarks, site, watermark);
     }
 
     fn put_object(&mut self, reference: ObjectRef, entry: &KeyValue, changed: &mut Changed) {
@@ -246,9 +270,8 @@ impl Catalog {
                     changed.runtime.insert(Read::Endpoints { site, service });
                 }
             }
-            Ok(
-                StoreKey::Accepted(_) | StoreKey::Acked(_) | StoreKey::Mark(_) | StoreKey::Head | StoreKey::Reserved,
-            )
+            Ok(StoreKey::Acked(site)) => acked::set(&mut self.watermarks, &site, None),
+            Ok(StoreKey::Accepted(_) | StoreKey::Mark(_) | StoreKey::Head | StoreKey::Reserved)
             | Err(KeyError::Foreign(_) | KeyError::Unknown(_)) => {}
         }
     }
