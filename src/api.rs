@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use crate::{
     feedback::Feedback,
-    model::{Keyspace, Revision},
+    model::{Keyspace, Revision, Watermarks},
     pipeline::State,
     replicas::Replicas,
     snapshot::Views,
@@ -42,6 +42,8 @@ pub struct Context {
     pub views: Arc<Views>,
     /// What proxies answered.
     pub feedback: Arc<Feedback>,
+    /// How far the sites have come, by the store.
+    pub watermarks: watch::Receiver<Arc<Watermarks>>,
     /// The name of this replica.
     pub replica: Arc<str>,
     /// The other replicas.

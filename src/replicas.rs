@@ -21,12 +21,12 @@ use tonic::{Response, Status, transport::Channel};
 
 pub use standings::{Report, Standings, stale};
 pub use tls::{PeerTls, TrustDomain};
-pub use words::{laggard, standing};
+pub use words::{SiteReports, laggard, site_reports, standing};
 
 use self::{peers::Peers, registrar::Registrar};
 use crate::{
     model::{Keyspace, Revision},
-    rpc::peer_client::PeerClient,
+    rpc::{WatermarksRequest, peer_client::PeerClient},
     store::{Compare, Store},
 };
 
@@ -154,6 +154,22 @@ impl Replicas {
     /// In words: it advertises no address, or none that can be used.
     pub fn client(&self, member: &Member) -> Result<PeerClient<Channel>, String> {
         self.peers.client(&member.api)
+    }
+
+    /// What another replica says of its proxies, at first and whenever that differs, until it breaks off.
+    ///
+    /// # Errors
+    /// Why it broke off.
+    pub async fn follow_reports(&self, member: &Member, told: impl Fn(SiteReports)) -> Result<(), String> {
+        let mut client = self.client(member)?;
+        let asked = tokio::time::timeout(ASK, client.watermarks(WatermarksRequest {})).await;
+        let answer = asked.map_err(|_| format!("it did not answer within {ASK:?}"))?;
+        let mut reports = answer.map_err(|status| reason(&status))?.into_inner();
+        // It may well have nothing to say for hours; that it is gone is found by the connection's own checks.
+        while let Some(report) = reports.message().await.map_err(|status| reason(&status))? {
+            told(words::site_reports_from(report.sites));
+        }
+        Err("it ended the stream".to_owned())
     }
 
     /// Puts one question to all other replicas at once; each answers, or it is said why not, within [`ASK`].

@@ -6,10 +6,12 @@ mod judged;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod watermarks;
 
 pub use conditions::to_json;
 pub use judged::Judged;
 pub use rows::{Row, TypeRow, proxies};
+pub use watermarks::{SiteReport, merge_watermarks, watermarks};
 
 use self::groups::{Group, groups};
 use crate::{

@@ -1,11 +1,16 @@
 //! The words of the peer RPC and those of `status`, into one another.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use crate::{
-    model::ObjectRef,
+    model::{ObjectRef, Revision},
     rpc,
-    status::{Laggard, Standing},
+    status::{Laggard, SiteReport, Standing},
     xds::ResourceType,
 };
+
+/// What one replica says of its proxies, by site.
+pub type SiteReports = BTreeMap<Arc<str>, SiteReport>;
 
 pub(super) fn object(reference: &ObjectRef) -> rpc::ObjectRef {
     rpc::ObjectRef {
@@ -50,4 +55,26 @@ pub(super) fn standing_from(standing: rpc::Standing) -> Standing {
         pending: standing.pending,
         laggards: standing.laggards.into_iter().filter_map(laggard).collect(),
     }
+}
+
+/// A replica's report on the wire.
+pub fn site_reports(reports: &SiteReports) -> Vec<rpc::SiteReport> {
+    let report = |(site, report): (&Arc<str>, &SiteReport)| rpc::SiteReport {
+        site: site.to_string(),
+        gateways: report.gateways,
+        counted: report.counted,
+        revision: report.revision.map(|revision| revision.0),
+        except: report.except.iter().cloned().collect(),
+    };
+    reports.iter().map(report).collect()
+}
+
+/// The inverse of [`site_reports`].
+pub(super) fn site_reports_from(reports: Vec<rpc::SiteReport>) -> SiteReports {
+    let report = |report: rpc::SiteReport| {
+        let (gateways, counted, revision) = (report.gateways, report.counted, report.revision.map(Revision));
+        let except = report.except.into_iter().collect();
+        (Arc::from(report.site), SiteReport { gateways, counted, revision, except })
+    };
+    reports.into_iter().map(report).collect()
 }

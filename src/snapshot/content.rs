@@ -5,14 +5,16 @@ use std::{
     sync::Arc,
 };
 
-use super::{Publish, Seq};
+use super::{Origin, Publish, Seq};
 use crate::{
     model::{ObjectRef, Revision},
-    xds::{Resource, ResourceType},
+    xds::{Resource, ResourceType, ServiceNeed},
 };
 
 /// Changes per type that are found without a scan.
 const LOG: usize = 4096;
+/// Publishes of which it is remembered what they carried: a proxy that is further behind has come nowhere.
+const HISTORY: usize = 1024;
 
 /// One name that the audience sees.
 #[derive(Clone, Debug)]
@@ -29,6 +31,15 @@ pub struct Entry {
     pub drain: bool,
     /// When each source, in the order of `resource.sources`, last contributed something new.
     contributed: Vec<Seq>,
+    /// Since when it names each service and group, in the order of `resource.services`.
+    named: Vec<Seq>,
+}
+
+impl Entry {
+    /// The services that it names, each with the seq since which it has.
+    pub fn needs(&self) -> impl Iterator<Item = (&ServiceNeed, Seq)> {
+        self.resource.services.iter().zip(self.named.iter().copied())
+    }
 }
 
 /// A name that went.
@@ -40,6 +51,8 @@ pub struct Tombstone {
     pub created: Seq,
     /// A cluster that a changed listener reached: connections that drain may still use it.
     pub drain: bool,
+    /// The configuration without it.
+    pub revision: Revision,
 }
 
 #[derive(Debug, Default)]
@@ -72,12 +85,25 @@ fn contributions(entry: &Entry, resource: &Resource, seq: Seq) -> Vec<Seq> {
     kept.map(|kept| kept.unwrap_or(seq)).collect()
 }
 
+/// Keeps the seq since which each service is named in the same group.
+fn named(entry: &Entry, resource: &Resource, seq: Seq) -> Vec<Seq> {
+    let known = |new: &ServiceNeed| {
+        let mut old = entry.needs().filter(|(old, _)| (&old.service, &old.group) == (&new.service, &new.group));
+        old.next().map_or(seq, |(_, since)| since)
+    };
+    resource.services.iter().map(known).collect()
+}
+
 /// Everything in a view, as a reader sees it under the lock.
 #[derive(Debug, Default)]
 pub struct Content {
     ready: bool,
     seq: Seq,
-    revision: Revision,
+    origin: Origin,
+    /// Each publish that changed something, with the configuration of the one before it.
+    history: VecDeque<(Seq, Revision)>,
+    /// The newest publish that `history` has forgotten.
+    forgotten: Seq,
     types: [Names; 5],
     /// Which entries came from an object.
     carriers: BTreeMap<ObjectRef, BTreeSet<(ResourceType, Arc<str>)>>,
@@ -94,9 +120,25 @@ impl Content {
         self.seq
     }
 
-    /// The configuration revision that it carried.
+    /// Everything up to this revision of the store is in it.
     pub fn revision(&self) -> Revision {
-        self.revision
+        self.origin.revision
+    }
+
+    /// The newest configuration that it carries.
+    pub fn configuration(&self) -> Revision {
+        self.origin.configuration
+    }
+
+    /// The newest configuration of which whoever has everything up to `seq` has everything: publishes that changed
+    /// nothing here count.
+    pub fn covers(&self, seq: Seq) -> Revision {
+        let later = self.history.partition_point(|(at, _)| *at <= seq);
+        match self.history.get(later) {
+            None => self.origin.configuration,
+            Some((_, before)) if later > 0 || seq >= self.forgotten => *before,
+            Some(_) => Revision(0),
+        }
     }
 
     /// One name.
@@ -203,10 +245,10 @@ impl Content {
     }
 
     /// Returns whether anybody has to be woken.
-    pub(super) fn apply(&mut self, seq: Seq, revision: Revision, changes: Publish) -> bool {
+    pub(super) fn apply(&mut self, seq: Seq, origin: Origin, changes: Publish) -> bool {
         let woken = !std::mem::replace(&mut self.ready, true);
         self.seq = self.seq.max(seq);
-        self.revision = revision;
+        let before = std::mem::replace(&mut self.origin, origin).configuration;
         self.mark_drains(&changes);
         let mut changed = woken;
         for (kind, name) in &changes.removals {
@@ -216,7 +258,9 @@ impl Content {
             }
             let names = self.names_mut(*kind);
             if let Some(old) = names.entries.remove(name) {
-                names.tombstones.insert(Arc::clone(name), Tombstone { seq, created: old.created, drain: old.drain });
+                let revision = origin.configuration;
+                let tombstone = Tombstone { seq, created: old.created, drain: old.drain, revision };
+                names.tombstones.insert(Arc::clone(name), tombstone);
                 self.carry(Some(&old.resource), None);
                 changed = true;
             }
@@ -239,7 +283,19 @@ impl Content {
                 names.log(seq, name);
             }
         }
+        if changed {
+            self.remember(seq, before);
+        }
         changed
+    }
+
+    fn remember(&mut self, seq: Seq, before: Revision) {
+        if self.history.len() == HISTORY
+            && let Some((dropped, _)) = self.history.pop_front()
+        {
+            self.forgotten = dropped;
+        }
+        self.history.push_back((seq, before));
     }
 
     fn upsert(&mut self, seq: Seq, resource: &Arc<Resource>) -> bool {
@@ -250,6 +306,7 @@ impl Content {
         if let Some(entry) = names.entries.get_mut(&resource.name) {
             let same = entry.resource.version == resource.version;
             entry.contributed = contributions(entry, resource, seq);
+            entry.named = named(entry, resource, seq);
             // Equal bytes may come from other objects now; whoever asks for sources wants the new ones.
             entry.resource = Arc::clone(resource);
             if same {
@@ -257,9 +314,9 @@ impl Content {
             }
             (entry.seq, entry.content) = (seq, seq);
         } else {
-            let contributed = vec![seq; resource.sources.len()];
+            let (contributed, named) = (vec![seq; resource.sources.len()], vec![seq; resource.services.len()]);
             let resource = Arc::clone(resource);
-            let entry = Entry { resource, seq, content: seq, created: seq, drain: false, contributed };
+            let entry = Entry { resource, seq, content: seq, created: seq, drain: false, contributed, named };
             names.entries.insert(Arc::clone(&entry.resource.name), entry);
         }
         names.log(seq, Arc::clone(&resource.name));

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::*;
 use crate::{
     feedback::{Connected, Parked, ProxyId, TypeState},
-    model::{Kind, Problem, Revision, Role, Severity},
+    model::{Kind, Problem, Revision, Role, Severity, Watermark, Watermarks},
     pipeline::State,
     snapshot::{Publish, Seq},
     xds::{Resource, Source, Subscription},
@@ -232,4 +232,86 @@ fn replicas_are_summed_and_objects_merged_by_the_worst() {
     let both = sum([one.clone(), two.clone()].into_iter());
     assert_eq!((counts(&both), both.laggards.len()), ([5, 3, 0, 2], 2));
     assert_eq!(counts(&merge([one, two].into_iter())), [3, 2, 0, 1]);
+}
+
+fn revisions(reports: &BTreeMap<Arc<str>, SiteReport>) -> Vec<(u32, u32, Option<u64>)> {
+    reports.values().map(|r| (r.gateways, r.counted, r.revision.map(|r| r.0))).collect()
+}
+
+#[test]
+fn a_site_has_come_as_far_as_its_slowest_gateway_that_has_acknowledged_everything_once() {
+    let fleet = Fleet::new();
+    let report = || watermarks(&fleet.views, &fleet.feedback);
+    assert_eq!(report(), BTreeMap::new());
+    fleet.publish(1, vec![resource(Cluster, "c", &[("r", 1)])]);
+    let (one, two) = (fleet.connect("one"), fleet.connect("two"));
+    assert_eq!(revisions(&report()), [(2, 0, None)]);
+    answer(&fleet, &one, Cluster, 1, &[]);
+    assert_eq!(revisions(&report()), [(2, 0, None)]);
+    one.set_complete();
+    assert_eq!(revisions(&report()), [(2, 1, Some(1))]);
+    fleet.publish(2, vec![resource(Cluster, "c", &[("r", 1)])]);
+    assert_eq!(revisions(&report()), [(2, 1, Some(2))]);
+    fleet.publish(3, vec![resource(Cluster, "c", &[("r", 3)])]);
+    answer(&fleet, &two, Cluster, 3, &[]);
+    answer(&fleet, &two, Route, 3, &[]);
+    two.set_complete();
+    assert_eq!(revisions(&report()), [(2, 2, Some(2))]);
+    answer(&fleet, &one, Cluster, 3, &[]);
+    assert_eq!(revisions(&report()), [(2, 2, Some(3))]);
+    // The slowest of its types speaks for it.
+    answer(&fleet, &two, Route, 1, &[]);
+    assert_eq!(revisions(&report()), [(2, 2, Some(2))]);
+    drop((one, two));
+    assert_eq!(report(), BTreeMap::new());
+}
+
+#[test]
+fn a_name_on_its_way_holds_a_gateway_back_and_a_refused_one_is_told_apart() {
+    let fleet = Fleet::new();
+    let report = || watermarks(&fleet.views, &fleet.feedback);
+    fleet.publish(1, vec![resource(Cluster, "c", &[("r", 1)])]);
+    fleet.publish(2, vec![resource(Cluster, "d", &[("r", 1)])]);
+    let one = fleet.connect("one");
+    one.set_complete();
+    answer(&fleet, &one, Cluster, 2, &[("d", "bad")]);
+    assert_eq!(revisions(&report()), [(1, 1, Some(2))]);
+    assert_eq!(report()["e1"].except, ["CDS/d".to_owned()].into());
+    answer(&fleet, &one, Cluster, 2, &[]);
+    let pending = |names: &[&str]| {
+        let types = fleet.feedback.proxies().remove(0).types;
+        let pending = Arc::new(names.iter().map(|n| Arc::from(*n)).collect());
+        one.set(Cluster, TypeState { pending, ..types[&Cluster].clone() });
+    };
+    pending(&["d"]);
+    assert_eq!(revisions(&report()), [(1, 1, Some(1))]);
+    pending(&["unknown"]);
+    assert_eq!(revisions(&report()), [(1, 1, Some(2))]);
+}
+
+fn said(site: &str, gateways: u32, counted: u32, revision: u64, except: &[&str]) -> BTreeMap<Arc<str>, SiteReport> {
+    let revision = (counted > 0).then_some(Revision(revision));
+    let except = except.iter().map(ToString::to_string).collect();
+    [(site.into(), SiteReport { gateways, counted, revision, except })].into()
+}
+
+fn watermark(revision: u64, except: &[&str], connected: bool) -> Watermark {
+    Watermark { revision: Revision(revision), except: except.iter().map(ToString::to_string).collect(), connected }
+}
+
+#[test]
+fn the_slowest_replica_decides_and_a_watermark_never_goes_back() {
+    let stored = Watermarks::from([("a".into(), watermark(5, &["CDS/old"], true))]);
+    let merged = |reports: Vec<BTreeMap<Arc<str>, SiteReport>>| {
+        let merged = merge_watermarks(&stored, reports);
+        (merged["a"].clone(), merged.len())
+    };
+    assert_eq!(merged(vec![]), (watermark(5, &["CDS/old"], false), 1));
+    let both = vec![said("a", 2, 2, 9, &["CDS/x"]), said("a", 1, 1, 7, &["EDS/y"])];
+    assert_eq!(merged(both), (watermark(7, &["CDS/x", "EDS/y"], true), 1));
+    assert_eq!(merged(vec![said("a", 1, 1, 3, &[])]), (watermark(5, &[], true), 1));
+    // Nobody counts yet: it stands still, but somebody is there.
+    assert_eq!(merged(vec![said("a", 1, 0, 0, &[])]), (watermark(5, &["CDS/old"], true), 1));
+    assert_eq!(merged(vec![said("a", 1, 1, 9, &[]), said("a", 3, 0, 0, &[])]), (watermark(9, &[], true), 1));
+    assert_eq!(merged(vec![said("b", 1, 1, 9, &[])]).1, 2);
 }
