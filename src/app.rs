@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
@@ -20,15 +20,17 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::{
-    api::{self, HttpState, OperatorService},
+    api::{self, HttpState, LastJudged, OperatorService, PeerService},
     bootstrap::{HostPort, Options, Tls, TlsSource, bootstrap},
     catalog::Catalog,
     cli::{BootstrapArgs, EtcdArgs, RegisterArgs, ServeArgs, StoreUrl},
     feedback::Feedback,
+    leader::Leader,
     manifest,
     model::{Keyspace, Object, ObjectRef, Sites, StoreKey},
     pipeline::{Pipeline, State},
-    rpc::operator_server::OperatorServer,
+    replicas::{self, Replicas},
+    rpc::{operator_server::OperatorServer, peer_server::PeerServer},
     serve::{
         intake::{self, Limits},
         service::{AggregatedDiscovery, Shared},
@@ -81,13 +83,42 @@ impl App {
         let (state_in, state) = watch::channel(Arc::new(State::starting()));
         let (sites_in, sites) = watch::channel(Arc::new(Sites::default()));
         let catalog = Catalog::new(keyspace.clone(), parse_stored, manifest::parse_endpoint);
-        let pipeline = Pipeline { catalog, views: Arc::clone(&views), feed, state: state_in, sites: sites_in };
+        let (watermarks_in, watermarks) = watch::channel(Arc::default());
+        let pipeline = Pipeline {
+            catalog,
+            views: Arc::clone(&views),
+            feed,
+            state: state_in,
+            sites: sites_in,
+            watermarks: watermarks_in,
+        };
         let stop = cancel.clone();
         tasks.spawn(async move { pipeline.run(stop).await.map_err(anyhow::Error::msg) });
 
-        let context = api::Context { store, keyspace, state, views, feedback, replica };
+        let api = bind(args.api_listen, "--api-listen").await?;
+        let settings = replica_settings(args, &replica, api.local_addr()?, state.clone())?;
+        let (replicas, registrar) = Replicas::join(settings, Arc::clone(&store), &keyspace, cancel.clone());
+        tasks.spawn(async move {
+            registrar.await;
+            Ok(())
+        });
+        let judged = LastJudged::default();
+        let context = api::Context { store, keyspace, state, views, feedback, watermarks, replica, replicas, judged };
+        let leader = Leader {
+            store: Arc::clone(&context.store),
+            keyspace: context.keyspace.clone(),
+            state: context.state.clone(),
+            views: Arc::clone(&context.views),
+            feedback: Arc::clone(&context.feedback),
+            replicas: context.replicas.clone(),
+        };
+        let stop = cancel.clone();
+        tasks.spawn(async move {
+            leader.run(stop).await;
+            Ok(())
+        });
         let xds = start_xds(args, &context, sites, &cancel, &mut tasks).await?;
-        let api = start_api(args, context.clone(), &cancel, &mut tasks).await?;
+        let api = start_api(args, api, context.clone(), &cancel, &mut tasks).await?;
         let http = start_http(args, context, &cancel, &mut tasks).await?;
         tracing::info!(%xds, %api, %http, "serving");
         Ok(Self { xds, api, http, cancel, tasks })
@@ -237,11 +268,12 @@ async fn start_xds(
     };
     let tls = tls::server(args.xds_cert.as_deref(), args.xds_key.as_deref(), args.xds_ca.as_deref())?;
     let routes = Routes::new(AggregatedDiscovery::new(shared));
-    listen(args.xds_listen, "--xds-listen", tls, routes, cancel, tasks).await
+    listen(bind(args.xds_listen, "--xds-listen").await?, tls, routes, cancel, tasks)
 }
 
 async fn start_api(
     args: &ServeArgs,
+    listener: TcpListener,
     context: api::Context,
     cancel: &CancellationToken,
     tasks: &mut JoinSet<Result<()>>,
@@ -249,21 +281,37 @@ async fn start_api(
     let tls = tls::server(args.api_cert.as_deref(), args.api_key.as_deref(), args.api_ca.as_deref())?;
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<OperatorServer<OperatorService>>().await;
+    let peer = PeerServer::new(PeerService::new(context.clone())).max_decoding_message_size(API_REQUEST_MAX);
     let operator = OperatorServer::new(OperatorService::new(context)).max_decoding_message_size(API_REQUEST_MAX);
-    let routes = Routes::new(operator).add_service(health_service);
-    listen(args.api_listen, "--api-listen", tls, routes, cancel, tasks).await
+    let routes = Routes::new(operator).add_service(peer).add_service(health_service);
+    listen(listener, tls, routes, cancel, tasks)
 }
 
-/// Binds a port and serves gRPC on it.
-async fn listen(
-    address: SocketAddr,
-    flag: &str,
+/// What this replica says of itself to the others.
+fn replica_settings(
+    args: &ServeArgs,
+    replica: &Arc<str>,
+    api: SocketAddr,
+    state: watch::Receiver<Arc<State>>,
+) -> Result<replicas::Settings> {
+    if replica.is_empty() || replica.contains('/') {
+        bail!("--replica {replica:?}: a name is not empty and has no slash");
+    }
+    let listens = || if api.ip().is_unspecified() { String::new() } else { api.to_string() };
+    let advertise = args.advertise.clone().unwrap_or_else(listens);
+    let trust_domain = Arc::new(move || state.borrow().configuration.fleet().trust_domain);
+    let tls = tls::peer(args.api_cert.as_deref(), args.api_key.as_deref(), args.api_ca.as_deref(), trust_domain)?;
+    Ok(replicas::Settings { name: Arc::clone(replica), advertise, ttl: args.lease_ttl, tls })
+}
+
+/// Serves gRPC on a port.
+fn listen(
+    listener: TcpListener,
     tls: Option<Arc<rustls::ServerConfig>>,
     routes: Routes,
     cancel: &CancellationToken,
     tasks: &mut JoinSet<Result<()>>,
 ) -> Result<SocketAddr> {
-    let listener = bind(address, flag).await?;
     let address = listener.local_addr()?;
     let serving = intake::serve(listener, tls, routes, Limits::default(), cancel.clone());
     tasks.spawn(async move { Ok(serving.await?) });

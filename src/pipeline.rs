@@ -22,7 +22,7 @@ pub use engine::{Delta, Engine};
 use crate::{
     catalog::{Catalog, Changed, Configuration, Read, Runtime},
     compile::{self, HostCache, Reader, Unit},
-    model::{Audience, Freshness, Problem, Revision, Scope, Sites},
+    model::{Audience, Freshness, Problem, Revision, Scope, Sites, Watermarks},
     snapshot::{Publish, Seq, Views},
     store::Feed,
     xds::ResourceType,
@@ -78,6 +78,8 @@ pub struct Pipeline {
     pub state: watch::Sender<Arc<State>>,
     /// Where the sites go, for identity.
     pub sites: watch::Sender<Arc<Sites>>,
+    /// Where the sites' watermarks go, at once: they wait for no batch, and no publish carries them.
+    pub watermarks: watch::Sender<Arc<Watermarks>>,
 }
 
 /// What has changed since the last compile.
@@ -196,6 +198,14 @@ impl Pipeline {
                 Changed::default()
             }
         };
+        self.watermarks.send_if_modified(|known| {
+            let new = self.catalog.watermarks();
+            let differs = known != new;
+            if differs {
+                *known = Arc::clone(new);
+            }
+            differs
+        });
         progress.pending.configuration.extend(changed.configuration);
         progress.pending.live.extend(changed.runtime.iter().cloned());
         progress.pending.runtime.extend(changed.runtime);

@@ -22,6 +22,7 @@ use crate::{
     manifest,
     model::{Audience, Object, ObjectRef, Role, Sites},
     pipeline::Pipeline,
+    replicas::Settings,
     rpc::{self, applied::Outcome, operator_server::Operator},
     snapshot::{Reader, Seq},
     store::{self, Embedded, Op, Transaction},
@@ -56,9 +57,17 @@ fn plane() -> Plane {
     let (sites, _) = watch::channel(Arc::new(Sites::default()));
     let views = Arc::new(Views::default());
     let catalog = Catalog::new(keyspace.clone(), parse, manifest::parse_endpoint);
-    let pipeline = Pipeline { catalog, views: Arc::clone(&views), feed, state: state_in, sites };
-    tasks.spawn(async move { pipeline.run(cancel).await.unwrap() });
-    let context = Context { store, keyspace, state, views, feedback: Arc::default(), replica: "test".into() };
+    let (watermarks_in, watermarks) = watch::channel(Arc::default());
+    let pipeline =
+        Pipeline { catalog, views: Arc::clone(&views), feed, state: state_in, sites, watermarks: watermarks_in };
+    let stop = cancel.clone();
+    tasks.spawn(async move { pipeline.run(stop).await.unwrap() });
+    let settings = Settings { name: "test".into(), advertise: String::new(), ttl: Duration::from_secs(10), tls: None };
+    let (replicas, registrar) = Replicas::join(settings, Arc::clone(&store), &keyspace, cancel);
+    tasks.spawn(registrar);
+    let (feedback, judged) = Default::default();
+    let context =
+        Context { store, keyspace, state, views, feedback, watermarks, replica: "test".into(), replicas, judged };
     Plane { service: OperatorService::new(context.clone()), context, _tasks: tasks }
 }
 

@@ -80,3 +80,14 @@ pub(crate) fn yaml_documents<T: Serialize>(values: &[T], out: &mut dyn Write) ->
     }
     Ok(())
 }
+
+/// Says what an answer may lack, on standard error: replicas that did not answer, and those that may know old things.
+pub(crate) fn warn(stale: &str, unreachable: &[String], err: &mut dyn Write) -> std::io::Result<()> {
+    for replica in unreachable {
+        writeln!(err, "warning: not all replicas answered: {}", plain(replica))?;
+    }
+    if !stale.is_empty() {
+        writeln!(err, "warning: the answer may be old: {}", plain(stale))?;
+    }
+    Ok(())
+}

@@ -32,7 +32,15 @@ fn line() -> Line {
     let (sites_in, sites) = watch::channel(Arc::new(Sites::default()));
     let views = Arc::new(Views::default());
     let cancel = CancellationToken::new();
-    let pipeline = Pipeline { catalog: empty(), views: Arc::clone(&views), feed, state: state_in, sites: sites_in };
+    let (watermarks_in, _watermarks) = watch::channel(Arc::default());
+    let pipeline = Pipeline {
+        catalog: empty(),
+        views: Arc::clone(&views),
+        feed,
+        state: state_in,
+        sites: sites_in,
+        watermarks: watermarks_in,
+    };
     let mut tasks = JoinSet::new();
     tasks.spawn(pipeline.run(cancel.clone()));
     Line { feed: feed_in, views, state, sites, cancel, tasks }

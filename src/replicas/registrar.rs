@@ -142,11 +142,11 @@ impl Registrar {
         self.leader = membership::leader(self.leader, &self.leader_key, feed);
         let fence = self.told.leadership.borrow().clone();
         match fence {
-            Some(fence) if self.leader.at >= fence.create_revision => {
-                if self.leader.made != Some(fence.create_revision) {
-                    self.step_down("its leader key is gone");
-                    self.beat = Instant::now();
-                }
+            Some(fence)
+                if self.leader.at >= fence.create_revision && self.leader.made != Some(fence.create_revision) =>
+            {
+                self.step_down("its leader key is gone");
+                self.beat = Instant::now();
             }
             // The place is free.
             None if self.leader.made.is_none() => self.beat = Instant::now(),

@@ -42,7 +42,8 @@ impl Standings {
 
 /// `<replica>: <why>` for each that is stale, joined.
 pub fn stale<'a>(all: impl Iterator<Item = (&'a str, &'a str)>) -> String {
-    let words: Vec<String> = all.filter(|(_, why)| !why.is_empty()).map(|(name, why)| format!("{name}: {why}")).collect();
+    let words: Vec<String> =
+        all.filter(|(_, why)| !why.is_empty()).map(|(name, why)| format!("{name}: {why}")).collect();
     words.join("; ")
 }
 

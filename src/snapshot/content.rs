@@ -173,7 +173,7 @@ impl Content {
         {
             return;
         }
-        for resource in old {
+        if let Some(resource) = old {
             let key = (resource.kind, Arc::clone(&resource.name));
             for source in &resource.sources {
                 if let Some(carriers) = self.carriers.get_mut(&source.object) {
@@ -184,7 +184,7 @@ impl Content {
                 }
             }
         }
-        for resource in new {
+        if let Some(resource) = new {
             let key = (resource.kind, Arc::clone(&resource.name));
             for source in &resource.sources {
                 self.carriers.entry(source.object.clone()).or_default().insert(key.clone());

@@ -19,10 +19,8 @@ pub struct Judged {
 impl Judged {
     /// Looks at the whole configuration.
     pub fn of(state: &State) -> Self {
-        let mut judged = Self {
-            conflicts: Conflicts::find(&Reader::new(&state.configuration, &state.runtime)),
-            ..Self::default()
-        };
+        let mut judged =
+            Self { conflicts: Conflicts::find(&Reader::new(&state.configuration, &state.runtime)), ..Self::default() };
         let found = compile::resolve::problems::problems(&state.configuration, &state.runtime);
         for problem in found.into_iter().chain(state.problems.iter().cloned()) {
             match &problem.object {

@@ -1,6 +1,6 @@
 //! Who has acknowledged what, and whom a refusal is told to.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use serde_json::Value;
 
