@@ -26,7 +26,7 @@ use crate::{
     cli::{BootstrapArgs, EtcdArgs, RegisterArgs, ServeArgs, StoreUrl},
     feedback::Feedback,
     leader::Leader,
-    manifest,
+    manifest::{self, Mode},
     model::{Keyspace, Object, ObjectRef, Sites, StoreKey},
     pipeline::{Pipeline, State},
     replicas::{self, Replicas},
@@ -161,8 +161,8 @@ impl App {
     }
 }
 
-fn parse_stored(reference: &ObjectRef, bytes: &[u8]) -> Result<(Object, Vec<String>), Vec<String>> {
-    manifest::parse_stored(reference, bytes).map_err(|faults| faults.iter().map(ToString::to_string).collect())
+fn parse_stored(reference: &ObjectRef, bytes: &[u8], mode: Mode) -> Result<(Object, Vec<String>), Vec<String>> {
+    manifest::read_stored(reference, bytes, mode).map_err(|faults| faults.iter().map(ToString::to_string).collect())
 }
 
 fn host_name() -> String {

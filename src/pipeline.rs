@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 pub use engine::{Delta, Engine};
 
 use crate::{
-    catalog::{Catalog, Changed, Configuration, Read, Runtime},
+    catalog::{Catalog, Changed, Configuration, Read, Runtime, Unagreed},
     compile::{self, HostCache, Reader, Unit},
     model::{Audience, Freshness, Problem, Revision, Scope, Sites, Watermarks},
     snapshot::{Publish, Seq, Views},
@@ -46,6 +46,8 @@ pub struct State {
     pub freshness: Freshness,
     /// Faults of single keys, and resources that failed their check.
     pub problems: Arc<Vec<Problem>>,
+    /// What came past admission and waits for the leader's word.
+    pub unagreed: Arc<Unagreed>,
 }
 
 impl State {
@@ -62,6 +64,7 @@ impl State {
             revision: Revision(0),
             freshness: Freshness::Starting { reason: None },
             problems: Arc::default(),
+            unagreed: Arc::default(),
         }
     }
 }
@@ -338,6 +341,7 @@ impl Pipeline {
             revision: progress.published_revision,
             freshness: progress.freshness.clone(),
             problems: Arc::new(problems),
+            unagreed: Arc::clone(self.catalog.unagreed()),
         }));
     }
 }

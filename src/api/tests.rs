@@ -19,7 +19,7 @@ use crate::{
     catalog::Catalog,
     feedback::{Parked, ProxyId, TypeState},
     identity::Peer,
-    manifest,
+    manifest::{self, Mode},
     model::{Audience, Object, ObjectRef, Role, Sites},
     pipeline::Pipeline,
     replicas::Settings,
@@ -42,8 +42,8 @@ struct Plane {
     _tasks: JoinSet<()>,
 }
 
-fn parse(reference: &ObjectRef, bytes: &[u8]) -> Result<(Object, Vec<String>), Vec<String>> {
-    manifest::parse_stored(reference, bytes).map_err(|faults| faults.iter().map(ToString::to_string).collect())
+fn parse(reference: &ObjectRef, bytes: &[u8], mode: Mode) -> Result<(Object, Vec<String>), Vec<String>> {
+    manifest::read_stored(reference, bytes, mode).map_err(|faults| faults.iter().map(ToString::to_string).collect())
 }
 
 fn plane() -> Plane {

@@ -34,7 +34,7 @@ fn a_value_of_another_name_than_its_key_is_refused() {
 #[test]
 fn unknown_keys_are_named_and_reserved_ones_are_not() {
     let mut world = World::new();
-    for key in ["head", "accepted/sites/x", "plans/1"] {
+    for key in ["head", "marks/x", "plans/1"] {
         assert!(world.put_raw(&format!("/tidegate/v1/{key}"), Bytes::new()).is_empty());
     }
     assert_eq!(world.catalog.problems(), []);
