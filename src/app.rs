@@ -1,6 +1,8 @@
 //! Builds every part, starts it, and stops it in order.
 
 mod metrics;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 use std::{
@@ -54,6 +56,8 @@ pub struct App {
     pub api: SocketAddr,
     /// Plain HTTP.
     pub http: SocketAddr,
+    #[cfg(test)]
+    context: api::Context,
     cancel: CancellationToken,
     tasks: JoinSet<Result<()>>,
 }
@@ -65,9 +69,13 @@ impl App {
     /// In words: a port that is taken, a store file that cannot be opened, a certificate that cannot be read. A store
     /// that is merely away is no error: `/readyz` says so, and it is tried again.
     pub async fn start(args: &ServeArgs) -> Result<Self> {
+        Self::start_on(args, open(args).await?).await
+    }
+
+    /// As [`App::start`], on a store that is open already.
+    async fn start_on(args: &ServeArgs, store: Arc<dyn Store>) -> Result<Self> {
         let keyspace = Keyspace::new(&args.prefix);
         let replica: Arc<str> = args.replica.clone().unwrap_or_else(host_name).into();
-        let store = open(args).await?;
         let cancel = CancellationToken::new();
         let mut tasks = JoinSet::new();
 
@@ -119,9 +127,19 @@ impl App {
         });
         let xds = start_xds(args, &context, sites, &cancel, &mut tasks).await?;
         let api = start_api(args, api, context.clone(), &cancel, &mut tasks).await?;
+        #[cfg(test)]
+        let kept = context.clone();
         let http = start_http(args, context, &cancel, &mut tasks).await?;
         tracing::info!(%xds, %api, %http, "serving");
-        Ok(Self { xds, api, http, cancel, tasks })
+        Ok(Self {
+            xds,
+            api,
+            http,
+            #[cfg(test)]
+            context: kept,
+            cancel,
+            tasks,
+        })
     }
 
     /// Runs until a task ends by itself, which is a fault, or `stop` is done; then stops in order.

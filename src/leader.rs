@@ -1,15 +1,19 @@
 //! The elected replica's work: it agrees to what came past admission, keeps the sites' watermarks and writes conditions.
 //!
-//! What is to be written is planned without I/O ([`conditions`], [`watermarks`]) and written here, one transaction
+//! What is to be written is planned without I/O ([`agreement`], [`conditions`], [`watermarks`]) and written here, one transaction
 //! every 100 ms for all of it, each with the fence. Everything is cancelled at once when the leadership is lost.
 
+mod agreement;
 mod conditions;
 mod reports;
 #[cfg(test)]
 mod tests;
 mod watermarks;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use futures::future::BoxFuture;
 use tokio::{
@@ -18,10 +22,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{conditions::Books, reports::Reports, watermarks::Marks};
+use self::{
+    agreement::{Agreement, Question, Verdict},
+    conditions::Books,
+    reports::Reports,
+    watermarks::Marks,
+};
 use crate::{
     feedback::Feedback,
-    model::{Freshness, Keyspace, ObjectRef, Revision},
+    model::{Freshness, Keyspace, ObjectRef, Revision, StoreKey},
     pipeline::State,
     replicas::{Fence, Replicas, Report},
     snapshot::Views,
@@ -87,6 +96,9 @@ struct Surveyed {
     judged: Known,
 }
 
+/// What admission said, and the revision of `head` before it was asked; none: it could not be asked.
+type Asked = Option<(Verdict, Revision)>;
+
 /// A judgement, of which state, and when.
 type Known = Option<(Revision, Instant, Arc<Judged>)>;
 
@@ -94,9 +106,12 @@ type Known = Option<(Revision, Instant, Arc<Judged>)>;
 struct Term<'a> {
     leader: &'a Leader,
     fence: Fence,
+    agreement: Agreement,
     books: Books,
     marks: Marks,
     reports: Reports,
+    asking: Option<BoxFuture<'static, Asked>>,
+    asked: Asked,
     survey: Option<BoxFuture<'static, Surveyed>>,
     judged: Known,
     /// Whose turn it is to write.
@@ -107,6 +122,7 @@ struct Term<'a> {
 
 /// What one transaction does.
 enum Work {
+    Agreement(Transaction),
     Watermarks(Transaction, watermarks::Written),
     Conditions(Transaction, conditions::Written),
 }
@@ -114,9 +130,21 @@ enum Work {
 impl<'a> Term<'a> {
     fn new(leader: &'a Leader, fence: Fence) -> Self {
         let reports = Reports::new(leader.replicas.clone());
-        let (books, marks) = (Books::new(&leader.keyspace, leader.replicas.name()), Marks::new(&leader.keyspace));
-        let (survey, judged, turn, not_before) = (None, None, 0, Instant::now());
-        Self { leader, fence, books, marks, reports, survey, judged, turn, not_before }
+        let (keyspace, name) = (&leader.keyspace, leader.replicas.name());
+        Self {
+            leader,
+            fence,
+            agreement: Agreement::new(keyspace, name),
+            books: Books::new(keyspace, name),
+            marks: Marks::new(keyspace),
+            reports,
+            asking: None,
+            asked: None,
+            survey: None,
+            judged: None,
+            turn: 0,
+            not_before: Instant::now(),
+        }
     }
 
     /// Never ends by itself.
@@ -128,21 +156,34 @@ impl<'a> Term<'a> {
         let mut pace = tokio::time::interval(PACE);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let surveyed = async {
-                match &mut self.survey {
-                    Some(survey) => survey.await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
-                surveyed = surveyed => {
+                asked = once(&mut self.asking) => {
+                    self.asking = None;
+                    self.asked = asked;
+                }
+                mut surveyed = once(&mut self.survey) => {
                     self.survey = None;
-                    self.judged = surveyed.judged;
-                    self.books.take(surveyed.found);
+                    self.judged = surveyed.judged.take();
+                    self.surveyed(surveyed);
                 }
                 _ = pace.tick() => self.step().await,
             }
         }
+    }
+
+    fn surveyed(&mut self, mut surveyed: Surveyed) {
+        for (object, status, _) in &mut surveyed.found {
+            if let Some(message) = self.agreement.refused(object)
+                && let Some(conditions) = status.get_mut("conditions").and_then(serde_json::Value::as_array_mut)
+            {
+                let message = format!("written past admission, which refuses it; served while it is valid: {message}");
+                let condition = serde_json::json!({
+                    "type": "CopyAccepted", "status": "False", "reason": "NotAdmitted", "message": message
+                });
+                conditions.push(condition);
+            }
+        }
+        self.books.take(surveyed.found);
     }
 
     /// Reads what stands, so that nothing is written that stands already.
@@ -164,17 +205,24 @@ impl<'a> Term<'a> {
         if self.survey.is_none() {
             let objects = self.books.next(Instant::now().into_std());
             if !objects.is_empty() {
-                self.survey = Some(self.look(objects, state));
+                self.survey = Some(self.look(objects, Arc::clone(&state)));
             }
         }
         let own = || status::watermarks(&self.leader.views, &self.leader.feedback);
         if let Some(reports) = self.reports.all(own) {
             self.marks.take(reports);
         }
+        if self.asking.is_none()
+            && self.asked.is_none()
+            && let Some(question) = self.agreement.ask(&state, Instant::now().into_std())
+        {
+            self.asking = Some(self.ask(question, state.revision));
+        }
         self.turn += 1;
-        for part in [self.turn, self.turn + 1] {
-            let work = match part % 2 {
-                0 => self.marks.plan(&self.fence).map(|(txn, written)| Work::Watermarks(txn, written)),
+        for part in [self.turn, self.turn + 1, self.turn + 2] {
+            let work = match part % 3 {
+                0 => self.agree().map(Work::Agreement),
+                1 => self.marks.plan(&self.fence).map(|(txn, written)| Work::Watermarks(txn, written)),
                 _ => self.books.plan(&self.fence).map(|(txn, written)| Work::Conditions(txn, written)),
             };
             if let Some(work) = work {
@@ -184,12 +232,34 @@ impl<'a> Term<'a> {
         }
     }
 
+    /// What admission said, as a transaction.
+    fn agree(&mut self) -> Option<Transaction> {
+        let (verdict, head) = self.asked.take()?;
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let millis = u64::try_from(wall.as_millis()).unwrap_or(u64::MAX);
+        self.agreement.answer(&verdict, head, &self.fence, (Instant::now().into_std(), millis))
+    }
+
+    /// Asks admission; only a state that has read everything up to `head` can be judged.
+    fn ask(&self, question: Question, revision: Revision) -> BoxFuture<'static, Asked> {
+        let (store, key) = (Arc::clone(&self.leader.store), self.leader.keyspace.format(&StoreKey::Head));
+        Box::pin(async move {
+            let head = store.get(&key).await.ok()?.map_or(Revision(0), |kv| kv.mod_revision);
+            if head > revision {
+                return None;
+            }
+            let verdict = tokio::task::spawn_blocking(move || question.judge()).await.ok()?;
+            Some((verdict, head))
+        })
+    }
+
     async fn write(&mut self, work: Work) {
         let txn = match &work {
-            Work::Watermarks(txn, _) | Work::Conditions(txn, _) => txn.clone(),
+            Work::Agreement(txn) | Work::Watermarks(txn, _) | Work::Conditions(txn, _) => txn.clone(),
         };
         let outcome = self.leader.store.txn(txn).await;
         match (outcome, work) {
+            (Ok(TxnOutcome::Committed(revision)), Work::Agreement(_)) => self.agreement.written(revision),
             (Ok(TxnOutcome::Committed(revision)), Work::Watermarks(_, written)) => {
                 self.marks.written(written, revision);
             }
@@ -233,12 +303,20 @@ impl<'a> Term<'a> {
             let fleet = replicas.standings(&objects, own).await;
             let unreachable: Vec<&str> = fleet.unreachable.iter().map(|(name, _)| &**name).collect();
             let one = |(object, standing): (ObjectRef, &status::Standing)| {
-                let key = keyspace.format(&crate::model::StoreKey::Object(object.clone()));
+                let key = keyspace.format(&StoreKey::Object(object.clone()));
                 let status = status::to_json((&object, &key), &state, verdicts, standing, &unreachable);
                 (object, status, standing.pending == 0 && unreachable.is_empty())
             };
             Surveyed { found: objects.into_iter().zip(&fleet.standings).map(one).collect(), judged }
         })
+    }
+}
+
+/// Waits for a future that is there; for ever for one that is not.
+async fn once<T>(running: &mut Option<BoxFuture<'static, T>>) -> T {
+    match running {
+        Some(running) => running.await,
+        None => std::future::pending().await,
     }
 }
 

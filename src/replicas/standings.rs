@@ -72,7 +72,7 @@ impl Replicas {
     }
 }
 
-fn merge(count: usize, reports: &[(Arc<str>, Report)], unreachable: Vec<(Arc<str>, String)>) -> Standings {
+pub(super) fn merge(count: usize, reports: &[(Arc<str>, Report)], unreachable: Vec<(Arc<str>, String)>) -> Standings {
     let of = |at: usize| status::sum(reports.iter().filter_map(|(_, report)| report.standings.get(at).cloned()));
     let slowest = reports.iter().min_by_key(|(_, report)| report.revision);
     Standings {
