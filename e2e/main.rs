@@ -4,6 +4,7 @@
 mod harness;
 mod harness_works;
 
+mod accepted;
 mod change;
 mod failover;
 mod features;

@@ -3,6 +3,8 @@
 
 mod engine;
 #[cfg(test)]
+pub(crate) mod histories;
+#[cfg(test)]
 mod tests;
 
 use std::{

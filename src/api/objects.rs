@@ -1,6 +1,9 @@
 //! Reads: objects with their status, and waiting for them to be programmed.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 use tonic::Status;
@@ -11,6 +14,7 @@ use super::{
     store_status,
 };
 use crate::{
+    catalog::accepted,
     manifest::{self, Mode},
     model::{Kind, ObjectRef, Revision, Severity, StoreKey},
     replicas::{self, Report},
@@ -33,15 +37,9 @@ pub(super) async fn get(context: &Context, request: GetRequest) -> Result<GetRes
     let state = context.state();
     let mut found = Vec::new();
     for kind in kinds {
-        let prefix = format!("{}objects/{}/", context.keyspace.watched(), kind.plural());
-        let listing = context.store.list(&prefix).await.map_err(|e| store_status(&e))?;
-        response.revision = listing.revision.0;
-        for entry in listing.entries {
-            let reference = match context.keyspace.parse(&entry.key) {
-                Ok(StoreKey::Object(reference)) => reference,
-                // A key without a meaning still has to be findable by the person who wrote it.
-                _ => ObjectRef { kind, namespace: String::new(), name: entry.key.clone() },
-            };
+        let (revision, entries) = entries(context, kind).await?;
+        response.revision = revision.0;
+        for (reference, entry) in entries {
             let wanted =
                 (request.namespace.is_empty() || !kind.namespaced() || reference.namespace == request.namespace)
                     && (request.name.is_empty() || reference.name == request.name);
@@ -70,6 +68,37 @@ pub(super) fn report(context: &Context, references: &[ObjectRef]) -> Report {
     let revision = context.state().revision;
     let standings = status::standings(references, &context.views, &context.feedback);
     Report { standings, revision, stale: context.stale() }
+}
+
+/// Every object of a kind as its key says; one that is gone while its accepted copy stands as that says.
+async fn entries(context: &Context, kind: Kind) -> Result<(Revision, BTreeMap<ObjectRef, KeyValue>), Status> {
+    let list = async |room: &str| {
+        let prefix = format!("{}{room}/{}/", context.keyspace.watched(), kind.plural());
+        context.store.list(&prefix).await.map_err(|e| store_status(&e))
+    };
+    // In this order: what is created between the two listings is not taken for something that is gone.
+    let (accepted, objects) = (list("accepted").await?, list("objects").await?);
+    let mut entries = BTreeMap::new();
+    for entry in objects.entries {
+        let reference = match context.keyspace.parse(&entry.key) {
+            Ok(StoreKey::Object(reference)) => reference,
+            // A key without a meaning still has to be findable by the person who wrote it.
+            _ => ObjectRef { kind, namespace: String::new(), name: entry.key.clone() },
+        };
+        entries.insert(reference, entry);
+    }
+    for copy in accepted.entries {
+        let Ok(StoreKey::Accepted(reference)) = context.keyspace.parse(&copy.key) else { continue };
+        if entries.contains_key(&reference) {
+            continue;
+        }
+        // It may have been deleted together with its object between the two listings.
+        let Some(copy) = context.store.get(&copy.key).await.map_err(|e| store_status(&e))? else { continue };
+        let (create_revision, value) = accepted::decode(&copy).unwrap_or_default();
+        let key = context.keyspace.format(&StoreKey::Object(reference.clone()));
+        entries.insert(reference, KeyValue { key, value, create_revision, mod_revision: copy.mod_revision });
+    }
+    Ok((objects.revision, entries))
 }
 
 fn object(reference: &ObjectRef, entry: &KeyValue, status: &Value, problems: Vec<String>) -> Object {

@@ -1,5 +1,7 @@
 //! The operator API in one process, on the embedded store: what is written, what is answered, what is refused.
 
+mod accepted;
+
 use std::{
     collections::BTreeMap,
     sync::Arc,

@@ -1,7 +1,7 @@
 //! Which resources exist, what each was compiled from, and what a change makes stale. No I/O.
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},

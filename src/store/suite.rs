@@ -340,6 +340,10 @@ pub(super) async fn what_is_outside_the_limits_is_refused(harness: &dyn Harness)
     write(&*store, vec![put("/a", vec![0; 1_500_000])]).await;
 }
 
+pub(super) async fn who_followed_a_history_serves_what_one_serves_who_lists_at_its_end(harness: &dyn Harness) {
+    crate::pipeline::histories::who_followed_serves_what_one_serves_who_lists_at_the_end(harness.store()).await;
+}
+
 /// Makes a test of each claim; the argument builds the [`Harness`].
 macro_rules! contract_tests {
     ($harness:expr) => {
@@ -358,6 +362,7 @@ macro_rules! contract_tests {
             large_revisions_are_caught_up_with_whole,
             concurrent_writers_lose_nothing,
             what_is_outside_the_limits_is_refused,
+            who_followed_a_history_serves_what_one_serves_who_lists_at_its_end,
         }
     };
     ($harness:expr; $($claim:ident,)*) => {

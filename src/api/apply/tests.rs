@@ -4,12 +4,16 @@ use super::*;
 
 fn write(kind: Kind, name: &str, bytes: usize) -> Write {
     let reference = ObjectRef::new(kind, "a", name);
-    Write { key: reference.to_string(), reference, value: vec![b'x'; bytes].into() }
+    Write { reference, value: vec![b'x'; bytes].into() }
 }
 
 fn parts(writes: &[Write]) -> Vec<Vec<String>> {
-    let name = |write: &&Write| format!("{:?} {}", write.reference.kind, write.reference.name);
-    split(writes.iter().collect()).iter().map(|part| part.iter().map(name).collect()).collect()
+    let name = |(write, _): &(&Write, Standing)| format!("{:?} {}", write.reference.kind, write.reference.name);
+    let new = |write| {
+        let none = Standing { object_key: String::new(), object: None, accepted_key: String::new(), accepted: None };
+        (write, none)
+    };
+    split(writes.iter().map(new).collect()).iter().map(|part| part.iter().map(name).collect()).collect()
 }
 
 #[test]

@@ -13,20 +13,20 @@ use crate::{
 };
 
 /// What a client holds that applied every delta.
-type Held = BTreeMap<(ResourceType, Arc<str>), Arc<Resource>>;
+pub(in crate::pipeline) type Held = BTreeMap<(ResourceType, Arc<str>), Arc<Resource>>;
 
 fn audience(site: &str, role: Role, proven: bool) -> Audience {
     Audience { site: site.into(), role, proven, cohort: "".into() }
 }
 
-fn audiences() -> Vec<Audience> {
+pub(in crate::pipeline) fn audiences() -> Vec<Audience> {
     let of = |site| {
         [(Role::Edge, true), (Role::Edge, false), (Role::Core, true)].map(|(role, proven)| audience(site, role, proven))
     };
     SITES.into_iter().flat_map(of).collect()
 }
 
-fn take(held: &mut Held, delta: &Delta) {
+pub(in crate::pipeline) fn take(held: &mut Held, delta: &Delta) {
     for unit in &delta.removals {
         held.remove(&(unit.kind, Arc::clone(&unit.name)));
     }
