@@ -30,12 +30,12 @@ use crate::{
     leader::Leader,
     manifest::{self, Mode},
     model::{Keyspace, Object, ObjectRef, Sites, StoreKey},
-    pipeline::{Pipeline, State},
+    pipeline::{self, Pipeline, State},
     replicas::{self, Replicas},
     rpc::{operator_server::OperatorServer, peer_server::PeerServer},
     serve::{
         intake::{self, Limits},
-        service::{AggregatedDiscovery, Shared},
+        service::{AggregatedDiscovery, Fleet, Shared},
     },
     snapshot::Views,
     store::{self, Embedded, Etcd, EtcdConfig, LeaseId, Op, Store, StoreError, Transaction},
@@ -92,6 +92,7 @@ impl App {
         let (sites_in, sites) = watch::channel(Arc::new(Sites::default()));
         let catalog = Catalog::new(keyspace.clone(), parse_stored, manifest::parse_endpoint);
         let (watermarks_in, watermarks) = watch::channel(Arc::default());
+        let (fresh_in, fresh) = watch::channel(false);
         let pipeline = Pipeline {
             catalog,
             views: Arc::clone(&views),
@@ -99,9 +100,16 @@ impl App {
             state: state_in,
             sites: sites_in,
             watermarks: watermarks_in,
+            fresh: fresh_in,
         };
         let stop = cancel.clone();
         tasks.spawn(async move { pipeline.run(stop).await.map_err(anyhow::Error::msg) });
+        let mark = keyspace.format(&StoreKey::Mark(replica.to_string()));
+        let confirm = pipeline::confirm(Arc::clone(&views), Arc::clone(&store), mark, state.clone(), cancel.clone());
+        tasks.spawn(async move {
+            confirm.await;
+            Ok(())
+        });
 
         let api = bind(args.api_listen, "--api-listen").await?;
         let settings = replica_settings(args, &replica, api.local_addr()?, state.clone())?;
@@ -111,7 +119,17 @@ impl App {
             Ok(())
         });
         let judged = LastJudged::default();
-        let context = api::Context { store, keyspace, state, views, feedback, watermarks, replica, replicas, judged };
+        let context = api::Context {
+            store,
+            keyspace,
+            state,
+            views,
+            feedback,
+            watermarks: watermarks.clone(),
+            replica,
+            replicas,
+            judged,
+        };
         let leader = Leader {
             store: Arc::clone(&context.store),
             keyspace: context.keyspace.clone(),
@@ -125,7 +143,7 @@ impl App {
             leader.run(stop).await;
             Ok(())
         });
-        let xds = start_xds(args, &context, sites, &cancel, &mut tasks).await?;
+        let xds = start_xds(args, &context, Fleet { sites, watermarks, fresh }, &cancel, &mut tasks).await?;
         let api = start_api(args, api, context.clone(), &cancel, &mut tasks).await?;
         #[cfg(test)]
         let kept = context.clone();
@@ -272,14 +290,14 @@ pub fn bootstrap_yaml(args: &BootstrapArgs) -> Result<String> {
 async fn start_xds(
     args: &ServeArgs,
     context: &api::Context,
-    sites: watch::Receiver<Arc<Sites>>,
+    fleet: Fleet,
     cancel: &CancellationToken,
     tasks: &mut JoinSet<Result<()>>,
 ) -> Result<SocketAddr> {
     let shared = Shared {
         views: Arc::clone(&context.views),
         feedback: Arc::clone(&context.feedback),
-        sites,
+        fleet,
         identifier: Arc::clone(&context.replica),
         allow_unproven: args.allow_unproven,
         cancel: cancel.clone(),

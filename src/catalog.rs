@@ -174,6 +174,11 @@ impl Catalog {
         self.settle(taken)
     }
 
+    /// Whether a key is of the configuration, and not of what the fleet says about itself.
+    pub fn is_configuration(&self, key: &str) -> bool {
+        matches!(self.keyspace.parse(key), Ok(StoreKey::Object(_) | StoreKey::Accepted(_)))
+    }
+
     /// What is wrong with single keys: unreadable values, unknown keys, live endpoints that count nowhere.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems: Vec<Problem> = self.faults.values().flatten().cloned().collect();

@@ -1,5 +1,6 @@
 //! What each audience sees: immutable resources, the log of what changed, and the interest that opens views.
 
+mod confirm;
 mod content;
 #[cfg(test)]
 mod tests;

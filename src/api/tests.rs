@@ -60,8 +60,9 @@ fn plane() -> Plane {
     let views = Arc::new(Views::default());
     let catalog = Catalog::new(keyspace.clone(), parse, manifest::parse_endpoint);
     let (watermarks_in, watermarks) = watch::channel(Arc::default());
+    let fresh = watch::Sender::new(false);
     let pipeline =
-        Pipeline { catalog, views: Arc::clone(&views), feed, state: state_in, sites, watermarks: watermarks_in };
+        Pipeline { catalog, views: Arc::clone(&views), feed, state: state_in, sites, watermarks: watermarks_in, fresh };
     let stop = cancel.clone();
     tasks.spawn(async move { pipeline.run(stop).await.unwrap() });
     let settings = Settings { name: "test".into(), advertise: String::new(), ttl: Duration::from_secs(10), tls: None };

@@ -10,7 +10,10 @@ use serde_json::{Value, json};
 
 use super::{agreement::Agreement, conditions::Books, watermarks::Marks, *};
 use crate::{
-    catalog::{accepted, testing::World},
+    catalog::{
+        accepted,
+        testing::{World, service},
+    },
     model::{Kind, Watermark},
     replicas::SiteReports,
     status::SiteReport,

@@ -275,3 +275,25 @@ fn a_service_is_named_since_the_publish_that_brought_it_into_its_group() {
     view.publish(Seq(5), Revision(5), up(vec![route("5", &[("a", "h"), ("b", "g")])]));
     assert_eq!(since(), [5, 2]);
 }
+
+#[tokio::test]
+async fn one_probe_answers_all_that_asked_before_it_began_and_nobody_who_asked_later() {
+    let views = Views::default();
+    let (one, two) = (views.confirm(), views.confirm());
+    let probe = views.probe().await;
+    let late = views.confirm();
+    tokio::pin!(late);
+    views.confirmed(probe, true);
+    assert!(one.await && two.await);
+    let soon = tokio::time::timeout(Duration::from_millis(1), &mut late).await;
+    assert!(soon.is_err(), "the probe began before the question");
+    let next = views.probe().await;
+    assert_eq!(next, probe + 1);
+    views.confirmed(next, false);
+    assert!(!late.await);
+    let nobody = tokio::time::timeout(Duration::from_millis(1), views.probe()).await;
+    assert!(nobody.is_err(), "nobody asks");
+    let lost = views.confirm();
+    drop(views);
+    assert!(!lost.await);
+}
