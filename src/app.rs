@@ -80,11 +80,7 @@ impl App {
         let mut tasks = JoinSet::new();
 
         let (feed_in, feed) = mpsc::channel(FEED);
-        let follow = store::follow(Arc::clone(&store), keyspace.watched(), cancel.clone(), feed_in);
-        tasks.spawn(async move {
-            follow.await;
-            Ok(())
-        });
+        spawn(&mut tasks, store::follow(Arc::clone(&store), keyspace.watched(), cancel.clone(), feed_in));
 
         let views = Arc::new(Views::default());
         let feedback = Arc::new(Feedback::default());
@@ -106,18 +102,12 @@ impl App {
         tasks.spawn(async move { pipeline.run(stop).await.map_err(anyhow::Error::msg) });
         let mark = keyspace.format(&StoreKey::Mark(replica.to_string()));
         let confirm = pipeline::confirm(Arc::clone(&views), Arc::clone(&store), mark, state.clone(), cancel.clone());
-        tasks.spawn(async move {
-            confirm.await;
-            Ok(())
-        });
+        spawn(&mut tasks, confirm);
 
         let api = bind(args.api_listen, "--api-listen").await?;
         let settings = replica_settings(args, &replica, api.local_addr()?, state.clone())?;
         let (replicas, registrar) = Replicas::join(settings, Arc::clone(&store), &keyspace, cancel.clone());
-        tasks.spawn(async move {
-            registrar.await;
-            Ok(())
-        });
+        spawn(&mut tasks, registrar);
         let judged = LastJudged::default();
         let context = api::Context {
             store,
@@ -130,19 +120,7 @@ impl App {
             replicas,
             judged,
         };
-        let leader = Leader {
-            store: Arc::clone(&context.store),
-            keyspace: context.keyspace.clone(),
-            state: context.state.clone(),
-            views: Arc::clone(&context.views),
-            feedback: Arc::clone(&context.feedback),
-            replicas: context.replicas.clone(),
-        };
-        let stop = cancel.clone();
-        tasks.spawn(async move {
-            leader.run(stop).await;
-            Ok(())
-        });
+        start_leader(&context, &cancel, &mut tasks);
         let xds = start_xds(args, &context, Fleet { sites, watermarks, fresh }, &cancel, &mut tasks).await?;
         let api = start_api(args, api, context.clone(), &cancel, &mut tasks).await?;
         #[cfg(test)]
@@ -321,6 +299,27 @@ async fn start_api(
     let operator = OperatorServer::new(OperatorService::new(context)).max_decoding_message_size(API_REQUEST_MAX);
     let routes = Routes::new(operator).add_service(peer).add_service(health_service);
     listen(listener, tls, routes, cancel, tasks)
+}
+
+/// The leader's task: it sleeps while this replica does not lead.
+fn start_leader(context: &api::Context, cancel: &CancellationToken, tasks: &mut JoinSet<Result<()>>) {
+    let leader = Leader {
+        store: Arc::clone(&context.store),
+        keyspace: context.keyspace.clone(),
+        state: context.state.clone(),
+        views: Arc::clone(&context.views),
+        feedback: Arc::clone(&context.feedback),
+        replicas: context.replicas.clone(),
+    };
+    spawn(tasks, leader.run(cancel.clone()));
+}
+
+/// A task that fails at nothing.
+fn spawn(tasks: &mut JoinSet<Result<()>>, task: impl Future<Output = ()> + Send + 'static) {
+    tasks.spawn(async move {
+        task.await;
+        Ok(())
+    });
 }
 
 /// What this replica says of itself to the others.

@@ -1,6 +1,6 @@
 //! `proxy status` and `proxy config`, over all replicas.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tonic::{Code, Status};
 
@@ -8,8 +8,8 @@ use super::{Context, watermarks};
 use crate::{
     replicas::{self, reason},
     rpc::{
-        ConfigResource, ProxiesRequest, ProxyConfigRequest, ProxyConfigResponse, ProxyRow, ProxyStatusResponse,
-        TypeStatus,
+        ConfigResource, ProxiesRequest, ProxyConfigRequest, ProxyConfigResponse, ProxyRow, ProxyStanding,
+        ProxyStatusResponse, TypeStatus,
     },
     status,
     xds::{ResourceType, descriptor, json},
@@ -24,7 +24,10 @@ pub(super) async fn status(context: &Context) -> ProxyStatusResponse {
     for (name, answer) in asked {
         match answer {
             Ok(answer) => {
-                whole.proxies.extend(answer.proxies);
+                let first = u32::try_from(whole.standings.len()).unwrap_or(u32::MAX);
+                let row = |row: ProxyRow| ProxyRow { standing: row.standing.saturating_add(first), ..row };
+                whole.proxies.extend(answer.proxies.into_iter().map(row));
+                whole.standings.extend(answer.standings);
                 stale.push((name.to_string(), answer.stale));
             }
             Err(status) => whole.unreachable.push(format!("{name}: {}", reason(&status))),
@@ -38,30 +41,41 @@ pub(super) async fn status(context: &Context) -> ProxyStatusResponse {
 
 /// The rows of this replica alone.
 pub(super) fn own(context: &Context) -> ProxyStatusResponse {
+    let mut standings = Vec::new();
+    let mut known: BTreeMap<_, (Arc<_>, u32)> = BTreeMap::new();
     let row = |row: status::Row| ProxyRow {
         id: row.id,
         site: row.site,
         role: row.role,
         proven: row.proven,
-        types: row.types.into_iter().map(type_status).collect(),
+        // The standing is kept beside its address, which is its own for as long.
+        standing: known
+            .entry(Arc::as_ptr(&row.types))
+            .or_insert_with(|| {
+                standings.push(ProxyStanding { types: row.types.iter().map(type_status).collect() });
+                (Arc::clone(&row.types), u32::try_from(standings.len() - 1).unwrap_or(u32::MAX))
+            })
+            .1,
         connected_seconds: row.connected_seconds,
         refused: row.refused,
         replica: context.replica.to_string(),
     };
+    let proxies = status::proxies(&context.views, &context.feedback).into_iter().map(row).collect();
     ProxyStatusResponse {
-        proxies: status::proxies(&context.views, &context.feedback).into_iter().map(row).collect(),
+        proxies,
+        standings,
         revision: context.state().revision.0,
         stale: context.stale(),
         ..ProxyStatusResponse::default()
     }
 }
 
-fn type_status(row: status::TypeRow) -> TypeStatus {
+fn type_status(row: &status::TypeRow) -> TypeStatus {
     TypeStatus {
         r#type: row.kind.short().to_owned(),
         state: row.state.to_owned(),
         resources: row.resources,
-        errors: row.errors,
+        errors: row.errors.clone(),
     }
 }
 

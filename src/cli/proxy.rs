@@ -16,7 +16,8 @@ pub(crate) async fn status(global: &Global, args: &ProxyStatusArgs, io: &mut Io<
     let mut client = Client::connect(global).await?;
     let answer = call!(client, global.request_timeout, proxy_status, rpc::ProxyStatusRequest {})?;
     warn(&answer.stale, &answer.unreachable, io.err)?;
-    let rpc::ProxyStatusResponse { proxies: mut rows, unreachable, stale, watermarks, .. } = answer;
+    let rpc::ProxyStatusResponse { proxies: mut rows, unreachable, stale, watermarks, standings, .. } = answer;
+    let shown = |row: &rpc::ProxyRow| row_json(row, types(row, &standings));
     if let Some(missing) = args.names.iter().find(|name| rows.iter().all(|row| &row.id != *name)) {
         let known = if unreachable.is_empty() { "" } else { " to a replica that answered" };
         return Err(Failure::Failed(format!("no proxy {missing} is connected{known}")));
@@ -25,7 +26,7 @@ pub(crate) async fn status(global: &Global, args: &ProxyStatusArgs, io: &mut Io<
     match global.output {
         Some(format @ (Output::Json | Output::Yaml)) => {
             let whole = json!({
-                "proxies": rows.iter().map(row_json).collect::<Vec<_>>(),
+                "proxies": rows.iter().map(shown).collect::<Vec<_>>(),
                 "watermarks": watermarks.iter().map(watermark_json).collect::<Vec<_>>(),
                 "unreachable": unreachable,
                 "stale": stale,
@@ -44,7 +45,7 @@ pub(crate) async fn status(global: &Global, args: &ProxyStatusArgs, io: &mut Io<
             if rows.is_empty() {
                 writeln!(io.err, "no proxy is connected")?;
             } else {
-                status_table(&rows, format == Some(Output::Wide), io)?;
+                status_table(&rows, &standings, format == Some(Output::Wide), io)?;
             }
             if args.names.is_empty() {
                 watermark_table(&watermarks, !rows.is_empty(), io)?;
@@ -82,7 +83,17 @@ fn watermark_json(mark: &rpc::SiteWatermark) -> Value {
     })
 }
 
-fn status_table(rows: &[rpc::ProxyRow], wide: bool, io: &mut Io<'_>) -> Result<(), Failure> {
+/// What a proxy has of each type.
+fn types<'a>(row: &rpc::ProxyRow, standings: &'a [rpc::ProxyStanding]) -> &'a [rpc::TypeStatus] {
+    standings.get(row.standing as usize).map_or(&[], |standing| &standing.types)
+}
+
+fn status_table(
+    rows: &[rpc::ProxyRow],
+    standings: &[rpc::ProxyStanding],
+    wide: bool,
+    io: &mut Io<'_>,
+) -> Result<(), Failure> {
     let mut headings = vec!["NAME", "SITE", "ROLE", "REPLICA"];
     headings.extend(TYPES);
     headings.extend(["CONNECTED", "ERROR"]);
@@ -95,7 +106,7 @@ fn status_table(rows: &[rpc::ProxyRow], wide: bool, io: &mut Io<'_>) -> Result<(
         let mut cells = vec![row.id.clone(), row.site.clone(), row.role.clone(), row.replica.clone()];
         let mut faulty = Vec::new();
         for name in TYPES {
-            let Some(status) = row.types.iter().find(|t| t.r#type == name) else {
+            let Some(status) = types(row, standings).iter().find(|t| t.r#type == name) else {
                 cells.push(String::new());
                 continue;
             };
@@ -130,9 +141,8 @@ fn status_table(rows: &[rpc::ProxyRow], wide: bool, io: &mut Io<'_>) -> Result<(
     Ok(())
 }
 
-fn row_json(row: &rpc::ProxyRow) -> Value {
-    let types: Vec<Value> = row
-        .types
+fn row_json(row: &rpc::ProxyRow, types: &[rpc::TypeStatus]) -> Value {
+    let types: Vec<Value> = types
         .iter()
         .map(|t| json!({"type": t.r#type, "state": t.state, "resources": t.resources, "errors": t.errors}))
         .collect();

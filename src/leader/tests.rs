@@ -50,7 +50,6 @@ fn state(world: &World) -> Arc<State> {
         freshness: Freshness::Fresh,
         problems: Arc::new(world.catalog.problems()),
         unagreed: Arc::clone(world.catalog.unagreed()),
-        ..State::starting()
     })
 }
 

@@ -1,6 +1,6 @@
 //! One row for each proxy: what it has of each type, and what it said about it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::groups::{Group, groups};
 use crate::{
@@ -21,8 +21,8 @@ pub struct Row {
     pub role: String,
     /// Whether a certificate proved it.
     pub proven: bool,
-    /// One entry a type.
-    pub types: Vec<TypeRow>,
+    /// One entry a type; shared by all that stand alike.
+    pub types: Arc<Vec<TypeRow>>,
     /// Since its stream began.
     pub connected_seconds: u64,
     /// Why it is answered nothing; empty for a served proxy.
@@ -66,7 +66,7 @@ fn row(group: &Group, bare: &mut Bare) -> Row {
         site: proxy.id.site.to_string(),
         role: String::new(),
         proven: false,
-        types: Vec::new(),
+        types: Arc::default(),
         connected_seconds: 0,
         refused: proxy.refused.clone().unwrap_or_default(),
     };
@@ -75,12 +75,11 @@ fn row(group: &Group, bare: &mut Bare) -> Row {
     audience.role.as_str().clone_into(&mut row.role);
     row.proven = audience.proven;
     let content = group.view.as_ref().map(|view| view.read());
-    for kind in ResourceType::ALL {
-        row.types.push(match &content {
-            Some(content) => type_row(kind, audience, proxy, content, bare),
-            None => TypeRow { kind, state: "SYNCED", resources: 0, errors: Vec::new() },
-        });
-    }
+    let of = |kind| match &content {
+        Some(content) => type_row(kind, audience, proxy, content, bare),
+        None => TypeRow { kind, state: "SYNCED", resources: 0, errors: Vec::new() },
+    };
+    row.types = Arc::new(ResourceType::ALL.into_iter().map(of).collect());
     row
 }
 

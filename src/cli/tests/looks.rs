@@ -127,7 +127,7 @@ Problems:
     assert_eq!(done.out, expected);
 }
 
-fn row(id: &str, refused: &str) -> rpc::ProxyRow {
+fn standing() -> rpc::ProxyStanding {
     let status = |kind: &str, state: &str, errors: &[&str]| rpc::TypeStatus {
         r#type: kind.into(),
         state: state.into(),
@@ -140,11 +140,15 @@ fn row(id: &str, refused: &str) -> rpc::ProxyRow {
         status("RDS", "NACKED", &["no such regex"]),
         status("SDS", "NOT_SUBSCRIBED", &[]),
     ];
+    rpc::ProxyStanding { types }
+}
+
+fn row(id: &str, refused: &str) -> rpc::ProxyRow {
     rpc::ProxyRow {
         id: id.into(),
         site: "fra1".into(),
         role: "edge".into(),
-        types: if refused.is_empty() { types } else { vec![] },
+        standing: u32::from(!refused.is_empty()),
         replica: "cp1".into(),
         connected_seconds: 20_000,
         refused: refused.into(),
@@ -157,6 +161,7 @@ async fn proxy_status_names_the_culprit() {
     let status = || Answers {
         status: Some(rpc::ProxyStatusResponse {
             proxies: vec![row("e1", ""), row("stranger", "the site fra1 is not its certificate's")],
+            standings: vec![standing(), rpc::ProxyStanding::default()],
             revision: 3,
             stale: "cp1: the store is away".into(),
             unreachable: vec!["cp2: connection refused".into()],
