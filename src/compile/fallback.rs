@@ -90,3 +90,26 @@ fn routed(unit: &Unit, resource: &Resource, reader: &Reader<'_>) -> bool {
             resolve::plan(&route, reader).is_some()
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::testing::*;
+
+    #[test]
+    fn a_listener_is_served_as_accepted_only_with_route_configurations_that_are_there() {
+        let world = World::of([gateway("a/g", vec![http(80, None)])]);
+        let reader = Reader::new(world.catalog.configuration(), world.catalog.runtime());
+        let scope = Scope::Gateways {
+            bind: "0.0.0.0".into(),
+            port: 80,
+            gateways: Arc::new([("a".to_owned(), "g".to_owned())].into()),
+        };
+        let unit = Unit { kind: ResourceType::Listener, name: "gateway/80".into(), scope };
+        let compiled = compile(&unit, &reader, &mut HostCache::default()).resource.unwrap();
+        assert!(routed(&unit, &compiled, &reader));
+        let gone = Resource { requires: vec![(ResourceType::Route, "https/80/*".into())], ..compiled };
+        assert!(!routed(&unit, &gone, &reader));
+        assert!(routed(&Unit { kind: ResourceType::Route, ..unit }, &gone, &reader), "of listeners alone");
+    }
+}

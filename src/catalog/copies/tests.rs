@@ -165,3 +165,15 @@ fn acceptance_is_a_change_exactly_where_somebody_can_read_it() {
     world.put(service("shop/web", &[81]));
     assert!(world.agree().configuration.contains(&read), "nothing to fall back to any more");
 }
+
+#[test]
+fn whom_an_object_named_when_it_was_accepted_hears_of_its_changes() {
+    let mut world = World::new();
+    world.apply(route("shop/web", "infra/old"));
+    world.put(route("shop/web", "infra/new"));
+    let changed = world.put(route("shop/web", "infra/newest"));
+    for gateway in ["old", "new", "newest"] {
+        let target = ObjectRef::new(Kind::Gateway, "infra", gateway);
+        assert!(changed.configuration.contains(&Read::Referrers(target)), "{gateway}");
+    }
+}

@@ -283,6 +283,53 @@ fn what_two_sites_read_alike_is_one_resource() {
     );
 }
 
+/// Edits around one port and two services that make resources fall back often, and mend them.
+fn falls() -> impl Strategy<Value = Edit> {
+    let services = prop::sample::select(vec!["a/s", "a/t"]);
+    let routes = (prop::sample::select(vec!["a/r", "a/q"]), services.clone())
+        .prop_map(|(name, service)| route(name, "a/g").rule(to(service, 80)));
+    let places = (services.clone(), prop::sample::select(vec!["c1", "c2"])).prop_map(|(name, site)| set(name, site));
+    let put = |object| Edit::Put(Box::new(object));
+    let going =
+        |going| edge("e1").site(|site| site.state = if going { SiteState::Deleting } else { SiteState::Active });
+    prop_oneof![
+        4 => routes.clone().prop_map(move |route| put(spoil(route))),
+        1 => routes.clone().prop_map(put),
+        2 => routes.clone().prop_map(|route| Edit::Apply(Box::new(route))),
+        1 => routes.prop_map(|route| Edit::Remove(route.reference())),
+        2 => places.clone().prop_map(put),
+        2 => places.prop_map(|set| Edit::Delete(set.reference())),
+        1 => services.prop_map(move |name| put(spoil(service(name, &[80])))),
+        2 => any::<bool>().prop_map(move |yes| put(going(yes))),
+        2 => Just(Edit::Agree),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_falls_back_and_is_mended_equals_what_a_replica_serves_that_starts_now(
+        batches in prop::collection::vec(prop::collection::vec(falls(), 1..3), 1..20),
+    ) {
+        let all = [audience("e1", Role::Edge, true), audience("c1", Role::Core, true), audience("c2", Role::Core, true)];
+        let mut run = Run::new(accepted_shop());
+        run.update(&BTreeSet::new(), &all);
+        for batch in batches {
+            let mut changed = BTreeSet::new();
+            for edit in batch.clone() {
+                changed.extend(edit.apply(&mut run.world).configuration);
+            }
+            run.update(&changed, &[]);
+            check_catalog(&run.world)?;
+            for (audience, full) in run.full(&all) {
+                prop_assert_eq!(&run.clients[&audience], &full, "{:?} after {:?}", audience, batch);
+                check_closed(&run.engine, &audience, &full)?;
+            }
+        }
+    }
+}
+
 /// The route `a/r`, with a header that Envoy refuses.
 fn broken() -> Object {
     spoil(route("a/r", "a/g").rule(to("a/t", 80)))
