@@ -95,7 +95,12 @@ fn round(pair: &mut Pair<'_>, number: usize) {
         pair.replicas[leader].process().resume()
     }
     // The one that wakes up would write this too, if nothing kept it from it.
-    pair.etcd.put(&key("late"), &raw_service("late", 2_000 + number));
+    let late = raw_service("late", 2_000 + number);
+    pair.etcd.put(&key("late"), &late);
+    wait_for("the new leader does its work", SOON, || {
+        let copy = pair.get("v1/accepted/services/shop/late").unwrap_or_default();
+        if copy.contains(&late) { Ok(()) } else { Err(copy) }
+    });
 }
 
 /// What stands at the end, after all that was done in `rounds` rounds.

@@ -12,6 +12,7 @@ mod fleet;
 mod flow;
 mod hostile;
 mod https;
+mod outage;
 mod sharing;
 mod swarm;
 mod tour;

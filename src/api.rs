@@ -7,6 +7,7 @@ mod operator;
 mod peer;
 mod proxies;
 mod register;
+mod store;
 #[cfg(test)]
 mod tests;
 mod watermarks;
@@ -22,7 +23,7 @@ use crate::{
     replicas::Replicas,
     snapshot::Views,
     status::Judged,
-    store::{Store, StoreError},
+    store::{Store, StoreControl, StoreError},
 };
 
 pub use http::{HttpState, router};
@@ -50,6 +51,8 @@ pub struct Context {
     pub replicas: Replicas,
     /// What was found out about the newest state.
     pub judged: LastJudged,
+    /// The store's feed: what an operator may tell it, and its copy on disk.
+    pub control: StoreControl,
 }
 
 /// The newest state that was judged, and the judgement: most questions are about the same state as the one before.
@@ -92,11 +95,15 @@ impl Context {
 /// A store's refusal in gRPC's words.
 fn store_status(error: &StoreError) -> tonic::Status {
     match error {
-        StoreError::Unavailable(_) => tonic::Status::unavailable(format!(
-            "{error}; proxies keep what they have: try again when the store is back"
+        StoreError::Unavailable(_) | StoreError::Away(_) => tonic::Status::unavailable(format!(
+            "{error}; nothing was written, proxies keep what they have: try again when the store is back"
         )),
         StoreError::Refused(_) => tonic::Status::invalid_argument(error.to_string()),
         StoreError::LeaseNotFound => tonic::Status::not_found(error.to_string()),
+        // Its own words say what to do.
+        StoreError::Full(_) | StoreError::Changed(_) => {
+            tonic::Status::failed_precondition(format!("{error}; proxies keep what they have"))
+        }
         _ => tonic::Status::failed_precondition(format!("{error}; an operator must look at the store first")),
     }
 }

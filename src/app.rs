@@ -38,7 +38,9 @@ use crate::{
         service::{AggregatedDiscovery, Fleet, Shared},
     },
     snapshot::Views,
-    store::{self, Embedded, Etcd, EtcdConfig, LeaseId, Op, Store, StoreError, Transaction},
+    store::{
+        self, Embedded, Etcd, EtcdConfig, Feed, LeaseId, Op, Sheltered, Store, StoreControl, StoreError, Transaction,
+    },
 };
 
 /// How many store events may wait for the pipeline.
@@ -47,6 +49,9 @@ const FEED: usize = 1_024;
 const API_REQUEST_MAX: usize = 64 << 20;
 /// How long streams and calls get to end at a stop.
 const STOP: Duration = Duration::from_secs(5);
+
+/// A store, what an operator may tell its feed, and the feed.
+type Opened = (Arc<dyn Store>, StoreControl, mpsc::Receiver<Feed>);
 
 /// A running control plane.
 pub struct App {
@@ -69,18 +74,20 @@ impl App {
     /// In words: a port that is taken, a store file that cannot be opened, a certificate that cannot be read. A store
     /// that is merely away is no error: `/readyz` says so, and it is tried again.
     pub async fn start(args: &ServeArgs) -> Result<Self> {
-        Self::start_on(args, open(args).await?).await
+        let (cancel, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        let store = start_store(args, &cancel, &mut tasks).await?;
+        Self::start_on(args, store, cancel, tasks).await
     }
 
     /// As [`App::start`], on a store that is open already.
-    async fn start_on(args: &ServeArgs, store: Arc<dyn Store>) -> Result<Self> {
+    async fn start_on(
+        args: &ServeArgs,
+        (store, control, feed): Opened,
+        cancel: CancellationToken,
+        mut tasks: JoinSet<Result<()>>,
+    ) -> Result<Self> {
         let keyspace = Keyspace::new(&args.prefix);
         let replica: Arc<str> = args.replica.clone().unwrap_or_else(host_name).into();
-        let cancel = CancellationToken::new();
-        let mut tasks = JoinSet::new();
-
-        let (feed_in, feed) = mpsc::channel(FEED);
-        spawn(&mut tasks, store::follow(Arc::clone(&store), keyspace.watched(), cancel.clone(), feed_in));
 
         let views = Arc::new(Views::default());
         let feedback = Arc::new(Feedback::default());
@@ -119,6 +126,7 @@ impl App {
             replica,
             replicas,
             judged,
+            control,
         };
         start_leader(&context, &cancel, &mut tasks);
         let xds = start_xds(args, &context, Fleet { sites, watermarks, fresh }, &cancel, &mut tasks).await?;
@@ -184,17 +192,42 @@ fn host_name() -> String {
     if name.trim().is_empty() { "tidegate".to_owned() } else { name.trim().to_owned() }
 }
 
-async fn open(args: &ServeArgs) -> Result<Arc<dyn Store>> {
-    match args.store_url() {
-        StoreUrl::Memory => Ok(Embedded::in_memory()?),
-        StoreUrl::Embedded(path) => {
-            if let Some(dir) = path.parent() {
-                std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-            }
-            Ok(Embedded::open(&path).with_context(|| format!("cannot open the store {}", path.display()))?)
+/// Opens the store and follows it. One that others keep is sheltered; an embedded one is its own disk.
+async fn start_store(args: &ServeArgs, cancel: &CancellationToken, tasks: &mut JoinSet<Result<()>>) -> Result<Opened> {
+    let watched = Keyspace::new(&args.prefix).watched();
+    let store: Arc<dyn Store> = match args.store_url() {
+        StoreUrl::Memory => Embedded::in_memory()?,
+        StoreUrl::Embedded(path) => open_file(&path)?,
+        StoreUrl::Etcd(endpoints) => {
+            let (feed_in, feed) = mpsc::channel(FEED);
+            let etcd = Etcd::connect(etcd_config(endpoints, &args.etcd)?).await?;
+            let sheltered = Sheltered::open(etcd, watched, args.data_dir.join("last-known-good")).await;
+            let (store, control) = (sheltered.store(), sheltered.control());
+            spawn(tasks, sheltered.run(cancel.clone(), feed_in));
+            return Ok((store, control, feed));
         }
-        StoreUrl::Etcd(endpoints) => Ok(Etcd::connect(etcd_config(endpoints, &args.etcd)?).await?),
+    };
+    Ok(follow(store, watched, cancel, tasks))
+}
+
+/// Follows a store that needs no shelter.
+fn follow(
+    store: Arc<dyn Store>,
+    watched: String,
+    cancel: &CancellationToken,
+    tasks: &mut JoinSet<Result<()>>,
+) -> Opened {
+    let (feed_in, feed) = mpsc::channel(FEED);
+    spawn(tasks, store::follow(Arc::clone(&store), watched, cancel.clone(), feed_in));
+    (store, StoreControl::default(), feed)
+}
+
+/// A store in a file of this process's own.
+fn open_file(path: &Path) -> Result<Arc<Embedded>> {
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
+    Embedded::open(path).with_context(|| format!("cannot open the store {}", path.display()))
 }
 
 fn etcd_config(endpoints: Vec<String>, args: &EtcdArgs) -> Result<EtcdConfig> {

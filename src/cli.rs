@@ -18,6 +18,7 @@ mod output;
 mod proxy;
 mod register;
 mod server_args;
+mod store;
 mod summary;
 mod target;
 #[cfg(test)]
@@ -31,7 +32,8 @@ use clap::CommandFactory;
 
 pub use args::{
     ApplyArgs, BootstrapArgs, Cli, Command, DeleteArgs, DemoArgs, DescribeArgs, DevCertsArgs, DiffArgs, GetArgs,
-    Global, Output, ProxyCommand, ProxyConfigArgs, ProxyStatusArgs, RegisterArgs, TranslateArgs, WaitArgs,
+    Global, Output, ProxyCommand, ProxyConfigArgs, ProxyStatusArgs, RegisterArgs, StoreCommand, TranslateArgs,
+    WaitArgs,
 };
 pub use failure::Failure;
 pub use local::{Source, read_sources};
@@ -100,6 +102,7 @@ async fn dispatch(cli: Cli, offline: &dyn Offline, io: &mut Io<'_>) -> Result<()
         Command::Proxy(ProxyCommand::Config(args)) => proxy::config(&global, &args, io).await,
         Command::Register(args) if !args.etcd.is_empty() => offline.register_etcd(args, io).await,
         Command::Register(args) => register::register(&global, &args, io).await,
+        Command::Store(StoreCommand::Accept) => store::accept(&global, io).await,
         Command::Apply(args) => apply::apply(&global, &args, io).await,
         Command::Get(args) => objects::get(&global, &args, io).await,
         Command::Describe(args) => describe::describe(&global, &args, io).await,

@@ -183,6 +183,12 @@ impl Pipeline {
                 progress.freshness = Freshness::Fresh;
                 changed
             }
+            Feed::Copy { listing, reason } => {
+                let changed = self.catalog.reset(&listing);
+                progress.origin = self.origin_of(&listing, &changed, progress);
+                progress.freshness = Freshness::Stale { reason };
+                changed
+            }
             Feed::Batch(batch) => {
                 progress.origin.revision = batch.revision;
                 let key = |change: &Change| match change {

@@ -5,12 +5,12 @@ use std::pin::Pin;
 use futures::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Context, apply, objects, proxies, register};
+use super::{Context, apply, objects, proxies, register, store};
 use crate::identity::{self, Peer};
 use crate::rpc::{
-    ApplyRequest, ApplyResponse, DeleteRequest, DeleteResponse, GetRequest, GetResponse, ProxyConfigRequest,
-    ProxyConfigResponse, ProxyStatusRequest, ProxyStatusResponse, RegisterRequest, RegisterResponse, VersionRequest,
-    VersionResponse, WaitRequest, WaitResponse, operator_server::Operator,
+    AcceptStoreRequest, AcceptStoreResponse, ApplyRequest, ApplyResponse, DeleteRequest, DeleteResponse, GetRequest,
+    GetResponse, ProxyConfigRequest, ProxyConfigResponse, ProxyStatusRequest, ProxyStatusResponse, RegisterRequest,
+    RegisterResponse, VersionRequest, VersionResponse, WaitRequest, WaitResponse, operator_server::Operator,
 };
 
 /// The operator API of one replica.
@@ -83,6 +83,14 @@ impl Operator for OperatorService {
         principal(&self.context, &request)?;
         let context = self.context.clone();
         Ok(Response::new(Box::pin(register::register(context, request.into_inner()))))
+    }
+
+    async fn accept_store(
+        &self,
+        request: Request<AcceptStoreRequest>,
+    ) -> Result<Response<AcceptStoreResponse>, Status> {
+        let who = principal(&self.context, &request)?;
+        store::accept(&self.context, &who).await.map(Response::new)
     }
 
     async fn version(&self, _request: Request<VersionRequest>) -> Result<Response<VersionResponse>, Status> {

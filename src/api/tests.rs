@@ -69,8 +69,18 @@ fn plane() -> Plane {
     let (replicas, registrar) = Replicas::join(settings, Arc::clone(&store), &keyspace, cancel);
     tasks.spawn(registrar);
     let (feedback, judged) = Default::default();
-    let context =
-        Context { store, keyspace, state, views, feedback, watermarks, replica: "test".into(), replicas, judged };
+    let context = Context {
+        store,
+        keyspace,
+        state,
+        views,
+        feedback,
+        watermarks,
+        replica: "test".into(),
+        replicas,
+        judged,
+        control: StoreControl::default(),
+    };
     Plane { service: OperatorService::new(context.clone()), context, _tasks: tasks }
 }
 

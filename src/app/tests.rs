@@ -23,7 +23,9 @@ async fn replica(store: &Arc<dyn Store>, name: &str) -> App {
     let free = ["--xds-listen", "--api-listen", "--http-listen"].into_iter().flat_map(|flag| [flag, "127.0.0.1:0"]);
     let line = ["tidegate", "serve", "--store", "memory", "--lease-ttl", "2s", "--replica", name];
     let Command::Serve(args) = Cli::try_parse_from(line.into_iter().chain(free)).unwrap().command else { panic!() };
-    App::start_on(&args, Arc::clone(store)).await.unwrap()
+    let (cancel, mut tasks) = (CancellationToken::new(), JoinSet::new());
+    let opened = follow(Arc::clone(store), "/tidegate/v1/".into(), &cancel, &mut tasks);
+    App::start_on(&args, opened, cancel, tasks).await.unwrap()
 }
 
 async fn operator(app: &App) -> OperatorClient<Channel> {

@@ -147,7 +147,8 @@ impl World {
     }
 
     pub(crate) fn listing(&self) -> Listing {
-        Listing { revision: Revision(self.revision), entries: self.store.values().cloned().collect() }
+        let entries = self.store.values().cloned().collect();
+        Listing { revision: Revision(self.revision), entries, ..Listing::default() }
     }
 }
 

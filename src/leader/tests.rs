@@ -31,7 +31,7 @@ fn listing(entries: &[(&str, Bytes)]) -> Listing {
         create_revision: Revision(1),
         mod_revision: Revision(2),
     };
-    Listing { revision: Revision(2), entries: entries.iter().map(entry).collect() }
+    Listing { revision: Revision(2), entries: entries.iter().map(entry).collect(), ..Listing::default() }
 }
 
 fn keys(txn: &Transaction) -> Vec<String> {

@@ -305,3 +305,18 @@ async fn a_replica_that_is_cut_off_knows_nothing_for_sure() {
     line.feed(Feed::Down { reason: "away".into() }).await;
     assert!(!answer(question).await);
 }
+
+#[tokio::test]
+async fn a_copy_is_served_and_called_stale_until_the_store_answers() {
+    let line = line();
+    let early = open(&line, "e1");
+    let world = World::of([edge("e1"), gateway("a/g", vec![http(80, None)])]);
+    line.feed(Feed::Down { reason: "away".into() }).await;
+    line.feed(Feed::Copy { listing: world.listing(), reason: "a copy".into() }).await;
+    let state = line.wait(|state| state.loaded() && state.revision == Revision(2)).await;
+    assert_eq!(state.freshness, Freshness::Stale { reason: "a copy".into() });
+    ready(&early).await;
+    assert_eq!(listeners(&early), ["gateway/80"]);
+    line.feed(reset(&world)).await;
+    line.wait(|state| state.freshness == Freshness::Fresh).await;
+}

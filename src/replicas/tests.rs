@@ -206,7 +206,7 @@ fn registrations_are_read_tolerantly_and_outages_change_nothing() {
         entry("/r/c/d", "{}"),
         entry("/r/", "{}"),
     ];
-    let listing = Feed::Reset(Listing { revision: Revision(3), entries });
+    let listing = Feed::Reset(Listing { revision: Revision(3), entries, ..Listing::default() });
     let known = membership::members(&Members::new(), prefix, &listing).unwrap();
     let apis: Vec<_> = known.iter().map(|(name, member)| (&**name, member.api.as_str())).collect();
     assert_eq!(apis, [("a", "h:1"), ("b", "")]);
@@ -215,7 +215,7 @@ fn registrations_are_read_tolerantly_and_outages_change_nothing() {
     let batch = crate::store::Batch { revision: Revision(4), changes: vec![Change::Delete("/r/b".into())] };
     assert_eq!(membership::members(&known, prefix, &Feed::Batch(batch)).unwrap().len(), 1);
     let many = (0..300).map(|n| entry(&format!("/r/{n:03}"), "{}")).collect();
-    let flood = Feed::Reset(Listing { revision: Revision(5), entries: many });
+    let flood = Feed::Reset(Listing { revision: Revision(5), entries: many, ..Listing::default() });
     assert_eq!(membership::members(&known, prefix, &flood).unwrap().len(), 256);
 }
 
