@@ -26,7 +26,7 @@ pub struct ProxyId {
 }
 
 /// A resource that a proxy refuses, until its content changes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Parked {
     /// The version that it refuses.
     pub version: Version,

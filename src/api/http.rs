@@ -53,6 +53,9 @@ async fn ready(Extract(state): Extract<HttpState>, RawQuery(query): RawQuery) ->
         line(&mut text, &format!("store: {reason}"));
         line(&mut text, &format!("revision: {}", now.revision));
         copy(&mut text, state.context.control.copy());
+        if let Some(complaint) = state.context.replicas.complaint() {
+            line(&mut text, &format!("replica: {complaint}"));
+        }
         for problem in now.problems.iter().filter(|p| p.severity == Severity::Error) {
             let object = problem.object.as_ref().map(ToString::to_string).unwrap_or_default();
             let Problem { key, reason, message, .. } = problem;

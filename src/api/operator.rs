@@ -63,7 +63,7 @@ impl Operator for OperatorService {
         request: Request<ProxyStatusRequest>,
     ) -> Result<Response<ProxyStatusResponse>, Status> {
         principal(&self.context, &request)?;
-        Ok(Response::new(proxies::status(&self.context)))
+        Ok(Response::new(proxies::status(&self.context).await))
     }
 
     async fn proxy_config(
@@ -71,7 +71,7 @@ impl Operator for OperatorService {
         request: Request<ProxyConfigRequest>,
     ) -> Result<Response<ProxyConfigResponse>, Status> {
         principal(&self.context, &request)?;
-        proxies::config(&self.context, &request.into_inner()).map(Response::new)
+        proxies::config(&self.context, &request.into_inner()).await.map(Response::new)
     }
 
     type RegisterStream = Pin<Box<dyn Stream<Item = Result<RegisterResponse, Status>> + Send>>;
@@ -97,6 +97,7 @@ impl Operator for OperatorService {
         Ok(Response::new(VersionResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             replica: self.context.replica.to_string(),
+            stale: self.context.stale(),
         }))
     }
 }

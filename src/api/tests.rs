@@ -24,6 +24,7 @@ use crate::{
     manifest::{self, Mode},
     model::{Audience, Object, ObjectRef, Role, Sites},
     pipeline::Pipeline,
+    replicas::Settings,
     rpc::{self, applied::Outcome, operator_server::Operator},
     snapshot::{Reader, Seq},
     store::{self, Embedded, Op, Transaction},
@@ -58,16 +59,26 @@ fn plane() -> Plane {
     let (sites, _) = watch::channel(Arc::new(Sites::default()));
     let views = Arc::new(Views::default());
     let catalog = Catalog::new(keyspace.clone(), parse, manifest::parse_endpoint);
-    let (watermarks, fresh) = (watch::Sender::new(Arc::default()), watch::Sender::new(false));
-    let pipeline = Pipeline { catalog, views: Arc::clone(&views), feed, state: state_in, sites, watermarks, fresh };
-    tasks.spawn(async move { pipeline.run(cancel).await.unwrap() });
+    let (watermarks_in, watermarks) = watch::channel(Arc::default());
+    let fresh = watch::Sender::new(false);
+    let pipeline =
+        Pipeline { catalog, views: Arc::clone(&views), feed, state: state_in, sites, watermarks: watermarks_in, fresh };
+    let stop = cancel.clone();
+    tasks.spawn(async move { pipeline.run(stop).await.unwrap() });
+    let settings = Settings { name: "test".into(), advertise: String::new(), ttl: Duration::from_secs(10), tls: None };
+    let (replicas, registrar) = Replicas::join(settings, Arc::clone(&store), &keyspace, cancel);
+    tasks.spawn(registrar);
+    let (feedback, judged) = Default::default();
     let context = Context {
         store,
         keyspace,
         state,
         views,
-        feedback: Arc::default(),
+        feedback,
+        watermarks,
         replica: "test".into(),
+        replicas,
+        judged,
         control: StoreControl::default(),
     };
     Plane { service: OperatorService::new(context.clone()), context, _tasks: tasks }

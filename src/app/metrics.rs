@@ -57,7 +57,7 @@ fn proxies(context: &Context, registry: &Registry) {
     let refused = rows.iter().filter(|row| !row.refused.is_empty()).count();
     registry.gauge("proxies_refused", "Proxies that are answered nothing").set(number(refused as u64));
     let mut counts: BTreeMap<(ResourceType, &str), u64> = BTreeMap::new();
-    for entry in rows.iter().flat_map(|row| &row.types) {
+    for entry in rows.iter().flat_map(|row| row.types.iter()) {
         *counts.entry((entry.kind, entry.state)).or_default() += 1;
     }
     let states = registry.gauges::<Labels>("proxies", "Connected proxies by type and state");

@@ -68,10 +68,13 @@ struct Names {
     log: VecDeque<(Seq, Arc<str>)>,
     /// The log holds every change after this one.
     floor: Seq,
+    /// The last change of any of them.
+    newest: Seq,
 }
 
 impl Names {
     fn log(&mut self, seq: Seq, name: Arc<str>) {
+        self.newest = self.newest.max(seq);
         if self.log.len() == LOG
             && let Some((dropped, _)) = self.log.pop_front()
         {
@@ -108,6 +111,8 @@ pub struct Content {
     /// The newest publish that `history` has forgotten.
     forgotten: Seq,
     types: [Names; 5],
+    /// Which entries came from an object.
+    carriers: BTreeMap<ObjectRef, BTreeSet<(ResourceType, Arc<str>)>>,
 }
 
 impl Content {
@@ -152,12 +157,45 @@ impl Content {
         self.names(kind).entries.iter()
     }
 
+    /// When anything of a type last had to be sent: whoever has acknowledged it lacks nothing.
+    pub fn newest(&self, kind: ResourceType) -> Seq {
+        self.names(kind).newest
+    }
+
     /// Every entry that came from `object`, with its name and the seq of what the object last contributed to it.
     pub fn carriers(&self, object: &ObjectRef) -> impl Iterator<Item = (&Arc<str>, &Entry, Seq)> {
-        self.types.iter().flat_map(|names| &names.entries).filter_map(move |(name, entry)| {
+        let carriers = self.carriers.get(object).into_iter().flatten();
+        let entry = |(kind, name): &(ResourceType, Arc<str>)| self.names(*kind).entries.get_key_value(name);
+        carriers.filter_map(entry).filter_map(move |(name, entry)| {
             let at = entry.resource.sources.iter().position(|source| source.object == *object)?;
             Some((name, entry, entry.contributed.get(at).copied().unwrap_or_default()))
         })
+    }
+
+    /// Keeps [`Content::carriers`] true while `new` takes the place of `old`.
+    fn carry(&mut self, old: Option<&Arc<Resource>>, new: Option<&Arc<Resource>>) {
+        if let (Some(old), Some(new)) = (old, new)
+            && old.sources.iter().map(|s| &s.object).eq(new.sources.iter().map(|s| &s.object))
+        {
+            return;
+        }
+        if let Some(resource) = old {
+            let key = (resource.kind, Arc::clone(&resource.name));
+            for source in &resource.sources {
+                if let Some(carriers) = self.carriers.get_mut(&source.object) {
+                    carriers.remove(&key);
+                    if carriers.is_empty() {
+                        self.carriers.remove(&source.object);
+                    }
+                }
+            }
+        }
+        if let Some(resource) = new {
+            let key = (resource.kind, Arc::clone(&resource.name));
+            for source in &resource.sources {
+                self.carriers.entry(source.object.clone()).or_default().insert(key.clone());
+            }
+        }
     }
 
     /// What is kept of a name that went.
@@ -229,6 +267,7 @@ impl Content {
                 let revision = origin.configuration;
                 let tombstone = Tombstone { seq, created: old.created, drain: old.drain, revision };
                 names.tombstones.insert(Arc::clone(name), tombstone);
+                self.carry(Some(&old.resource), None);
                 changed = true;
             }
         }
@@ -266,6 +305,8 @@ impl Content {
     }
 
     fn upsert(&mut self, seq: Seq, resource: &Arc<Resource>) -> bool {
+        let old = self.get(resource.kind, &resource.name).map(|entry| Arc::clone(&entry.resource));
+        self.carry(old.as_ref(), Some(resource));
         let names = self.names_mut(resource.kind);
         names.tombstones.remove(&resource.name);
         if let Some(entry) = names.entries.get_mut(&resource.name) {

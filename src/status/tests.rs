@@ -1,12 +1,11 @@
 //! Who has acknowledged what, and whom a refusal is told to.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use serde_json::Value;
 
 use super::*;
 use crate::{
-    compile::{Reader, resolve::status::Conflicts},
     feedback::{Connected, Parked, ProxyId, TypeState},
     model::{Kind, Problem, Revision, Role, Severity, Watermark, Watermarks},
     pipeline::State,
@@ -131,16 +130,19 @@ fn refusals_stand_before_what_is_pending_and_a_proxy_counts_once() {
 }
 
 /// `status reason` of `Programmed`, and of `Accepted`.
-fn conditions(standing: &Standing, problems: &[Problem]) -> [String; 2] {
-    let state = State::starting();
-    let conflicts = Conflicts::find(&Reader::new(&state.configuration, &state.runtime));
-    let status = to_json(&object("r"), &state, &conflicts, standing, problems);
+fn told(standing: &Standing, problems: &[Problem], unreachable: &[&str]) -> [String; 2] {
+    let state = State { problems: Arc::new(problems.to_vec()), ..State::starting() };
+    let status = to_json((&object("r"), ""), &state, &Judged::of(&state), standing, unreachable);
     let of = |kind: &str| {
         let all: &Vec<Value> = status["conditions"].as_array().unwrap();
         let found = all.iter().find(|c| c["type"] == kind).unwrap();
         format!("{} {}", found["status"].as_str().unwrap(), found["reason"].as_str().unwrap())
     };
     [of("Programmed"), of("Accepted")]
+}
+
+fn conditions(standing: &Standing, problems: &[Problem]) -> [String; 2] {
+    told(standing, problems, &[])
 }
 
 fn problem(severity: Severity, reason: &str) -> Problem {
@@ -156,6 +158,9 @@ fn programmed_is_true_false_or_unknown() {
     assert_eq!(programmed(of(3, 3, 0, 0)), "True Programmed");
     assert_eq!(programmed(of(3, 2, 0, 1)), "False Pending");
     assert_eq!(programmed(of(3, 1, 1, 1)), "False Refused");
+    for (standing, expected) in [(of(3, 3, 0, 0), "Unknown ReplicaUnreachable"), (of(3, 2, 0, 1), "False Pending")] {
+        assert_eq!(told(&standing, &[], &["cp2"])[0], expected);
+    }
 }
 
 #[test]
@@ -186,6 +191,47 @@ fn a_row_shows_each_type_by_its_worst_resource_and_a_refused_proxy_by_its_claim(
     assert_eq!((row.site.as_str(), row.role.as_str(), row.proven), ("e1", "edge", true));
     assert_eq!((refused.site.as_str(), refused.refused.as_str()), ("nowhere", "unknown site"));
     assert!(refused.types.is_empty());
+}
+
+/// What ten thousand proxies say must cost what their groups cost; and each proxy still has its own row.
+#[test]
+fn proxies_that_stand_alike_are_counted_once_and_named_each() {
+    let fleet = Fleet::new();
+    fleet.publish(1, vec![resource(Cluster, "a", &[("r", 1)]), resource(Cluster, "b", &[("s", 1)])]);
+    let proxies: Vec<Connected> = (0..200).map(|n| fleet.connect(&format!("p{n:03}"))).collect();
+    for (n, proxy) in proxies.iter().enumerate() {
+        // A fifth is behind, one refuses in words of its own.
+        let refused: &[(&str, &str)] = if n == 7 { &[("a", "no")] } else { &[] };
+        answer(&fleet, proxy, Cluster, u64::from(n % 5 != 0), refused);
+    }
+    assert_eq!(groups(&fleet.views, &fleet.feedback).len(), 3);
+    let standing = fleet.standing("r");
+    assert_eq!(counts(&standing), [200, 159, 1, 40]);
+    let named: Vec<_> = standing.laggards.iter().map(|l| l.proxy.as_str()).collect();
+    assert_eq!((named.len(), &named[..3]), (41, &["p007", "p000", "p005"][..]));
+    assert_eq!(counts(&fleet.standing("s")), [200, 160, 0, 40]);
+    let rows = super::proxies(&fleet.views, &fleet.feedback);
+    let ids: Vec<_> = rows.iter().map(|row| row.id.clone()).collect();
+    assert_eq!(ids, (0..200).map(|n| format!("p{n:03}")).collect::<Vec<_>>());
+    let of = |state: &str| rows.iter().filter(|row| row.types[0].state == state).count();
+    assert_eq!((of("SYNCED"), of("PENDING"), of("NACKED")), (159, 40, 1));
+    assert_eq!(rows[7].types[0].errors, ["a: no"]);
+}
+
+#[test]
+fn replicas_are_summed_and_objects_merged_by_the_worst() {
+    let laggard = |proxy: &str| Laggard {
+        proxy: proxy.into(),
+        site: "e1".into(),
+        kind: Cluster,
+        resource: "a".into(),
+        error: String::new(),
+    };
+    let one = Standing { total: 3, acked: 2, pending: 1, laggards: vec![laggard("x")], ..Standing::default() };
+    let two = Standing { total: 2, acked: 1, pending: 1, laggards: vec![laggard("y")], ..Standing::default() };
+    let both = sum([one.clone(), two.clone()].into_iter());
+    assert_eq!((counts(&both), both.laggards.len()), ([5, 3, 0, 2], 2));
+    assert_eq!(counts(&merge([one, two].into_iter())), [3, 2, 0, 1]);
 }
 
 fn revisions(reports: &BTreeMap<Arc<str>, SiteReport>) -> Vec<(u32, u32, Option<u64>)> {

@@ -187,7 +187,7 @@ async fn diff_shows_what_would_change_and_exits_3() {
         ..Default::default()
     };
     let diffing = |outcome, objects| Answers {
-        get: VecDeque::from([rpc::GetResponse { objects, revision: 5 }]),
+        get: VecDeque::from([rpc::GetResponse { objects, revision: 5, ..Default::default() }]),
         ..applying(applied(outcome))
     };
     let (done, asked) = against(diffing(Outcome::Unchanged, vec![]), &["diff", "-f", "-"], SITE).await;

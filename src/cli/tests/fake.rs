@@ -167,6 +167,6 @@ impl Operator for Fake {
     }
 
     async fn version(&self, _: Request<rpc::VersionRequest>) -> Result<Response<rpc::VersionResponse>, Status> {
-        Ok(Response::new(rpc::VersionResponse { version: "9.9.9".into(), replica: "cp1".into() }))
+        Ok(Response::new(rpc::VersionResponse { version: "9.9.9".into(), replica: "cp1".into(), ..Default::default() }))
     }
 }
