@@ -224,7 +224,7 @@ fn a_leader_that_is_killed_or_sleeps_past_its_lease_leaves_everything_right_and_
 
 #[test]
 fn proxy_status_over_two_replicas_and_ten_thousand_streams_answers_within_a_second() {
-    let _machine = Machine::shared();
+    let _machine = Machine::alone();
     let etcd = Etcd::start();
     let addresses = Addresses::next();
     let pair = Pair::start(&addresses, &etcd, "/tidegate");
@@ -240,15 +240,14 @@ fn proxy_status_over_two_replicas_and_ten_thousand_streams_answers_within_a_seco
         let status = pair.replicas[0].run(&["proxy", "status"]);
         if rows(&status.stdout) == 10_000 { Ok(()) } else { Err(format!("{} {}", rows(&status.stdout), status.stderr)) }
     });
-    // Others use this machine too: the best of some tries is what it costs.
-    let best = (0..8).map(|_| {
+    // Others may use this machine too: the best of some tries is what it costs.
+    let (began, mut best) = (Instant::now(), Duration::MAX);
+    while best > Duration::from_secs(1) && began.elapsed() < Duration::from_secs(30) {
         let began = Instant::now();
         let status = pair.replicas[0].run(&["proxy", "status"]).ok();
-        let took = began.elapsed();
+        best = best.min(began.elapsed());
         assert_eq!((rows(&status.stdout), status.stderr.as_str()), (10_000, ""));
-        took
-    });
-    let best = best.min().unwrap();
+    }
     let began = Instant::now();
     pair.replicas[0].run(&["proxy", "status", "-o", "name"]).ok();
     eprintln!("proxy status of 10,000 proxies: {best:?}, of which not the table {:?}", began.elapsed());
