@@ -216,6 +216,8 @@ pub fn bootstrap_yaml(args: &BootstrapArgs) -> Result<String> {
         admin: (Ipv4Addr::LOCALHOST, args.admin_port).into(),
         cohort: args.cohort.clone(),
         drain_time: args.drain_time,
+        max_heap_bytes: args.max_heap_mib << 20,
+        max_connections: args.max_connections,
         ..Options::new(&args.id, &args.site, args.role, servers)
     })?)
 }

@@ -121,6 +121,9 @@ pub enum Command {
     /// Look at the proxies
     #[command(subcommand)]
     Proxy(ProxyCommand),
+    /// Ask the replica on this host whether it is ready; exits 3 when it is not
+    #[command(help_template = TEMPLATE, before_help = "Examples:\n  tidegate ready\n  tidegate ready --address 127.0.0.1:18002")]
+    Ready(ReadyArgs),
     /// Announce an endpoint and keep it alive until stopped
     #[command(
         help_template = TEMPLATE, before_help = "Examples:\n  tidegate register --service shop/web --site core1 --id web-1 --address 10.0.0.7:8080\n  tidegate register --service shop/web --site core1 --id web-1 --address 10.0.0.7:8080 --etcd http://10.0.0.5:2379"
@@ -334,9 +337,23 @@ pub struct BootstrapArgs {
     /// What Envoy's --drain-time-s says: the control plane can learn it only here
     #[arg(long, default_value = "600s", value_parser = parse_duration, value_name = "DURATION")]
     pub drain_time: Duration,
+    /// Heap, in MiB, at which the proxy refuses work: below what its host or container allows it
+    #[arg(long = "max-heap", default_value_t = 2048, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..1 << 30))]
+    pub max_heap_mib: u64,
+    /// Most connections of clients
+    #[arg(long, default_value_t = 50_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_connections: u32,
     /// Trust domain of the fleet's identities
     #[arg(long, default_value = "tidegate.local", value_name = "DOMAIN")]
     pub trust_domain: String,
+}
+
+/// `tidegate ready`.
+#[derive(Args, Clone, Debug)]
+pub struct ReadyArgs {
+    /// Where it serves /readyz
+    #[arg(long, env = "TIDEGATE_HTTP_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:18002")]
+    pub address: SocketAddr,
 }
 
 /// `tidegate register`.
@@ -393,6 +410,9 @@ pub struct DevCertsArgs {
     /// A control plane; may be repeated
     #[arg(long = "control-plane", value_name = "NAME")]
     pub control_planes: Vec<String>,
+    /// A member of etcd; may be repeated
+    #[arg(long = "etcd", value_name = "NAME")]
+    pub etcds: Vec<String>,
     /// Trust domain of the identities
     #[arg(long, default_value = "tidegate.local", value_name = "DOMAIN")]
     pub trust_domain: String,
