@@ -37,8 +37,7 @@ fn main() -> ExitCode {
 #[tokio::main(flavor = "current_thread")]
 async fn serve(name: String) -> std::io::Result<()> {
     let answer = format!("hello from {name}\n");
-    let router =
-        Router::new().route("/healthz", get(|| async { "ok\n" })).fallback(any(move || async move { answer }));
+    let router = Router::new().route("/healthz", get(|| async { "ok\n" })).fallback(any(move || async move { answer }));
     // The first process of a container has no default action for SIGTERM.
     let mut terminate = signal(SignalKind::terminate())?;
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;

@@ -11,6 +11,7 @@ mod flow;
 mod hostile;
 mod https;
 mod sharing;
+mod stack;
 mod tour;
 mod validate;
 mod world;

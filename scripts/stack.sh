@@ -16,7 +16,7 @@ export TIDEGATE_EDGE1_PORT=${TIDEGATE_EDGE1_PORT:-8081} TIDEGATE_EDGE2_PORT=${TI
 export TIDEGATE_API_PORT=${TIDEGATE_API_PORT:-18011} TIDEGATE_HTTP_PORT=${TIDEGATE_HTTP_PORT:-18012}
 export TIDEGATE_CERTS=$STACK_DIR/certs TIDEGATE_TAG=$STACK_NAME
 SITES=(edge:edge1 edge:edge2 core:core1 core:core2)
-HEALTHY_LIMIT_S=90
+HEALTHY_TRIES=120
 
 say() { printf 'stack: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
@@ -43,9 +43,10 @@ identities() {
     as_root chown -R 10001:10001 "$TIDEGATE_CERTS"/{edge,core,control-plane,etcd}
 }
 
-# Waits until every container is healthy.
-healthy() {
-    local left=$HEALTHY_LIMIT_S containers sick
+# Starts these services, or all, and waits until they are healthy.
+start() {
+    local left=$HEALTHY_TRIES containers sick
+    compose up --detach --remove-orphans "$@" >"$STACK_DIR/compose.log" 2>&1 || { cat "$STACK_DIR/compose.log" >&2; exit 1; }
     containers=$(compose ps --quiet)
     while :; do
         # shellcheck disable=SC2086 # one word for each container
@@ -53,7 +54,7 @@ healthy() {
         [ -n "$sick" ] || return 0
         left=$((left - 1))
         [ "$left" -gt 0 ] || { compose logs --tail 10 >&2; die "not healthy: $sick"; }
-        sleep 1
+        sleep 0.5
     done
 }
 
@@ -83,9 +84,10 @@ up() {
     mkdir -p "$STACK_DIR"
     identities "$tidegate"
     say "starting the containers"
-    compose up --detach --remove-orphans >"$STACK_DIR/compose.log" 2>&1 || { cat "$STACK_DIR/compose.log" >&2; exit 1; }
-    healthy
-    sed "s/\b10\.213\./$TIDEGATE_NET./" docker/fleet.yaml | operator "$tidegate" apply -f - --wait >&2
+    # The control planes first: an Envoy whose Site is not known yet is answered nothing, and waits for half a minute.
+    start etcd cp1 cp2
+    sed "s/\b10\.213\./$TIDEGATE_NET./" docker/fleet.yaml | operator "$tidegate" apply -f - >&2
+    start
     say "one request through each edge:"
     request
     cat <<END

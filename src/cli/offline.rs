@@ -101,9 +101,7 @@ fn read(sources: &[Source], io: &mut Io<'_>) -> Result<Configuration, Failure> {
 pub fn dev_certs(args: &DevCertsArgs, io: &mut Io<'_>) -> Result<(), Failure> {
     let sites: Vec<_> = args.sites.iter().map(|site| (site.role, site.name.clone())).collect();
     // The name itself, and those by which trials reach a server on their own machine.
-    let with_names = |name: &String| {
-        (name.clone(), vec![name.clone(), "localhost".to_owned(), "127.0.0.1".to_owned()])
-    };
+    let with_names = |name: &String| (name.clone(), vec![name.clone(), "localhost".to_owned(), "127.0.0.1".to_owned()]);
     let control_planes: Vec<_> = args.control_planes.iter().map(with_names).collect();
     let etcds: Vec<_> = args.etcds.iter().map(with_names).collect();
     let told = |error: certs::CertError| Failure::Failed(error.to_string());
