@@ -10,6 +10,7 @@ mod features;
 mod flow;
 mod hostile;
 mod https;
+mod roles;
 mod sharing;
 mod stack;
 mod tour;

@@ -36,7 +36,7 @@ identities() {
     for site in "${SITES[@]}"; do
         local role=${site%:*} name=${site#*:}
         "$tidegate" proxy bootstrap --site "$name" --id "$name-a" --role "$role" --server cp1:18000,cp2:18000 \
-            --ca ca.crt --cert tls.crt --key tls.key --drain-time 10s --max-heap 384 \
+            --identity --drain-time 10s --max-heap 384 \
             >"$TIDEGATE_CERTS/$role/$name/envoy.yaml"
     done
     # Keys are readable for their owner alone, which in the containers is the images' user.

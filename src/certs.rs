@@ -282,6 +282,19 @@ mod tests {
     }
 
     #[test]
+    fn a_member_of_etcd_is_of_the_same_authority_and_neither_proxy_nor_control_plane() {
+        let dir = tempfile::tempdir().unwrap();
+        trial(dir.path()).unwrap();
+        let folders = etcd_certs(dir.path(), "tidegate.local", &[("e1".to_owned(), vec!["e1".to_owned()])]).unwrap();
+        assert_eq!(folders, [dir.path().join("etcd/e1")]);
+        let leaf = der(&folders[0].join("tls.crt"));
+        let (_, leaf) = X509Certificate::from_der(&leaf).unwrap();
+        assert_eq!(names(&leaf), ["e1", "spiffe://tidegate.local/etcd/e1"]);
+        assert!(!folders[0].join("identity").exists());
+        assert_eq!(fs::read(folders[0].join("ca.crt")).unwrap(), fs::read(dir.path().join("ca.crt")).unwrap());
+    }
+
+    #[test]
     fn rustls_accepts_the_chain_also_after_the_authority_was_used_again() {
         let dir = tempfile::tempdir().unwrap();
         trial(dir.path()).unwrap();

@@ -319,6 +319,9 @@ pub struct BootstrapArgs {
     /// Key of the proxy's certificate, as a path on its host
     #[arg(id = "client_key", long = "key", value_name = "FILE", requires = "client_ca")]
     pub key: Option<PathBuf>,
+    /// Take both by file SDS from identity/ in Envoy's working directory, as the backbone does: files that are replaced take effect at once
+    #[arg(long, conflicts_with_all = ["client_ca", "client_cert", "client_key"])]
+    pub identity: bool,
     /// What the proxies of the site do: edge or core
     #[arg(long, default_value = "edge", value_parser = parse_role, value_name = "ROLE")]
     pub role: Role,
