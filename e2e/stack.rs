@@ -125,6 +125,19 @@ impl Stack {
         });
     }
 
+    /// Waits until the copy on cp1's disk is as new as the route, without which a start from it would be from nothing.
+    fn wait_copied(&self) {
+        let key = "/tidegate/v1/objects/httproutes/default/hello";
+        let fields = self.script(&["docker", "exec", &self.container("etcd"), "etcdctl", "get", "-w", "fields", key]);
+        let written = number_after(&fields, "\"ModRevision\" : ").expect("the route is there");
+        let page = Request::get(&format!("http://127.0.0.1:{}/readyz?verbose", self.ports[3]));
+        wait_for("cp1 has the route on disk", SOON, || {
+            let text = page.send()?.text();
+            let copied = number_after(&text, "last-known-good copy: revision ");
+            if copied >= Some(written) { Ok(()) } else { Err(text) }
+        });
+    }
+
     /// An operator's command to cp1.
     fn operate(&self, arguments: &[&str]) -> Output {
         let server = format!("https://127.0.0.1:{}", self.ports[2]);
@@ -152,6 +165,11 @@ impl Drop for Stack {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn number_after(text: &str, words: &str) -> Option<u64> {
+    let rest = text.split_once(words)?.1;
+    rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 fn free_ports() -> [u16; 4] {
@@ -198,6 +216,7 @@ fn the_stack_serves_on_while_control_planes_and_etcd_die_and_start_again_without
     let stack = Stack::up();
     only_the_next_tier_is_reached(&stack);
     stack.wait_served(0, "hello.example");
+    stack.wait_copied();
 
     // edge2 is the one that is restarted, so the load goes by edge1.
     let load = Load::new([stack.request(0, "hello.example")]).start();
