@@ -1,8 +1,6 @@
 //! Builds every part, starts it, and stops it in order.
 
 mod metrics;
-#[cfg(test)]
-mod tests;
 mod tls;
 
 use std::{
