@@ -172,10 +172,12 @@ fn number_after(text: &str, words: &str) -> Option<u64> {
     rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
+/// Four free ports in a row, below those that the system gives away: minutes pass until they are used.
 fn free_ports() -> [u16; 4] {
-    // All at once, so that they differ.
-    let listeners = [(); 4].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
+    let first = 20_000 + u16::try_from(std::process::id() % 1_000).unwrap() * 4;
+    let free = |ports: &[u16; 4]| ports.iter().all(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    let rows = (first..28_000).step_by(4).map(|port| [port, port + 1, port + 2, port + 3]);
+    rows.into_iter().find(free).expect("there are free ports")
 }
 
 /// Waits for more good answers, and says so when one is not.

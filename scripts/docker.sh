@@ -60,9 +60,10 @@ start_engine() {
     mkdir -p "$HOME_DIR"
     as_root mkdir -p "$RUN_DIR"
     say "starting an engine (log: $HOME_DIR/engine.log)"
-    # Without a default bridge: every network of the stack is its own, and builds need none. Its own session, so that
+    # Without a default bridge and without routing: every network of the stack is its own, and builds need none; so this
+    # changes little of the host. Its own session, so that
     # it outlives the terminal.
-    as_root setsid dockerd --host "$SOCKET" --group "$(id -gn)" --bridge none --log-level warn \
+    as_root setsid dockerd --host "$SOCKET" --group "$(id -gn)" --bridge none --ip-forward=false --log-level warn \
         --data-root "$HOME_DIR/data" --exec-root "$RUN_DIR/exec" --pidfile "$HOME_DIR/engine.pid" \
         </dev/null >"$HOME_DIR/engine.log" 2>&1 &
     local left=$START_LIMIT_S
