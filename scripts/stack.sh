@@ -105,7 +105,7 @@ END
 
 down() {
     if docker version >/dev/null 2>&1; then
-        compose down --volumes --remove-orphans --timeout 10 2>/dev/null
+        compose --log-level ERROR down --volumes --remove-orphans --timeout 10
         docker image rm "tidegate:$TIDEGATE_TAG" "tidegate-backend:$TIDEGATE_TAG" >/dev/null 2>&1 || true
     fi
     [ ! -e "$STACK_DIR" ] || as_root rm -rf "$STACK_DIR"
