@@ -142,7 +142,8 @@ fn a_replica_that_is_cut_off_takes_nothing_back() {
         proxy.session();
     }
     pair.link.hold();
-    let changes = pair.service("web", ", timeouts: {connect: 300ms}") + &pair.service("new", "") + &route("new");
+    let changes =
+        pair.service("web", ", timeouts: {connect: 300ms}") + &pair.service("new", "") + &marked_route("x-two");
     pair.replicas[0].apply(&changes, &[]).ok();
     pair.replicas[0].run(&["delete", "service", "other", "-n", "shop"]).ok();
     let mut newest = BTreeMap::new();

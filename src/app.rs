@@ -280,13 +280,12 @@ async fn start_http(
 pub fn bootstrap_yaml(args: &BootstrapArgs) -> Result<String> {
     let servers = args.servers.iter().map(|s| s.parse()).collect::<Result<Vec<HostPort>, _>>()?;
     let path = |path: &Path| path.display().to_string();
-    let tls = match (&args.ca, &args.cert, &args.key) {
-        (Some(ca), Some(cert), Some(key)) => Some(Tls {
-            trust_domain: args.trust_domain.clone(),
-            source: TlsSource::Files { ca: path(ca), cert: path(cert), key: path(key) },
-        }),
+    let source = match (&args.ca, &args.cert, &args.key) {
+        _ if args.identity => Some(TlsSource::Identity),
+        (Some(ca), Some(cert), Some(key)) => Some(TlsSource::Files { ca: path(ca), cert: path(cert), key: path(key) }),
         _ => None,
     };
+    let tls = source.map(|source| Tls { trust_domain: args.trust_domain.clone(), source });
     Ok(bootstrap(&Options {
         region: args.region.clone(),
         zone: args.zone.clone(),
@@ -294,6 +293,8 @@ pub fn bootstrap_yaml(args: &BootstrapArgs) -> Result<String> {
         admin: (Ipv4Addr::LOCALHOST, args.admin_port).into(),
         cohort: args.cohort.clone(),
         drain_time: args.drain_time,
+        max_heap_bytes: args.max_heap_mib << 20,
+        max_connections: args.max_connections,
         ..Options::new(&args.id, &args.site, args.role, servers)
     })?)
 }

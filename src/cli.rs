@@ -16,6 +16,7 @@ mod objects;
 pub mod offline;
 mod output;
 mod proxy;
+mod ready;
 mod register;
 mod server_args;
 mod store;
@@ -32,8 +33,8 @@ use clap::CommandFactory;
 
 pub use args::{
     ApplyArgs, BootstrapArgs, Cli, Command, DeleteArgs, DemoArgs, DescribeArgs, DevCertsArgs, DiffArgs, GetArgs,
-    Global, Output, ProxyCommand, ProxyConfigArgs, ProxyStatusArgs, RegisterArgs, StoreCommand, TranslateArgs,
-    WaitArgs,
+    Global, Output, ProxyCommand, ProxyConfigArgs, ProxyStatusArgs, ReadyArgs, RegisterArgs, StoreCommand,
+    TranslateArgs, WaitArgs,
 };
 pub use failure::Failure;
 pub use local::{Source, read_sources};
@@ -109,6 +110,7 @@ async fn dispatch(cli: Cli, offline: &dyn Offline, io: &mut Io<'_>) -> Result<()
         Command::Delete(args) => objects::delete(&global, &args, io).await,
         Command::Diff(args) => diff::diff(&global, &args, io).await,
         Command::Wait(args) => apply::wait(&global, &args, io).await,
+        Command::Ready(args) => ready::ready(&args, global.request_timeout, io).await,
         Command::Version => objects::version(&global, io).await,
         Command::Completion { shell } => {
             let mut script = Vec::new();
