@@ -10,6 +10,7 @@ mod features;
 mod flow;
 mod hostile;
 mod https;
+mod load;
 mod sharing;
 mod tour;
 mod validate;

@@ -2,6 +2,7 @@
 
 mod apply;
 mod http;
+mod load;
 mod objects;
 mod operator;
 mod proxies;

@@ -31,6 +31,7 @@ use crate::{
     rpc::operator_server::OperatorServer,
     serve::{
         intake::{self, Limits},
+        lrs::{self, LoadReporting},
         service::{AggregatedDiscovery, Shared},
     },
     snapshot::Views,
@@ -77,7 +78,7 @@ impl App {
         });
 
         let views = Arc::new(Views::default());
-        let feedback = Arc::new(Feedback::default());
+        let feedback = Arc::new(Feedback::new(args.load_report_interval));
         let (state_in, state) = watch::channel(Arc::new(State::starting()));
         let (sites_in, sites) = watch::channel(Arc::new(Sites::default()));
         let catalog = Catalog::new(keyspace.clone(), parse_stored, manifest::parse_endpoint);
@@ -227,6 +228,13 @@ async fn start_xds(
     cancel: &CancellationToken,
     tasks: &mut JoinSet<Result<()>>,
 ) -> Result<SocketAddr> {
+    let reporting = LoadReporting::new(lrs::Shared {
+        views: Arc::clone(&context.views),
+        feedback: Arc::clone(&context.feedback),
+        sites: sites.clone(),
+        allow_unproven: args.allow_unproven,
+        cancel: cancel.clone(),
+    });
     let shared = Shared {
         views: Arc::clone(&context.views),
         feedback: Arc::clone(&context.feedback),
@@ -236,7 +244,7 @@ async fn start_xds(
         cancel: cancel.clone(),
     };
     let tls = tls::server(args.xds_cert.as_deref(), args.xds_key.as_deref(), args.xds_ca.as_deref())?;
-    let routes = Routes::new(AggregatedDiscovery::new(shared));
+    let routes = Routes::new(AggregatedDiscovery::new(shared)).add_service(reporting);
     listen(args.xds_listen, "--xds-listen", tls, routes, cancel, tasks).await
 }
 

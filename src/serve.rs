@@ -2,6 +2,7 @@
 
 pub mod fanout;
 pub mod intake;
+pub mod lrs;
 pub mod service;
 pub mod session;
 mod stream;

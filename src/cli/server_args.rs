@@ -1,8 +1,10 @@
 //! The settings of `tidegate serve`: flag, else environment variable `TIDEGATE_…`, else default.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::Args;
+
+use super::values::parse_duration;
 
 /// Where the desired state is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +100,9 @@ pub struct ServeArgs {
     /// Believe what proxies without a certificate claim, on any address (they still get no secrets)
     #[arg(long, env = "TIDEGATE_ALLOW_UNPROVEN")]
     pub allow_unproven: bool,
+    /// How often each proxy reports its load
+    #[arg(long, env = "TIDEGATE_LOAD_REPORT_INTERVAL", value_name = "DURATION", default_value = "10s", value_parser = parse_interval)]
+    pub load_report_interval: Duration,
     /// Prefix of all keys in the store
     #[arg(long, env = "TIDEGATE_PREFIX", value_name = "KEY", default_value = "/tidegate")]
     pub prefix: String,
@@ -107,6 +112,12 @@ pub struct ServeArgs {
     /// How etcd is reached, where it is the store.
     #[command(flatten)]
     pub etcd: EtcdArgs,
+}
+
+/// A duration of a second at least: an Envoy that is asked for less makes its own choice.
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let interval = parse_duration(text)?;
+    if interval < Duration::from_secs(1) { Err("a second is the least".to_owned()) } else { Ok(interval) }
 }
 
 impl ServeArgs {

@@ -56,6 +56,8 @@ pub(super) struct Node {
     metadata: Option<prost_types::Struct>,
     #[prost(message, optional, tag = "4")]
     locality: Option<Locality>,
+    #[prost(string, repeated, tag = "10")]
+    client_features: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -81,6 +83,11 @@ impl Node {
         };
         let site = self.locality.as_ref().map(|l| l.sub_zone.clone()).unwrap_or_default();
         NodeClaim { id: self.id.clone(), cluster: self.cluster.clone(), site, cohort }
+    }
+
+    /// Whether the client says that it can do `feature`.
+    pub(super) fn can(&self, feature: &str) -> bool {
+        self.client_features.iter().any(|known| known == feature)
     }
 
     /// Seconds that the proxy's listeners drain (`--drain-time-s`), between 0 and a day.
