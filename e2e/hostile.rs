@@ -70,7 +70,7 @@ fn services(namespace: &str, count: usize) -> String {
 }
 
 /// An ADS client that does what it is told, and nothing by itself.
-struct Client {
+pub(crate) struct Client {
     runtime: Runtime,
     requests: mpsc::Sender<DeltaDiscoveryRequest>,
     responses: Streaming<DeltaDiscoveryResponse>,
@@ -100,7 +100,7 @@ impl Client {
         Ok(Self { runtime, requests, responses: responses.into_inner() })
     }
 
-    fn core(address: SocketAddr, id: &str) -> Self {
+    pub(crate) fn core(address: SocketAddr, id: &str) -> Self {
         Self::open(address, DeltaDiscoveryRequest { node: node("core1", id), ..ask(CLUSTER, &[]) }).unwrap()
     }
 
@@ -108,7 +108,7 @@ impl Client {
         self.runtime.block_on(self.requests.send(request)).expect("the stream stands");
     }
 
-    fn within(&mut self, limit: Duration) -> Option<Result<Option<DeltaDiscoveryResponse>, Status>> {
+    pub(crate) fn within(&mut self, limit: Duration) -> Option<Result<Option<DeltaDiscoveryResponse>, Status>> {
         self.runtime.block_on(async { timeout(limit, self.responses.message()).await.ok() })
     }
 
@@ -122,7 +122,7 @@ impl Client {
         }
     }
 
-    fn answer(&self, response: &DeltaDiscoveryResponse, refusal: Option<&str>) {
+    pub(crate) fn answer(&self, response: &DeltaDiscoveryResponse, refusal: Option<&str>) {
         let error_detail = refusal.map(|m| Rpc { code: 3, message: m.into(), ..Rpc::default() });
         let response_nonce = response.nonce.clone();
         self.send(DeltaDiscoveryRequest { response_nonce, error_detail, ..ask(&response.type_url, &[]) });
@@ -162,7 +162,7 @@ fn rss(control: &mut Tidegate) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-fn start() -> (Addresses, Tidegate) {
+pub(crate) fn start() -> (Addresses, Tidegate) {
     let addresses = Addresses::next();
     let control = Tidegate::serve(addresses.take(), "memory", &[]);
     control.apply(SITES, &[]).ok();

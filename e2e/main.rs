@@ -5,6 +5,7 @@ mod harness;
 mod harness_works;
 
 mod change;
+mod csds;
 mod failover;
 mod features;
 mod flow;

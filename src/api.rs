@@ -6,6 +6,7 @@ mod load;
 mod objects;
 mod operator;
 mod proxies;
+mod reflection;
 mod register;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use crate::{
 
 pub use http::{HttpState, router};
 pub use operator::OperatorService;
+pub use reflection::with_reflection;
 
 /// What every call needs; cheap to clone.
 #[derive(Clone)]

@@ -30,6 +30,7 @@ use crate::{
     pipeline::{Pipeline, State},
     rpc::operator_server::OperatorServer,
     serve::{
+        csds::{self, ClientStatus},
         intake::{self, Limits},
         lrs::{self, LoadReporting},
         service::{AggregatedDiscovery, Shared},
@@ -87,8 +88,8 @@ impl App {
         tasks.spawn(async move { pipeline.run(stop).await.map_err(anyhow::Error::msg) });
 
         let context = api::Context { store, keyspace, state, views, feedback, replica };
-        let xds = start_xds(args, &context, sites, &cancel, &mut tasks).await?;
-        let api = start_api(args, context.clone(), &cancel, &mut tasks).await?;
+        let xds = start_xds(args, &context, sites.clone(), &cancel, &mut tasks).await?;
+        let api = start_api(args, context.clone(), sites, &cancel, &mut tasks).await?;
         let http = start_http(args, context, &cancel, &mut tasks).await?;
         tracing::info!(%xds, %api, %http, "serving");
         Ok(Self { xds, api, http, cancel, tasks })
@@ -251,14 +252,17 @@ async fn start_xds(
 async fn start_api(
     args: &ServeArgs,
     context: api::Context,
+    sites: watch::Receiver<Arc<Sites>>,
     cancel: &CancellationToken,
     tasks: &mut JoinSet<Result<()>>,
 ) -> Result<SocketAddr> {
     let tls = tls::server(args.api_cert.as_deref(), args.api_key.as_deref(), args.api_ca.as_deref())?;
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<OperatorServer<OperatorService>>().await;
+    let (views, feedback) = (Arc::clone(&context.views), Arc::clone(&context.feedback));
+    let status = csds::service(ClientStatus { views, feedback, sites });
     let operator = OperatorServer::new(OperatorService::new(context)).max_decoding_message_size(API_REQUEST_MAX);
-    let routes = Routes::new(operator).add_service(health_service);
+    let routes = api::with_reflection(Routes::new(operator).add_service(status).add_service(health_service))?;
     listen(args.api_listen, "--api-listen", tls, routes, cancel, tasks).await
 }
 

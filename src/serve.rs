@@ -1,5 +1,6 @@
 //! The xDS server: sessions decide, fan-outs share frames, the service moves bytes, the intake admits.
 
+pub mod csds;
 pub mod fanout;
 pub mod intake;
 pub mod lrs;
