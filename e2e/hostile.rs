@@ -32,7 +32,7 @@ const SOON: Duration = Duration::from_secs(10);
 const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
 
-const SITES: &str = "
+pub(crate) const SITES: &str = "
 apiVersion: tidegate.dev/v1alpha1
 kind: Site
 metadata: {name: core1}

@@ -4,6 +4,7 @@
 mod harness;
 mod harness_works;
 
+mod attacks;
 mod change;
 mod csds;
 mod failover;
@@ -12,6 +13,7 @@ mod flow;
 mod hostile;
 mod https;
 mod load;
+mod rotation;
 mod sharing;
 mod tour;
 mod validate;

@@ -67,6 +67,7 @@ impl App {
     pub async fn start(args: &ServeArgs) -> Result<Self> {
         let keyspace = Keyspace::new(&args.prefix);
         let replica: Arc<str> = args.replica.clone().unwrap_or_else(host_name).into();
+        raise_file_limit(args.max_connections);
         let store = open(args).await?;
         let cancel = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -134,6 +135,20 @@ impl App {
 
 fn parse_stored(reference: &ObjectRef, bytes: &[u8]) -> Result<(Object, Vec<String>), Vec<String>> {
     manifest::parse_stored(reference, bytes).map_err(|faults| faults.iter().map(ToString::to_string).collect())
+}
+
+/// As many open files as connections may need, as far as the system allows.
+fn raise_file_limit(connections: usize) {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    let wanted = u64::try_from(connections).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(1_000);
+    let raised = limit.maximum.map_or(wanted, |most| most.min(wanted));
+    if limit.current.is_some_and(|current| current < raised) {
+        limit.current = Some(raised);
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::warn!(%error, wanted, "the limit of open files stays as it is, and may end before connections do");
+        }
+    }
 }
 
 fn host_name() -> String {
@@ -244,9 +259,11 @@ async fn start_xds(
         allow_unproven: args.allow_unproven,
         cancel: cancel.clone(),
     };
-    let tls = tls::server(args.xds_cert.as_deref(), args.xds_key.as_deref(), args.xds_ca.as_deref())?;
+    let files = [&args.xds_cert, &args.xds_key, &args.xds_ca].map(Option::as_deref);
+    let tls = tls::server(files, tasks, cancel)?;
     let routes = Routes::new(AggregatedDiscovery::new(shared)).add_service(reporting);
-    listen(args.xds_listen, "--xds-listen", tls, routes, cancel, tasks).await
+    let limits = Limits { age: args.max_connection_age, ..limits(args) };
+    listen((args.xds_listen, "--xds-listen"), (tls, limits), routes, cancel, tasks).await
 }
 
 async fn start_api(
@@ -256,28 +273,32 @@ async fn start_api(
     cancel: &CancellationToken,
     tasks: &mut JoinSet<Result<()>>,
 ) -> Result<SocketAddr> {
-    let tls = tls::server(args.api_cert.as_deref(), args.api_key.as_deref(), args.api_ca.as_deref())?;
+    let files = [&args.api_cert, &args.api_key, &args.api_ca].map(Option::as_deref);
+    let tls = tls::server(files, tasks, cancel)?;
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<OperatorServer<OperatorService>>().await;
     let (views, feedback) = (Arc::clone(&context.views), Arc::clone(&context.feedback));
     let status = csds::service(ClientStatus { views, feedback, sites });
     let operator = OperatorServer::new(OperatorService::new(context)).max_decoding_message_size(API_REQUEST_MAX);
     let routes = api::with_reflection(Routes::new(operator).add_service(status).add_service(health_service))?;
-    listen(args.api_listen, "--api-listen", tls, routes, cancel, tasks).await
+    listen((args.api_listen, "--api-listen"), (tls, limits(args)), routes, cancel, tasks).await
+}
+
+fn limits(args: &ServeArgs) -> Limits {
+    Limits { connections: args.max_connections, per_address: args.max_connections_per_address, ..Limits::default() }
 }
 
 /// Binds a port and serves gRPC on it.
 async fn listen(
-    address: SocketAddr,
-    flag: &str,
-    tls: Option<Arc<rustls::ServerConfig>>,
+    (address, flag): (SocketAddr, &str),
+    (tls, limits): (Option<intake::Tls>, Limits),
     routes: Routes,
     cancel: &CancellationToken,
     tasks: &mut JoinSet<Result<()>>,
 ) -> Result<SocketAddr> {
     let listener = bind(address, flag).await?;
     let address = listener.local_addr()?;
-    let serving = intake::serve(listener, tls, routes, Limits::default(), cancel.clone());
+    let serving = intake::serve(listener, tls, routes, limits, cancel.clone());
     tasks.spawn(async move { Ok(serving.await?) });
     Ok(address)
 }

@@ -157,7 +157,7 @@ async fn begin(
     let first = timeout(FIRST_REQUEST, requests.message());
     let Some(first) = first.await.map_err(|_| Status::deadline_exceeded("no request"))?? else { return Ok(None) };
     let node = first.node.unwrap_or_default();
-    let who = Who { peer, claim: node.claim(), allow_unproven: shared.allow_unproven };
+    let who = Who { peer, claim: node.claim()?, allow_unproven: shared.allow_unproven };
     let mut sites = shared.sites.clone();
     let audience = loop {
         match who.resolve(&mut sites) {
