@@ -29,7 +29,7 @@ use crate::{
 };
 
 const SOON: Duration = Duration::from_secs(10);
-const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+pub(crate) const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
 
 pub(crate) const SITES: &str = "
@@ -76,12 +76,12 @@ pub(crate) struct Client {
     responses: Streaming<DeltaDiscoveryResponse>,
 }
 
-fn node(site: &str, id: &str) -> Option<Node> {
+pub(crate) fn node(site: &str, id: &str) -> Option<Node> {
     let locality = Some(Locality { sub_zone: site.into(), ..Locality::default() });
     Some(Node { id: id.into(), cluster: "core".into(), locality, ..Node::default() })
 }
 
-fn ask(type_url: &str, names: &[String]) -> DeltaDiscoveryRequest {
+pub(crate) fn ask(type_url: &str, names: &[String]) -> DeltaDiscoveryRequest {
     let resource_names_subscribe = names.to_vec();
     DeltaDiscoveryRequest { type_url: type_url.into(), resource_names_subscribe, ..DeltaDiscoveryRequest::default() }
 }

@@ -7,13 +7,21 @@ use std::{
     time::{Duration, Instant},
 };
 
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
 use tempfile::TempDir;
-use tokio::net::TcpSocket;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
+use tokio::{net::TcpSocket, time::timeout};
+use tokio_stream::StreamExt;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Error, Identity};
 
 use super::{SLACK, Target, rest};
-use crate::{harness::wait_for, world::Machine};
+use crate::{
+    harness::wait_for,
+    hostile::{CLUSTER, ask, node},
+    world::Machine,
+};
 
 /// The xDS port gives up on a silent connection after this.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -130,18 +138,23 @@ impl Authority {
         Target::start(&["--xds-cert", &cert, "--xds-key", &key, "--xds-ca", &ca])
     }
 
-    /// Whether a handshake with that certificate leads to a connection that can be used.
-    fn admits(&self, target: &Target, identity: Option<(String, String)>) -> bool {
+    /// A connection with that certificate, as far as the client can tell.
+    async fn channel(&self, target: &Target, identity: Option<(String, String)>) -> Result<Channel, Error> {
         let trust = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&self.pem)).domain_name("localhost");
         let tls = match identity {
             Some((cert, key)) => trust.identity(Identity::from_pem(cert, key)),
             None => trust,
         };
+        let endpoint = Channel::from_shared(format!("https://{}", target.control.xds())).unwrap();
+        endpoint.tls_config(tls).unwrap().connect().await
+    }
+
+    /// Whether a handshake with that certificate leads to a connection that can be used.
+    fn admits(&self, target: &Target, identity: Option<(String, String)>) -> bool {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let endpoint = Channel::from_shared(format!("https://{}", target.control.xds())).unwrap();
             // TLS 1.3 tells a client late that its certificate is not taken: at the first call.
-            let Ok(channel) = endpoint.tls_config(tls).unwrap().connect().await else { return false };
+            let Ok(channel) = self.channel(target, identity).await else { return false };
             let mut client = tonic::client::Grpc::new(channel);
             client.ready().await.is_ok()
                 && client
@@ -174,4 +187,47 @@ fn a_wrong_certificate_gets_no_connection() {
     }
     let listed = target.control.run(&["proxy", "status"]);
     assert!(listed.stdout.is_empty(), "nobody came as far as a name: {listed:?}");
+}
+
+#[test]
+fn a_certificate_with_a_wrong_name_gets_silence_and_is_named() {
+    let _machine = Machine::shared();
+    let (dir, authority) = (TempDir::new().unwrap(), Authority::new());
+    let target = authority.target(dir.path());
+    let names: [&[&str]; 9] = [
+        &["core1"],
+        &["spiffe://tidegate.local/core/core1", "spiffe://tidegate.local/core/core2"],
+        &["spiffe://tidegate.localhost/core/core1"],
+        &["spiffe://TIDEGATE.local/core/core1"],
+        &["spiffe://tidegate%2Elocal/core/core1"],
+        &["spiffe://*/core/core1"],
+        &["spiffe://tidegate.local/core/../core/core1"],
+        &["spiffe://tidegate.local/edge/core1"],
+        &["spiffe://tidegate.local/operator/ann"],
+    ];
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let mut streams: Vec<_> = names
+        .iter()
+        .enumerate()
+        .map(|(n, names)| {
+            runtime.block_on(async {
+                let channel = authority.channel(&target, Some(authority.issue(names, (2020, 2100)))).await.unwrap();
+                let first = DeltaDiscoveryRequest { node: node("core1", &format!("proxy-{n}")), ..ask(CLUSTER, &[]) };
+                let requests = tokio_stream::once(first).chain(tokio_stream::pending());
+                let mut ads = AggregatedDiscoveryServiceClient::new(channel);
+                ads.delta_aggregated_resources(requests).await.unwrap().into_inner()
+            })
+        })
+        .collect();
+    wait_for("every one is named, with the reason", SLACK, || {
+        let status = target.control.run(&["proxy", "status"]).stdout;
+        match status.matches(": refused: ").count() {
+            count if count == names.len() => Ok(()),
+            _ => Err(status),
+        }
+    });
+    for (names, stream) in names.iter().zip(&mut streams) {
+        let heard = runtime.block_on(async { timeout(Duration::from_millis(100), stream.message()).await });
+        assert!(heard.is_err(), "{names:?} is told {heard:?}");
+    }
 }
