@@ -18,6 +18,7 @@ mod output;
 mod proxy;
 mod register;
 mod server_args;
+mod store;
 mod summary;
 mod target;
 #[cfg(test)]
@@ -32,7 +33,8 @@ use clap::CommandFactory;
 
 pub use args::{
     ApplyArgs, BootstrapArgs, Cli, Command, DeleteArgs, DemoArgs, DescribeArgs, DevCertsArgs, DiffArgs, GetArgs,
-    Global, Output, ProxyCommand, ProxyConfigArgs, ProxyStatusArgs, RegisterArgs, TopArgs, TranslateArgs, WaitArgs,
+    Global, Output, ProxyCommand, ProxyConfigArgs, ProxyStatusArgs, RegisterArgs, StoreCommand, TopArgs, TranslateArgs,
+    WaitArgs,
 };
 pub use failure::Failure;
 pub use local::{Source, read_sources};
@@ -102,6 +104,7 @@ async fn dispatch(cli: Cli, offline: &dyn Offline, io: &mut Io<'_>) -> Result<()
         Command::Top(args) => top::top(&global, &args, io).await,
         Command::Register(args) if !args.etcd.is_empty() => offline.register_etcd(args, io).await,
         Command::Register(args) => register::register(&global, &args, io).await,
+        Command::Store(StoreCommand::Accept) => store::accept(&global, io).await,
         Command::Apply(args) => apply::apply(&global, &args, io).await,
         Command::Get(args) => objects::get(&global, &args, io).await,
         Command::Describe(args) => describe::describe(&global, &args, io).await,

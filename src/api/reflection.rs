@@ -1,11 +1,11 @@
-//! gRPC reflection: the services of this port, and no others, with their messages.
+//! gRPC reflection: the services of this port that are for operators, with their messages.
 
 use tonic::service::Routes;
 use tonic_reflection::server::{Builder, Error};
 
 use crate::{rpc, xds::descriptor};
 
-/// The services that reflection names.
+/// The services that reflection names; that by which replicas ask one another is not for people.
 const SERVICES: [&str; 4] = [
     "tidegate.v1.Operator",
     "envoy.service.status.v3.ClientStatusDiscoveryService",

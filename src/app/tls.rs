@@ -21,7 +21,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::serve::intake::{self, Tls};
+use crate::{
+    replicas::{PeerTls, TrustDomain},
+    serve::intake::{self, Tls},
+};
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(3);
@@ -104,6 +107,23 @@ impl Files {
             format!("{}, {} and {} make no TLS configuration", cert.display(), key.display(), ca.display())
         })
     }
+}
+
+/// How this replica proves itself to the others: with the certificate of its API port.
+///
+/// # Errors
+/// With the file, and what is wrong with it.
+pub(super) fn peer(
+    cert: Option<&Path>,
+    key: Option<&Path>,
+    ca: Option<&Path>,
+    trust_domain: TrustDomain,
+) -> Result<Option<PeerTls>> {
+    let (Some(cert), Some(key), Some(ca)) = (cert, key, ca) else { return Ok(None) };
+    let key_der = PrivateKeyDer::from_pem_file(key).with_context(|| format!("{}: no private key", key.display()))?;
+    let made = PeerTls::new(certificates(ca)?, certificates(cert)?, key_der, trust_domain);
+    made.map(Some)
+        .with_context(|| format!("{}, {} and {} make no identity", cert.display(), key.display(), ca.display()))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {

@@ -126,6 +126,9 @@ pub enum Command {
         help_template = TEMPLATE, before_help = "Examples:\n  tidegate top\n  tidegate top edge1 -o wide\n  tidegate top --watch"
     )]
     Top(TopArgs),
+    /// Speak about the store itself
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Announce an endpoint and keep it alive until stopped
     #[command(
         help_template = TEMPLATE, before_help = "Examples:\n  tidegate register --service shop/web --site core1 --id web-1 --address 10.0.0.7:8080\n  tidegate register --service shop/web --site core1 --id web-1 --address 10.0.0.7:8080 --etcd http://10.0.0.5:2379"
@@ -353,6 +356,16 @@ pub struct BootstrapArgs {
     /// Trust domain of the fleet's identities
     #[arg(long, default_value = "tidegate.local", value_name = "DOMAIN")]
     pub trust_domain: String,
+}
+
+/// `tidegate store …`.
+#[derive(Subcommand, Debug)]
+pub enum StoreCommand {
+    /// Tell a replica that froze to go on with the store that answers now; ask each replica in turn
+    #[command(
+        help_template = TEMPLATE, before_help = "Examples:\n  tidegate store accept\n  tidegate store accept --server http://10.0.0.1:18001"
+    )]
+    Accept,
 }
 
 /// `tidegate register`.

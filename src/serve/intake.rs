@@ -22,7 +22,7 @@ use self::{
     connection::{Connection, Socket},
     places::{Full, Place, Places},
 };
-use crate::identity::Peer;
+use crate::identity::{self, Peer};
 
 pub use self::tls::mutual_tls;
 
@@ -154,7 +154,7 @@ impl Intake {
                 let acceptor = TlsAcceptor::from(Arc::clone(&tls.borrow()));
                 let stream = timeout(self.limits.handshake, acceptor.accept(socket)).await??;
                 let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-                peer.spiffe = certificate.map(tls::spiffe);
+                peer.spiffe = certificate.map(|certificate| identity::spiffe(certificate));
                 Socket::Tls(Box::new(stream))
             }
         };

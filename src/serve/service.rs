@@ -33,7 +33,7 @@ use super::{
 use crate::{
     feedback::{Feedback, ProxyId},
     identity::Peer,
-    model::{Audience, Sites},
+    model::{Audience, Sites, Watermarks},
     snapshot::Views,
 };
 
@@ -44,6 +44,17 @@ const MAX_REQUEST_UNPROVEN: usize = 256 << 10;
 /// Streams per proxy; hot restart needs two.
 const STREAMS_PER_PROXY: usize = 2;
 
+/// What streams are told of the fleet, as it changes.
+#[derive(Clone, Debug)]
+pub struct Fleet {
+    /// All sites, as identity needs them.
+    pub sites: watch::Receiver<Arc<Sites>>,
+    /// How far each site has come; only streams that wait for that are woken.
+    pub watermarks: watch::Receiver<Arc<Watermarks>>,
+    /// Whether the store's changes arrive.
+    pub fresh: watch::Receiver<bool>,
+}
+
 /// What all streams share.
 #[derive(Debug)]
 pub struct Shared {
@@ -51,8 +62,8 @@ pub struct Shared {
     pub views: Arc<Views>,
     /// Where acknowledgements go.
     pub feedback: Arc<Feedback>,
-    /// All sites, as identity needs them.
-    pub sites: watch::Receiver<Arc<Sites>>,
+    /// The fleet.
+    pub fleet: Fleet,
     /// `control_plane.identifier`.
     pub identifier: Arc<str>,
     /// Claims without a certificate are believed from everywhere.

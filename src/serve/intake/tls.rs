@@ -1,4 +1,4 @@
-//! Mutual TLS: the configuration of a port, and the name in a peer's certificate.
+//! Mutual TLS of a port.
 
 use std::sync::Arc;
 
@@ -7,7 +7,6 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer},
     server::WebPkiClientVerifier,
 };
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// TLS for proxies: their certificate is required and has to chain to `ca`; HTTP/2 only.
 ///
@@ -29,18 +28,4 @@ pub fn mutual_tls(
     let mut config = builder.with_client_cert_verifier(verifier).with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(config)
-}
-
-/// The one URI SAN of a verified certificate; empty, which nobody is called, if it has none or several.
-pub(super) fn spiffe(certificate: &CertificateDer<'_>) -> String {
-    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return String::new() };
-    let Ok(Some(names)) = parsed.subject_alternative_name() else { return String::new() };
-    let mut uris = names.value.general_names.iter().filter_map(|name| match name {
-        GeneralName::URI(uri) => Some(*uri),
-        _ => None,
-    });
-    match (uris.next(), uris.next()) {
-        (Some(uri), None) => uri.to_owned(),
-        _ => String::new(),
-    }
 }
