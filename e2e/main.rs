@@ -5,13 +5,17 @@ mod harness;
 mod harness_works;
 
 mod accepted;
+mod attacks;
 mod change;
+mod csds;
 mod failover;
 mod features;
 mod fleet;
 mod flow;
 mod hostile;
 mod https;
+mod load;
+mod rotation;
 mod moves;
 mod outage;
 mod roles;

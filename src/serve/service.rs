@@ -3,13 +3,20 @@
 use std::{
     convert::Infallible,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use dashmap::DashMap;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Sleep, sleep},
+};
 use tokio_stream::Stream;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::{
@@ -76,12 +83,21 @@ pub(super) struct Inner {
     pub(super) shared: Shared,
     fanouts: Mutex<std::collections::BTreeMap<Audience, Weak<Fanouts>>>,
     streams: DashMap<ProxyId, Vec<CancellationToken>>,
+    /// Streams whose end is not sent yet.
+    open: AtomicUsize,
 }
 
 impl AggregatedDiscovery {
     /// The service.
     pub fn new(shared: Shared) -> Self {
-        Self { inner: Arc::new(Inner { shared, fanouts: Mutex::default(), streams: DashMap::new() }) }
+        Self {
+            inner: Arc::new(Inner {
+                shared,
+                fanouts: Mutex::default(),
+                streams: DashMap::new(),
+                open: AtomicUsize::new(0),
+            }),
+        }
     }
 }
 
@@ -184,7 +200,14 @@ impl StreamingService<DeltaRequest> for Delta {
         // A task of its own, so that a panic ends this stream and no other; dropped with the response.
         #[expect(clippy::disallowed_methods, reason = "the handle aborts it when the response is dropped")]
         let task = AbortOnDropHandle::new(tokio::spawn(run));
-        Box::pin(async move { Ok(tonic::Response::new(Responses { frames, task: Some(task) })) })
+        let end = End::new(Arc::clone(&self.inner));
+        Box::pin(async move { Ok(tonic::Response::new(Responses { frames, task: Some(task), end })) })
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.inner.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -193,6 +216,42 @@ impl StreamingService<DeltaRequest> for Delta {
 pub(super) struct Responses {
     frames: mpsc::Receiver<Bytes>,
     task: Option<AbortOnDropHandle<Result<(), Status>>>,
+    end: End,
+}
+
+/// The end of a stream, which at shutdown is put off for a while of its own: proxies whose streams end together come
+/// back together, all of them to the next replica.
+#[derive(Debug)]
+struct End {
+    inner: Arc<Inner>,
+    wait: Option<Pin<Box<Sleep>>>,
+}
+
+/// What shutdown adds for each stream, and at most.
+const APART: Duration = Duration::from_micros(200);
+const APART_MAX: Duration = Duration::from_secs(2);
+
+/// Over how much time so many streams end.
+pub(super) fn apart(streams: usize) -> Duration {
+    APART.saturating_mul(u32::try_from(streams).unwrap_or(u32::MAX)).min(APART_MAX)
+}
+
+impl End {
+    fn new(inner: Arc<Inner>) -> Self {
+        inner.open.fetch_add(1, Ordering::Relaxed);
+        Self { inner, wait: None }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let inner = &self.inner;
+        if !inner.shared.cancel.is_cancelled() {
+            return Poll::Ready(());
+        }
+        let wait = self
+            .wait
+            .get_or_insert_with(|| Box::pin(sleep(apart(inner.open.load(Ordering::Relaxed)).mul_f64(fastrand::f64()))));
+        wait.as_mut().poll(context)
+    }
 }
 
 impl Stream for Responses {
@@ -205,6 +264,10 @@ impl Stream for Responses {
             Poll::Ready(None) => {}
         }
         // The sender is gone: the task says how it ended.
+        if self.task.is_none() {
+            return Poll::Ready(None);
+        }
+        std::task::ready!(self.end.poll(context));
         let Some(task) = self.task.as_mut() else { return Poll::Ready(None) };
         let ended = std::task::ready!(Pin::new(task).poll(context));
         self.task = None;
