@@ -52,6 +52,7 @@ impl Pair {
             + &https_gateway_yaml(&[("tls.example", "tls")], "")
             + &pair.service("web", "")
             + &pair.service("other", "")
+            + &pair.service("gone", "")
             + &route("web");
         pair.replicas[0].apply(&objects, &[]).ok();
         pair
@@ -143,13 +144,13 @@ fn a_replica_that_is_cut_off_takes_nothing_back() {
     }
     pair.link.hold();
     let changes =
-        pair.service("web", ", timeouts: {connect: 300ms}") + &pair.service("new", "") + &marked_route("x-two");
+        pair.service("other", ", timeouts: {connect: 300ms}") + &pair.service("new", "") + &marked_route("x-two");
     pair.replicas[0].apply(&changes, &[]).ok();
-    pair.replicas[0].run(&["delete", "service", "other", "-n", "shop"]).ok();
+    pair.replicas[0].run(&["delete", "service", "gone", "-n", "shop"]).ok();
     let mut newest = BTreeMap::new();
     for (number, proxy) in proxies.iter_mut().enumerate() {
         let sent = proxy.session();
-        assert!(!but_secrets(sent).is_empty(), "the first replica goes on");
+        assert!(!but_secrets(sent).is_empty(), "the first replica goes on: proxy {number}");
         newest.insert(number, proxy.versions());
         // At once: nobody has told the second replica yet that it is cut off.
         proxy.moves_to(pair.replicas[1].xds());
