@@ -4,6 +4,7 @@ pub mod fanout;
 pub mod intake;
 pub mod service;
 pub mod session;
+pub mod sotw;
 mod stream;
 #[cfg(test)]
 mod tests;

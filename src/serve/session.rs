@@ -29,9 +29,9 @@ use crate::{
 };
 
 /// Names per type and stream.
-const MAX_NAMES: usize = 100_000;
+pub(super) const MAX_NAMES: usize = 100_000;
 /// Bytes per name.
-const MAX_NAME: usize = 512;
+pub(super) const MAX_NAME: usize = 512;
 
 /// One `DeltaDiscoveryRequest`, as far as it concerns us.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
