@@ -20,6 +20,9 @@ use crate::{
 /// Responses are split here; the first CDS and LDS responses of a stream never are (O28).
 const SPLIT: usize = 1 << 20;
 
+/// Bytes before a gRPC message: a flag and the length.
+const PREFIX: usize = 5;
+
 /// Ranges that a fan-out remembers: streams are at most a few publishes apart.
 const REMEMBERED: usize = 8;
 
@@ -63,12 +66,14 @@ impl Frame {
         }
     }
 
-    /// The encoded `DeltaDiscoveryResponse`.
+    /// The encoded `DeltaDiscoveryResponse` behind its gRPC prefix, as it goes out.
     pub fn bytes(&self) -> &Bytes {
         self.bytes.get_or_init(|| {
             let bodies: usize = self.resources.iter().map(|r| r.body.len()).sum();
             let names: usize = self.removed.iter().map(|n| n.len() + 6).sum();
             let mut out = BytesMut::with_capacity(bodies + names + self.url.len() + self.identifier.len() + 64);
+            // Not compressed; the length is known at the end.
+            out.put_slice(&[0; PREFIX]);
             put(1, self.seq.to_string().as_bytes(), &mut out);
             for resource in &self.resources {
                 out.put_slice(&resource.body);
@@ -81,6 +86,8 @@ impl Frame {
             let mut control_plane = BytesMut::with_capacity(self.identifier.len() + 8);
             put(1, self.identifier.as_bytes(), &mut control_plane);
             put(7, &control_plane, &mut out);
+            let length = u32::try_from(out.len() - PREFIX).unwrap_or(u32::MAX);
+            out[1..PREFIX].copy_from_slice(&length.to_be_bytes());
             out.freeze()
         })
     }

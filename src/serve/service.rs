@@ -10,19 +10,14 @@ use std::{
 use bytes::Bytes;
 use dashmap::DashMap;
 use tokio::sync::{mpsc, watch};
-use tokio_stream::Stream;
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::sync::CancellationToken;
 use tonic::{
     Status, Streaming,
     codegen::{Body, BoxFuture, Service, StdError},
-    server::{Grpc, NamedService, StreamingService},
+    server::NamedService,
 };
 
-use super::{
-    fanout::Fanouts,
-    stream,
-    wire::{DeltaCodec, DeltaRequest},
-};
+use super::{fanout::Fanouts, stream, wire::Requests};
 use crate::{
     feedback::{Feedback, ProxyId},
     identity::Peer,
@@ -36,6 +31,8 @@ const MAX_REQUEST: usize = 16 << 20;
 const MAX_REQUEST_UNPROVEN: usize = 256 << 10;
 /// Streams per proxy; hot restart needs two.
 const STREAMS_PER_PROXY: usize = 2;
+
+const GRPC: http::HeaderValue = http::HeaderValue::from_static("application/grpc");
 
 /// What all streams share.
 #[derive(Debug)]
@@ -148,59 +145,55 @@ where
         let shared = &self.inner.shared;
         let believable = peer.spiffe.is_some() || peer.loopback || shared.allow_unproven;
         let limit = if believable { MAX_REQUEST } else { MAX_REQUEST_UNPROVEN };
-        let method = Delta { inner: Arc::clone(&self.inner), peer };
-        Box::pin(async move {
-            let mut grpc = Grpc::new(DeltaCodec).max_decoding_message_size(limit);
-            Ok(grpc.streaming(method, request).await)
-        })
-    }
-}
-
-struct Delta {
-    inner: Arc<Inner>,
-    peer: Peer,
-}
-
-impl StreamingService<DeltaRequest> for Delta {
-    type Response = Bytes;
-    type ResponseStream = Responses;
-    type Future = BoxFuture<tonic::Response<Responses>, Status>;
-
-    fn call(&mut self, request: tonic::Request<Streaming<DeltaRequest>>) -> Self::Future {
+        let requests = Streaming::new_request(Requests, request.into_body(), None, Some(limit));
         // Room for one frame being written and one that waits: what is newer is decided when there is room again.
         let (tx, frames) = mpsc::channel(1);
-        let run = stream::run(Arc::clone(&self.inner), self.peer.clone(), request.into_inner(), tx);
-        // A task of its own, so that a panic ends this stream and no other; dropped with the response.
-        #[expect(clippy::disallowed_methods, reason = "the handle aborts it when the response is dropped")]
-        let task = AbortOnDropHandle::new(tokio::spawn(run));
-        Box::pin(async move { Ok(tonic::Response::new(Responses { frames, task: Some(task) })) })
+        let stream = Box::pin(stream::run(Arc::clone(&self.inner), peer, requests, tx));
+        let body = tonic::body::Body::new(Responses { frames, stream: Some(stream), ended: None });
+        Box::pin(std::future::ready(Ok(grpc_response(body))))
     }
 }
 
-/// The responses of one stream; its task ends when this is dropped.
-#[derive(Debug)]
-pub(super) struct Responses {
-    frames: mpsc::Receiver<Bytes>,
-    task: Option<AbortOnDropHandle<Result<(), Status>>>,
+fn grpc_response(body: tonic::body::Body) -> http::Response<tonic::body::Body> {
+    let mut response = http::Response::new(body);
+    response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC);
+    response
 }
 
-impl Stream for Responses {
-    type Item = Result<Bytes, Status>;
+/// The responses of one stream, and the stream itself, which runs whenever its connection can take something: no task
+/// of its own, no queue, no copy of what all streams share. While the proxy reads nothing, nothing is read of it; a
+/// panic ends its connection and no other.
+struct Responses {
+    frames: mpsc::Receiver<Bytes>,
+    stream: Running,
+    /// How it ended, until that is said.
+    ended: Option<Status>,
+}
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        match self.frames.poll_recv(context) {
-            Poll::Ready(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(None) => {}
+/// A stream that runs, until it has ended.
+type Running = Option<Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>>;
+
+impl Body for Responses {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+        if let Some(stream) = self.stream.as_mut()
+            && let Poll::Ready(ended) = stream.as_mut().poll(context)
+        {
+            self.stream = None;
+            self.ended = Some(ended.err().unwrap_or_else(|| Status::ok("")));
         }
-        // The sender is gone: the task says how it ended.
-        let Some(task) = self.task.as_mut() else { return Poll::Ready(None) };
-        let ended = std::task::ready!(Pin::new(task).poll(context));
-        self.task = None;
-        match ended {
-            Ok(Ok(())) => Poll::Ready(None),
-            Ok(Err(status)) => Poll::Ready(Some(Err(status))),
-            Err(_) => Poll::Ready(Some(Err(Status::unavailable("internal error; please reconnect")))),
+        if let Some(frame) = std::task::ready!(self.frames.poll_recv(context)) {
+            return Poll::Ready(Some(Ok(http_body::Frame::data(frame))));
         }
+        let Some(status) = self.ended.take() else { return Poll::Ready(None) };
+        let mut trailers = http::HeaderMap::new();
+        // Our own messages are valid header values.
+        drop(status.add_header(&mut trailers));
+        Poll::Ready(Some(Ok(http_body::Frame::trailers(trailers))))
     }
 }

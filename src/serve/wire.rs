@@ -1,12 +1,11 @@
-//! The wire side of delta ADS: slim request messages that skip the node's extension list, and frames as ready bytes.
+//! The wire side of delta ADS: slim request messages that skip the node's extension list, read straight off the wire.
 
 use std::collections::HashMap;
 
-use bytes::{BufMut, Bytes};
 use prost::Message;
 use tonic::{
     Status,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    codec::{DecodeBuf, Decoder},
 };
 
 use super::session::Request;
@@ -103,36 +102,11 @@ impl From<DeltaRequest> for Request {
     }
 }
 
-/// Requests in, frames out.
+/// Reads requests.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct DeltaCodec;
+pub(super) struct Requests;
 
-impl Codec for DeltaCodec {
-    type Encode = Bytes;
-    type Decode = DeltaRequest;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for DeltaCodec {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, frame: Bytes, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        out.put(frame);
-        Ok(())
-    }
-}
-
-impl Decoder for DeltaCodec {
+impl Decoder for Requests {
     type Item = DeltaRequest;
     type Error = Status;
 
