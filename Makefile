@@ -1,14 +1,15 @@
 # The commands of this repository. `make demo` shows Tidegate at work, `make test` checks everything.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint fmt deny e2e
+.PHONY: help setup build demo stack-up stack-down test lint fmt deny e2e
 
 DEMO_ARGS ?=
+PROFILE ?= dev
 
 # rustup puts cargo where not every shell looks.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
 help: ## this list
-	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 setup: ## protoc, etcd and Envoy, where they are missing
 	@scripts/setup.sh
@@ -18,6 +19,13 @@ build: setup ## the library and the binary
 
 demo: setup ## a control plane, one edge, two cores and back ends on this machine; DEMO_ARGS=--once exits after the tour
 	cargo run --quiet -- demo $(DEMO_ARGS)
+
+stack-up: setup ## the same and more in containers, on networks of their own; PROFILE=release takes minutes to build
+	cargo build --quiet --bins --profile $(PROFILE)
+	@scripts/stack.sh up $(addprefix target/$(PROFILE:dev=debug)/,tidegate backend)
+
+stack-down: ## stops and removes the containers, and the docker engine, if stack-up started it
+	@scripts/stack.sh down
 
 test: setup lint ## format, lints, and every test, those with real Envoys and etcd included
 	cargo test --no-fail-fast

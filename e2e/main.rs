@@ -4,13 +4,21 @@
 mod harness;
 mod harness_works;
 
+mod accepted;
 mod change;
 mod failover;
 mod features;
+mod fleet;
 mod flow;
 mod hostile;
 mod https;
+mod moves;
+mod outage;
+mod roles;
 mod sharing;
+mod stack;
+mod swarm;
+mod tiers;
 mod tour;
 mod validate;
 mod world;

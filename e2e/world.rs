@@ -50,7 +50,7 @@ impl Machine {
     }
 
     /// While nobody else runs.
-    fn alone() -> Self {
+    pub(crate) fn alone() -> Self {
         Self::Alone { _guard: MACHINE.write().unwrap_or_else(PoisonError::into_inner) }
     }
 }

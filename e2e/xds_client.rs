@@ -57,6 +57,16 @@ impl XdsClient {
         self.held.values().map(BTreeMap::len).sum()
     }
 
+    /// The version of each resource that it holds, by type and name.
+    pub(crate) fn versions(&self) -> BTreeMap<ResourceType, BTreeMap<String, String>> {
+        self.held.clone()
+    }
+
+    /// The next session is with this control plane.
+    pub(crate) fn moves_to(&mut self, server: SocketAddr) {
+        self.server = server;
+    }
+
     /// One stream, from connecting, with the versions that it holds, until the control plane says nothing more.
     pub(crate) fn session(&mut self) -> Sent {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

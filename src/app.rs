@@ -1,6 +1,8 @@
 //! Builds every part, starts it, and stops it in order.
 
 mod metrics;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 use std::{
@@ -10,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
@@ -20,21 +22,25 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::{
-    api::{self, HttpState, OperatorService},
+    api::{self, HttpState, LastJudged, OperatorService, PeerService},
     bootstrap::{HostPort, Options, Tls, TlsSource, bootstrap},
     catalog::Catalog,
     cli::{BootstrapArgs, EtcdArgs, RegisterArgs, ServeArgs, StoreUrl},
     feedback::Feedback,
-    manifest,
+    leader::Leader,
+    manifest::{self, Mode},
     model::{Keyspace, Object, ObjectRef, Sites, StoreKey},
-    pipeline::{Pipeline, State},
-    rpc::operator_server::OperatorServer,
+    pipeline::{self, Pipeline, State},
+    replicas::{self, Replicas},
+    rpc::{operator_server::OperatorServer, peer_server::PeerServer},
     serve::{
         intake::{self, Limits},
-        service::{AggregatedDiscovery, Shared},
+        service::{AggregatedDiscovery, Fleet, Shared},
     },
     snapshot::Views,
-    store::{self, Embedded, Etcd, EtcdConfig, LeaseId, Op, Store, StoreError, Transaction},
+    store::{
+        self, Embedded, Etcd, EtcdConfig, Feed, LeaseId, Op, Sheltered, Store, StoreControl, StoreError, Transaction,
+    },
 };
 
 /// How many store events may wait for the pipeline.
@@ -44,6 +50,9 @@ const API_REQUEST_MAX: usize = 64 << 20;
 /// How long streams and calls get to end at a stop.
 const STOP: Duration = Duration::from_secs(5);
 
+/// A store, what an operator may tell its feed, and the feed.
+type Opened = (Arc<dyn Store>, StoreControl, mpsc::Receiver<Feed>);
+
 /// A running control plane.
 pub struct App {
     /// Where Envoys connect.
@@ -52,6 +61,8 @@ pub struct App {
     pub api: SocketAddr,
     /// Plain HTTP.
     pub http: SocketAddr,
+    #[cfg(test)]
+    context: api::Context,
     cancel: CancellationToken,
     tasks: JoinSet<Result<()>>,
 }
@@ -63,34 +74,76 @@ impl App {
     /// In words: a port that is taken, a store file that cannot be opened, a certificate that cannot be read. A store
     /// that is merely away is no error: `/readyz` says so, and it is tried again.
     pub async fn start(args: &ServeArgs) -> Result<Self> {
+        let (cancel, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        let store = start_store(args, &cancel, &mut tasks).await?;
+        Self::start_on(args, store, cancel, tasks).await
+    }
+
+    /// As [`App::start`], on a store that is open already.
+    async fn start_on(
+        args: &ServeArgs,
+        (store, control, feed): Opened,
+        cancel: CancellationToken,
+        mut tasks: JoinSet<Result<()>>,
+    ) -> Result<Self> {
         let keyspace = Keyspace::new(&args.prefix);
         let replica: Arc<str> = args.replica.clone().unwrap_or_else(host_name).into();
-        let store = open(args).await?;
-        let cancel = CancellationToken::new();
-        let mut tasks = JoinSet::new();
-
-        let (feed_in, feed) = mpsc::channel(FEED);
-        let follow = store::follow(Arc::clone(&store), keyspace.watched(), cancel.clone(), feed_in);
-        tasks.spawn(async move {
-            follow.await;
-            Ok(())
-        });
 
         let views = Arc::new(Views::default());
         let feedback = Arc::new(Feedback::default());
         let (state_in, state) = watch::channel(Arc::new(State::starting()));
         let (sites_in, sites) = watch::channel(Arc::new(Sites::default()));
         let catalog = Catalog::new(keyspace.clone(), parse_stored, manifest::parse_endpoint);
-        let pipeline = Pipeline { catalog, views: Arc::clone(&views), feed, state: state_in, sites: sites_in };
+        let (watermarks_in, watermarks) = watch::channel(Arc::default());
+        let (fresh_in, fresh) = watch::channel(false);
+        let pipeline = Pipeline {
+            catalog,
+            views: Arc::clone(&views),
+            feed,
+            state: state_in,
+            sites: sites_in,
+            watermarks: watermarks_in,
+            fresh: fresh_in,
+        };
         let stop = cancel.clone();
         tasks.spawn(async move { pipeline.run(stop).await.map_err(anyhow::Error::msg) });
+        let mark = keyspace.format(&StoreKey::Mark(replica.to_string()));
+        let confirm = pipeline::confirm(Arc::clone(&views), Arc::clone(&store), mark, state.clone(), cancel.clone());
+        spawn(&mut tasks, confirm);
 
-        let context = api::Context { store, keyspace, state, views, feedback, replica };
-        let xds = start_xds(args, &context, sites, &cancel, &mut tasks).await?;
-        let api = start_api(args, context.clone(), &cancel, &mut tasks).await?;
+        let api = bind(args.api_listen, "--api-listen").await?;
+        let settings = replica_settings(args, &replica, api.local_addr()?, state.clone())?;
+        let (replicas, registrar) = Replicas::join(settings, Arc::clone(&store), &keyspace, cancel.clone());
+        spawn(&mut tasks, registrar);
+        let judged = LastJudged::default();
+        let context = api::Context {
+            store,
+            keyspace,
+            state,
+            views,
+            feedback,
+            watermarks: watermarks.clone(),
+            replica,
+            replicas,
+            judged,
+            control,
+        };
+        start_leader(&context, &cancel, &mut tasks);
+        let xds = start_xds(args, &context, Fleet { sites, watermarks, fresh }, &cancel, &mut tasks).await?;
+        let api = start_api(args, api, context.clone(), &cancel, &mut tasks).await?;
+        #[cfg(test)]
+        let kept = context.clone();
         let http = start_http(args, context, &cancel, &mut tasks).await?;
         tracing::info!(%xds, %api, %http, "serving");
-        Ok(Self { xds, api, http, cancel, tasks })
+        Ok(Self {
+            xds,
+            api,
+            http,
+            #[cfg(test)]
+            context: kept,
+            cancel,
+            tasks,
+        })
     }
 
     /// Runs until a task ends by itself, which is a fault, or `stop` is done; then stops in order.
@@ -130,8 +183,8 @@ impl App {
     }
 }
 
-fn parse_stored(reference: &ObjectRef, bytes: &[u8]) -> Result<(Object, Vec<String>), Vec<String>> {
-    manifest::parse_stored(reference, bytes).map_err(|faults| faults.iter().map(ToString::to_string).collect())
+fn parse_stored(reference: &ObjectRef, bytes: &[u8], mode: Mode) -> Result<(Object, Vec<String>), Vec<String>> {
+    manifest::read_stored(reference, bytes, mode).map_err(|faults| faults.iter().map(ToString::to_string).collect())
 }
 
 fn host_name() -> String {
@@ -139,17 +192,42 @@ fn host_name() -> String {
     if name.trim().is_empty() { "tidegate".to_owned() } else { name.trim().to_owned() }
 }
 
-async fn open(args: &ServeArgs) -> Result<Arc<dyn Store>> {
-    match args.store_url() {
-        StoreUrl::Memory => Ok(Embedded::in_memory()?),
-        StoreUrl::Embedded(path) => {
-            if let Some(dir) = path.parent() {
-                std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-            }
-            Ok(Embedded::open(&path).with_context(|| format!("cannot open the store {}", path.display()))?)
+/// Opens the store and follows it. One that others keep is sheltered; an embedded one is its own disk.
+async fn start_store(args: &ServeArgs, cancel: &CancellationToken, tasks: &mut JoinSet<Result<()>>) -> Result<Opened> {
+    let watched = Keyspace::new(&args.prefix).watched();
+    let store: Arc<dyn Store> = match args.store_url() {
+        StoreUrl::Memory => Embedded::in_memory()?,
+        StoreUrl::Embedded(path) => open_file(&path)?,
+        StoreUrl::Etcd(endpoints) => {
+            let (feed_in, feed) = mpsc::channel(FEED);
+            let etcd = Etcd::connect(etcd_config(endpoints, &args.etcd)?).await?;
+            let sheltered = Sheltered::open(etcd, watched, args.data_dir.join("last-known-good")).await;
+            let (store, control) = (sheltered.store(), sheltered.control());
+            spawn(tasks, sheltered.run(cancel.clone(), feed_in));
+            return Ok((store, control, feed));
         }
-        StoreUrl::Etcd(endpoints) => Ok(Etcd::connect(etcd_config(endpoints, &args.etcd)?).await?),
+    };
+    Ok(follow(store, watched, cancel, tasks))
+}
+
+/// Follows a store that needs no shelter.
+fn follow(
+    store: Arc<dyn Store>,
+    watched: String,
+    cancel: &CancellationToken,
+    tasks: &mut JoinSet<Result<()>>,
+) -> Opened {
+    let (feed_in, feed) = mpsc::channel(FEED);
+    spawn(tasks, store::follow(Arc::clone(&store), watched, cancel.clone(), feed_in));
+    (store, StoreControl::default(), feed)
+}
+
+/// A store in a file of this process's own.
+fn open_file(path: &Path) -> Result<Arc<Embedded>> {
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
+    Embedded::open(path).with_context(|| format!("cannot open the store {}", path.display()))
 }
 
 fn etcd_config(endpoints: Vec<String>, args: &EtcdArgs) -> Result<EtcdConfig> {
@@ -202,13 +280,12 @@ async fn start_http(
 pub fn bootstrap_yaml(args: &BootstrapArgs) -> Result<String> {
     let servers = args.servers.iter().map(|s| s.parse()).collect::<Result<Vec<HostPort>, _>>()?;
     let path = |path: &Path| path.display().to_string();
-    let tls = match (&args.ca, &args.cert, &args.key) {
-        (Some(ca), Some(cert), Some(key)) => Some(Tls {
-            trust_domain: args.trust_domain.clone(),
-            source: TlsSource::Files { ca: path(ca), cert: path(cert), key: path(key) },
-        }),
+    let source = match (&args.ca, &args.cert, &args.key) {
+        _ if args.identity => Some(TlsSource::Identity),
+        (Some(ca), Some(cert), Some(key)) => Some(TlsSource::Files { ca: path(ca), cert: path(cert), key: path(key) }),
         _ => None,
     };
+    let tls = source.map(|source| Tls { trust_domain: args.trust_domain.clone(), source });
     Ok(bootstrap(&Options {
         region: args.region.clone(),
         zone: args.zone.clone(),
@@ -216,6 +293,8 @@ pub fn bootstrap_yaml(args: &BootstrapArgs) -> Result<String> {
         admin: (Ipv4Addr::LOCALHOST, args.admin_port).into(),
         cohort: args.cohort.clone(),
         drain_time: args.drain_time,
+        max_heap_bytes: args.max_heap_mib << 20,
+        max_connections: args.max_connections,
         ..Options::new(&args.id, &args.site, args.role, servers)
     })?)
 }
@@ -223,25 +302,26 @@ pub fn bootstrap_yaml(args: &BootstrapArgs) -> Result<String> {
 async fn start_xds(
     args: &ServeArgs,
     context: &api::Context,
-    sites: watch::Receiver<Arc<Sites>>,
+    fleet: Fleet,
     cancel: &CancellationToken,
     tasks: &mut JoinSet<Result<()>>,
 ) -> Result<SocketAddr> {
     let shared = Shared {
         views: Arc::clone(&context.views),
         feedback: Arc::clone(&context.feedback),
-        sites,
+        fleet,
         identifier: Arc::clone(&context.replica),
         allow_unproven: args.allow_unproven,
         cancel: cancel.clone(),
     };
     let tls = tls::server(args.xds_cert.as_deref(), args.xds_key.as_deref(), args.xds_ca.as_deref())?;
     let routes = Routes::new(AggregatedDiscovery::new(shared));
-    listen(args.xds_listen, "--xds-listen", tls, routes, cancel, tasks).await
+    listen(bind(args.xds_listen, "--xds-listen").await?, tls, routes, cancel, tasks)
 }
 
 async fn start_api(
     args: &ServeArgs,
+    listener: TcpListener,
     context: api::Context,
     cancel: &CancellationToken,
     tasks: &mut JoinSet<Result<()>>,
@@ -249,21 +329,58 @@ async fn start_api(
     let tls = tls::server(args.api_cert.as_deref(), args.api_key.as_deref(), args.api_ca.as_deref())?;
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<OperatorServer<OperatorService>>().await;
+    let peer = PeerServer::new(PeerService::new(context.clone())).max_decoding_message_size(API_REQUEST_MAX);
     let operator = OperatorServer::new(OperatorService::new(context)).max_decoding_message_size(API_REQUEST_MAX);
-    let routes = Routes::new(operator).add_service(health_service);
-    listen(args.api_listen, "--api-listen", tls, routes, cancel, tasks).await
+    let routes = Routes::new(operator).add_service(peer).add_service(health_service);
+    listen(listener, tls, routes, cancel, tasks)
 }
 
-/// Binds a port and serves gRPC on it.
-async fn listen(
-    address: SocketAddr,
-    flag: &str,
+/// The leader's task: it sleeps while this replica does not lead.
+fn start_leader(context: &api::Context, cancel: &CancellationToken, tasks: &mut JoinSet<Result<()>>) {
+    let leader = Leader {
+        store: Arc::clone(&context.store),
+        keyspace: context.keyspace.clone(),
+        state: context.state.clone(),
+        views: Arc::clone(&context.views),
+        feedback: Arc::clone(&context.feedback),
+        replicas: context.replicas.clone(),
+    };
+    spawn(tasks, leader.run(cancel.clone()));
+}
+
+/// A task that fails at nothing.
+fn spawn(tasks: &mut JoinSet<Result<()>>, task: impl Future<Output = ()> + Send + 'static) {
+    tasks.spawn(async move {
+        task.await;
+        Ok(())
+    });
+}
+
+/// What this replica says of itself to the others.
+fn replica_settings(
+    args: &ServeArgs,
+    replica: &Arc<str>,
+    api: SocketAddr,
+    state: watch::Receiver<Arc<State>>,
+) -> Result<replicas::Settings> {
+    if replica.is_empty() || replica.contains('/') {
+        bail!("--replica {replica:?}: a name is not empty and has no slash");
+    }
+    let listens = || if api.ip().is_unspecified() { String::new() } else { api.to_string() };
+    let advertise = args.advertise.clone().unwrap_or_else(listens);
+    let trust_domain = Arc::new(move || state.borrow().configuration.fleet().trust_domain);
+    let tls = tls::peer(args.api_cert.as_deref(), args.api_key.as_deref(), args.api_ca.as_deref(), trust_domain)?;
+    Ok(replicas::Settings { name: Arc::clone(replica), advertise, ttl: args.lease_ttl, tls })
+}
+
+/// Serves gRPC on a port.
+fn listen(
+    listener: TcpListener,
     tls: Option<Arc<rustls::ServerConfig>>,
     routes: Routes,
     cancel: &CancellationToken,
     tasks: &mut JoinSet<Result<()>>,
 ) -> Result<SocketAddr> {
-    let listener = bind(address, flag).await?;
     let address = listener.local_addr()?;
     let serving = intake::serve(listener, tls, routes, Limits::default(), cancel.clone());
     tasks.spawn(async move { Ok(serving.await?) });

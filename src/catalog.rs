@@ -1,28 +1,39 @@
-//! Keys of the store → typed, indexed objects: what is stored, what of it can be read, and what a change touches.
+//! Keys of the store → typed, indexed objects: what is stored, what of it is in service, and what a change touches.
 //!
-//! An object that cannot be read is out of service, it alone; nothing here looks at references between objects, which
+//! In service is the object where it is valid, else its accepted copy; see [`copies`]. So two catalogs that stand at
+//! one revision hold the same, whatever they saw before. Nothing here looks at references between objects, which
 //! `compile::resolve` judges whenever it reads them.
 
 pub mod accepted;
+pub mod acked;
 mod configuration;
+mod copies;
 mod runtime;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
-    model::{KeyError, Keyspace, Kind, LiveEndpoint, Object, ObjectRef, Problem, Revision, Severity, StoreKey},
+    manifest::Mode,
+    model::{
+        KeyError, Keyspace, Kind, LiveEndpoint, Object, ObjectRef, Problem, Revision, Severity, StoreKey, Watermarks,
+    },
     store::{Change, KeyValue, Listing},
 };
 
 pub use configuration::{Configuration, Stored};
+use copies::{Copies, Keys};
+pub use copies::{RawWrite, Unagreed};
 pub use runtime::{LiveEndpoints, Runtime};
 
 /// Reads one stored manifest: the object and warnings about it, or everything that is wrong with it.
-pub type Parse = fn(&ObjectRef, &[u8]) -> Result<(Object, Vec<String>), Vec<String>>;
+pub type Parse = fn(&ObjectRef, &[u8], Mode) -> Result<(Object, Vec<String>), Vec<String>>;
 
 /// Reads one live endpoint.
 pub type ParseEndpoint = fn(&[u8]) -> Result<LiveEndpoint, String>;
@@ -88,6 +99,10 @@ pub struct Catalog {
     parse_endpoint: ParseEndpoint,
     configuration: Configuration,
     runtime: Runtime,
+    watermarks: Arc<Watermarks>,
+    /// Every object of which a key stands.
+    objects: BTreeMap<Arc<ObjectRef>, Copies>,
+    unagreed: Arc<Unagreed>,
     /// Each key that stands in the store, with the revision of its last write.
     keys: BTreeMap<String, Revision>,
     /// What is wrong with a key's value, or with the key.
@@ -103,6 +118,9 @@ impl Catalog {
             parse_endpoint,
             configuration: Configuration::default(),
             runtime: Runtime::default(),
+            watermarks: Arc::default(),
+            objects: BTreeMap::new(),
+            unagreed: Arc::default(),
             keys: BTreeMap::new(),
             faults: BTreeMap::new(),
         }
@@ -118,32 +136,47 @@ impl Catalog {
         &self.runtime
     }
 
+    /// How far the sites have come, as the leader wrote it. Not configuration: no [`Changed`] tells of it.
+    pub fn watermarks(&self) -> &Arc<Watermarks> {
+        &self.watermarks
+    }
+
+    /// What came past admission and waits for the leader's word; another value only when it changed.
+    pub fn unagreed(&self) -> &Arc<Unagreed> {
+        &self.unagreed
+    }
+
     /// Takes in the changes of a revision (or of several, in order).
     pub fn apply(&mut self, changes: &[Change]) -> Changed {
-        let mut changed = Changed::default();
+        let mut taken = Taken::default();
         for change in changes {
             match change {
-                Change::Put(entry) => self.put(entry, &mut changed),
-                Change::Delete(key) => self.delete(key, &mut changed),
+                Change::Put(entry) => self.put(entry, &mut taken),
+                Change::Delete(key) => self.delete(key, &mut taken),
             }
         }
-        changed
+        self.settle(taken)
     }
 
     /// Takes in a whole listing: what it has anew, what it has in another version, and what it no longer has.
     pub fn reset(&mut self, listing: &Listing) -> Changed {
-        let mut changed = Changed::default();
+        let mut taken = Taken::default();
         let listed: BTreeSet<&str> = listing.entries.iter().map(|entry| entry.key.as_str()).collect();
         let gone: Vec<String> = self.keys.keys().filter(|key| !listed.contains(key.as_str())).cloned().collect();
         for key in gone {
-            self.delete(&key, &mut changed);
+            self.delete(&key, &mut taken);
         }
         for entry in &listing.entries {
             if self.keys.get(&entry.key) != Some(&entry.mod_revision) {
-                self.put(entry, &mut changed);
+                self.put(entry, &mut taken);
             }
         }
-        changed
+        self.settle(taken)
+    }
+
+    /// Whether a key is of the configuration, and not of what the fleet says about itself.
+    pub fn is_configuration(&self, key: &str) -> bool {
+        matches!(self.keyspace.parse(key), Ok(StoreKey::Object(_) | StoreKey::Accepted(_)))
     }
 
     /// What is wrong with single keys: unreadable values, unknown keys, live endpoints that count nowhere.
@@ -178,96 +211,123 @@ impl Catalog {
         problems
     }
 
-    fn put(&mut self, entry: &KeyValue, changed: &mut Changed) {
+    fn put(&mut self, entry: &KeyValue, taken: &mut Taken) {
         self.keys.insert(entry.key.clone(), entry.mod_revision);
         self.faults.remove(&entry.key);
         match self.keyspace.parse(&entry.key) {
-            Ok(StoreKey::Object(reference)) => self.put_object(reference, entry, changed),
+            Ok(StoreKey::Object(reference)) => taken.copies(&mut self.objects, reference).object = Some(entry.clone()),
+            Ok(StoreKey::Accepted(reference)) => {
+                taken.copies(&mut self.objects, reference).accepted = Some(entry.clone());
+            }
             Ok(StoreKey::Endpoint { site, namespace, service, id }) => {
                 let service = ObjectRef::new(Kind::Service, &namespace, &service);
                 let endpoint = match (self.parse_endpoint)(&entry.value) {
                     Ok(endpoint) => Some(endpoint),
                     Err(message) => {
-                        self.fault(entry, None, Severity::Error, "InvalidEndpoint", message);
+                        self.fault(entry, "InvalidEndpoint", message);
                         None
                     }
                 };
                 if self.runtime.set(&site, &service, &id, endpoint) {
-                    changed.runtime.insert(Read::Endpoints { site, service });
+                    taken.changed.runtime.insert(Read::Endpoints { site, service });
                 }
             }
-            Ok(
-                StoreKey::Accepted(_) | StoreKey::Acked(_) | StoreKey::Mark(_) | StoreKey::Head | StoreKey::Reserved,
-            ) => {}
+            Ok(StoreKey::Acked(site)) => self.put_watermark(&site, entry),
+            Ok(StoreKey::Mark(_) | StoreKey::Head | StoreKey::Reserved) => {}
             // A fault, as the value of a key that was meant is: pages that show faults only have to name it.
-            Err(error) => self.fault(entry, None, Severity::Error, "UnknownKey", error.to_string()),
+            Err(error) => self.fault(entry, "UnknownKey", error.to_string()),
         }
     }
 
-    fn put_object(&mut self, reference: ObjectRef, entry: &KeyValue, changed: &mut Changed) {
-        let parsed = (self.parse)(&reference, &entry.value).and_then(|(object, warnings)| {
-            if object.reference() == reference {
-                Ok((object, warnings))
-            } else {
-                Err(vec![format!("the value is {}, the key is of {reference}", object.reference())])
+    /// A value that cannot be read says nothing, whatever stood there before: every replica must hear the same.
+    fn put_watermark(&mut self, site: &str, entry: &KeyValue) {
+        let watermark = match acked::decode(&entry.value) {
+            Ok(watermark) => Some(watermark),
+            Err(message) => {
+                self.fault(entry, "InvalidWatermark", message);
+                None
             }
-        });
-        match parsed {
-            Ok((object, warnings)) => {
-                for warning in warnings {
-                    self.fault(entry, Some(&reference), Severity::Warning, "Tolerated", warning);
-                }
-                let stored = Stored {
-                    reference: reference.into(),
-                    object,
-                    create_revision: entry.create_revision,
-                    mod_revision: entry.mod_revision,
-                    key: entry.key.clone(),
-                };
-                self.configuration.set(stored, &mut changed.configuration);
-            }
-            Err(faults) => {
-                for fault in faults {
-                    self.fault(entry, Some(&reference), Severity::Error, "InvalidObject", fault);
-                }
-                self.configuration.remove(&reference, &mut changed.configuration);
-            }
-        }
+        };
+        acked::set(&mut self.watermarks, site, watermark);
     }
 
-    fn delete(&mut self, key: &str, changed: &mut Changed) {
+    fn delete(&mut self, key: &str, taken: &mut Taken) {
         self.keys.remove(key);
         self.faults.remove(key);
         match self.keyspace.parse(key) {
-            Ok(StoreKey::Object(reference)) => self.configuration.remove(&reference, &mut changed.configuration),
+            Ok(StoreKey::Object(reference)) => taken.copies(&mut self.objects, reference).object = None,
+            Ok(StoreKey::Accepted(reference)) => taken.copies(&mut self.objects, reference).accepted = None,
             Ok(StoreKey::Endpoint { site, namespace, service, id }) => {
                 let service = ObjectRef::new(Kind::Service, &namespace, &service);
                 if self.runtime.set(&site, &service, &id, None) {
-                    changed.runtime.insert(Read::Endpoints { site, service });
+                    taken.changed.runtime.insert(Read::Endpoints { site, service });
                 }
             }
-            Ok(
-                StoreKey::Accepted(_) | StoreKey::Acked(_) | StoreKey::Mark(_) | StoreKey::Head | StoreKey::Reserved,
-            )
+            Ok(StoreKey::Acked(site)) => acked::set(&mut self.watermarks, &site, None),
+            Ok(StoreKey::Mark(_) | StoreKey::Head | StoreKey::Reserved)
             | Err(KeyError::Foreign(_) | KeyError::Unknown(_)) => {}
         }
     }
 
-    fn fault(
-        &mut self,
-        entry: &KeyValue,
-        object: Option<&ObjectRef>,
-        severity: Severity,
-        reason: &str,
-        message: String,
-    ) {
+    /// Decides anew what is in service of each object of which a key was written, once for all its keys: what stood
+    /// between two changes of one transaction is nobody's business.
+    fn settle(&mut self, taken: Taken) -> Changed {
+        let Taken { mut changed, objects } = taken;
+        for reference in objects {
+            let keys = Keys {
+                object: self.keyspace.format(&StoreKey::Object((*reference).clone())),
+                accepted: self.keyspace.format(&StoreKey::Accepted((*reference).clone())),
+            };
+            let verdict = match self.objects.get(&reference) {
+                Some(Copies { object: None, accepted: None }) | None => {
+                    self.objects.remove(&reference);
+                    copies::Verdict::default()
+                }
+                Some(copies) => copies::judge(&reference, &keys, copies, self.parse),
+            };
+            self.faults.remove(&keys.object);
+            self.faults.remove(&keys.accepted);
+            for problem in verdict.problems {
+                self.faults.entry(problem.key.clone()).or_default().push(problem);
+            }
+            Unagreed::set(&mut self.unagreed, &reference, verdict.waits);
+            match verdict.stored {
+                Some(stored) => self.configuration.set(stored, &mut changed.configuration),
+                None => self.configuration.remove(&reference, &mut changed.configuration),
+            }
+        }
+        changed
+    }
+
+    fn fault(&mut self, entry: &KeyValue, reason: &str, message: String) {
         self.faults.entry(entry.key.clone()).or_default().push(Problem {
-            object: object.cloned(),
+            object: None,
             key: entry.key.clone(),
-            severity,
+            severity: Severity::Error,
             reason: reason.into(),
             message,
             revision: entry.mod_revision,
         });
+    }
+}
+
+/// What changes have brought so far.
+#[derive(Default)]
+struct Taken {
+    changed: Changed,
+    /// The objects of which a key was written.
+    objects: BTreeSet<Arc<ObjectRef>>,
+}
+
+impl Taken {
+    /// The two values of an object, to be written to.
+    fn copies<'a>(
+        &mut self,
+        objects: &'a mut BTreeMap<Arc<ObjectRef>, Copies>,
+        reference: ObjectRef,
+    ) -> &'a mut Copies {
+        let reference = Arc::new(reference);
+        self.objects.insert(Arc::clone(&reference));
+        objects.entry(reference).or_default()
     }
 }

@@ -62,13 +62,32 @@ pub fn dev_certs(
     operators: &[String],
     control_planes: &[(String, Vec<String>)],
 ) -> Result<Vec<PathBuf>, CertError> {
-    check_name(trust_domain)?;
     let none: &[String] = &[];
-    let identities = (sites.iter().map(|(role, site)| (role.as_str(), site, none)))
-        .chain(operators.iter().map(|name| ("operator", name, none)))
-        .chain(control_planes.iter().map(|(name, sans)| ("control-plane", name, sans.as_slice())));
-    let identities: Vec<_> = identities.collect();
-    for (_, name, _) in &identities {
+    let identities = (sites.iter().map(|(role, site)| (role.as_str(), site.as_str(), none)))
+        .chain(operators.iter().map(|name| ("operator", name.as_str(), none)))
+        .chain(control_planes.iter().map(|(name, sans)| ("control-plane", name.as_str(), sans.as_slice())));
+    write_identities(dir, trust_domain, &identities.collect::<Vec<_>>())
+}
+
+/// As [`dev_certs`], for members of etcd: `spiffe://<trust domain>/etcd/<name>`, an identity that Tidegate itself lets
+/// do nothing. Returns the folders.
+pub fn etcd_certs(
+    dir: &Path,
+    trust_domain: &str,
+    members: &[(String, Vec<String>)],
+) -> Result<Vec<PathBuf>, CertError> {
+    let identities = members.iter().map(|(name, sans)| ("etcd", name.as_str(), sans.as_slice()));
+    write_identities(dir, trust_domain, &identities.collect::<Vec<_>>())
+}
+
+/// (kind, name, names on the wire) → a folder each.
+fn write_identities(
+    dir: &Path,
+    trust_domain: &str,
+    identities: &[(&str, &str, &[String])],
+) -> Result<Vec<PathBuf>, CertError> {
+    check_name(trust_domain)?;
+    for (_, name, _) in identities {
         check_name(name)?;
     }
     make_dir(dir)?;
@@ -260,6 +279,19 @@ mod tests {
                 assert_eq!(names.len(), 3, "{names:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_member_of_etcd_is_of_the_same_authority_and_neither_proxy_nor_control_plane() {
+        let dir = tempfile::tempdir().unwrap();
+        trial(dir.path()).unwrap();
+        let folders = etcd_certs(dir.path(), "tidegate.local", &[("e1".to_owned(), vec!["e1".to_owned()])]).unwrap();
+        assert_eq!(folders, [dir.path().join("etcd/e1")]);
+        let leaf = der(&folders[0].join("tls.crt"));
+        let (_, leaf) = X509Certificate::from_der(&leaf).unwrap();
+        assert_eq!(names(&leaf), ["e1", "spiffe://tidegate.local/etcd/e1"]);
+        assert!(!folders[0].join("identity").exists());
+        assert_eq!(fs::read(folders[0].join("ca.crt")).unwrap(), fs::read(dir.path().join("ca.crt")).unwrap());
     }
 
     #[test]

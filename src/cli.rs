@@ -16,8 +16,10 @@ mod objects;
 pub mod offline;
 mod output;
 mod proxy;
+mod ready;
 mod register;
 mod server_args;
+mod store;
 mod summary;
 mod target;
 #[cfg(test)]
@@ -31,7 +33,8 @@ use clap::CommandFactory;
 
 pub use args::{
     ApplyArgs, BootstrapArgs, Cli, Command, DeleteArgs, DemoArgs, DescribeArgs, DevCertsArgs, DiffArgs, GetArgs,
-    Global, Output, ProxyCommand, ProxyConfigArgs, ProxyStatusArgs, RegisterArgs, TranslateArgs, WaitArgs,
+    Global, Output, ProxyCommand, ProxyConfigArgs, ProxyStatusArgs, ReadyArgs, RegisterArgs, StoreCommand,
+    TranslateArgs, WaitArgs,
 };
 pub use failure::Failure;
 pub use local::{Source, read_sources};
@@ -100,12 +103,14 @@ async fn dispatch(cli: Cli, offline: &dyn Offline, io: &mut Io<'_>) -> Result<()
         Command::Proxy(ProxyCommand::Config(args)) => proxy::config(&global, &args, io).await,
         Command::Register(args) if !args.etcd.is_empty() => offline.register_etcd(args, io).await,
         Command::Register(args) => register::register(&global, &args, io).await,
+        Command::Store(StoreCommand::Accept) => store::accept(&global, io).await,
         Command::Apply(args) => apply::apply(&global, &args, io).await,
         Command::Get(args) => objects::get(&global, &args, io).await,
         Command::Describe(args) => describe::describe(&global, &args, io).await,
         Command::Delete(args) => objects::delete(&global, &args, io).await,
         Command::Diff(args) => diff::diff(&global, &args, io).await,
         Command::Wait(args) => apply::wait(&global, &args, io).await,
+        Command::Ready(args) => ready::ready(&args, global.request_timeout, io).await,
         Command::Version => objects::version(&global, io).await,
         Command::Completion { shell } => {
             let mut script = Vec::new();

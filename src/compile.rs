@@ -2,6 +2,7 @@
 //! No I/O, no clocks; the same input gives the same bytes on every replica.
 
 pub mod emit;
+mod fallback;
 pub mod names;
 pub mod plan;
 pub mod reader;
@@ -12,6 +13,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
+pub use fallback::{Served, serve};
 pub use names::{Unit, names};
 pub use reader::Reader;
 
@@ -21,6 +23,9 @@ use crate::{
 };
 use plan::VirtualHostPlan;
 use resolve::Plan;
+
+/// What becomes of a unit that fails its check.
+const LEFT_OUT: &str = "is left out";
 
 /// How many broken rules of one resource are told.
 const VIOLATIONS_MAX: usize = 5;
@@ -90,7 +95,7 @@ fn problem(unit: &Unit, object: Option<&crate::model::ObjectRef>, what: &str) ->
         key: String::new(),
         severity: Severity::Error,
         reason: "Invalid".into(),
-        message: format!("{} {} is left out: {what}", unit.kind.short(), unit.name),
+        message: format!("{} {} {LEFT_OUT}: {what}", unit.kind.short(), unit.name),
         revision: Revision(0),
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::SystemTime,
 };
 
@@ -23,7 +26,7 @@ pub struct ProxyId {
 }
 
 /// A resource that a proxy refuses, until its content changes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Parked {
     /// The version that it refuses.
     pub version: Version,
@@ -71,6 +74,7 @@ pub struct ProxyState {
     /// What it is served, or why it is served nothing.
     who: Mutex<Result<Audience, String>>,
     types: Mutex<BTreeMap<ResourceType, TypeState>>,
+    complete: AtomicBool,
 }
 
 impl ProxyState {
@@ -82,6 +86,12 @@ impl ProxyState {
     /// Replaces what is known of a type.
     pub fn set(&self, kind: ResourceType, state: TypeState) {
         self.types.lock().unwrap_or_else(PoisonError::into_inner).insert(kind, state);
+    }
+
+    /// It has acknowledged all that it had to be sent at some moment of this stream: from now on its cursors speak for
+    /// what it has.
+    pub fn set_complete(&self) {
+        self.complete.store(true, Ordering::Relaxed);
     }
 
     /// Its audience, unless it is refused.
@@ -102,7 +112,8 @@ impl ProxyState {
             Err(reason) => (None, Some(reason)),
         };
         let types = self.types.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        ProxyView { id: self.id.clone(), since: self.since, audience, refused, types }
+        let complete = self.complete.load(Ordering::Relaxed);
+        ProxyView { id: self.id.clone(), since: self.since, audience, refused, types, complete }
     }
 }
 
@@ -134,6 +145,8 @@ pub struct ProxyView {
     pub refused: Option<String>,
     /// By type, in make-before-break order; absent: not asked for.
     pub types: BTreeMap<ResourceType, TypeState>,
+    /// It has acknowledged everything at some moment of this stream.
+    pub complete: bool,
 }
 
 impl ProxyView {
@@ -167,8 +180,13 @@ pub struct Feedback {
 impl Feedback {
     /// A stream begins. It is forgotten when the guard is dropped.
     pub fn connect(self: &Arc<Self>, id: ProxyId, since: SystemTime, who: Result<Audience, String>) -> Connected {
-        let state =
-            Arc::new(ProxyState { id: id.clone(), since, who: Mutex::new(who), types: Mutex::new(BTreeMap::new()) });
+        let state = Arc::new(ProxyState {
+            id: id.clone(),
+            since,
+            who: Mutex::new(who),
+            types: Mutex::new(BTreeMap::new()),
+            complete: AtomicBool::new(false),
+        });
         self.proxies.entry(id).or_default().push(Arc::clone(&state));
         Connected { feedback: Arc::clone(self), state }
     }

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
 use crate::model::{Audience, Role, SiteState, Sites};
 
 /// Who is at the other end of a connection.
@@ -144,6 +146,20 @@ pub fn principal(peer: &Peer, trust_domain: &str, allow_unproven: bool) -> Resul
         ["operator", name] if !name.is_empty() => Ok(Principal::Operator((*name).to_owned())),
         ["control-plane", name] if !name.is_empty() => Ok(Principal::ControlPlane((*name).to_owned())),
         _ => Err(foreign(uri, trust_domain)),
+    }
+}
+
+/// The one URI SAN of a verified certificate; empty, which nobody is called, if it has none or several.
+pub fn spiffe(certificate: &[u8]) -> String {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return String::new() };
+    let Ok(Some(names)) = parsed.subject_alternative_name() else { return String::new() };
+    let mut uris = names.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::URI(uri) => Some(*uri),
+        _ => None,
+    });
+    match (uris.next(), uris.next()) {
+        (Some(uri), None) => uri.to_owned(),
+        _ => String::new(),
     }
 }
 

@@ -47,6 +47,8 @@
 //! | [`pipeline`] | a replica's loop: changes and interest in, publishes out |
 //! | [`admission`] | is this change good? |
 //! | [`status`] | problems and acknowledgements → conditions, counts, laggards |
+//! | [`replicas`] | registration, election with fencing, asking the others |
+//! | [`leader`] | what the elected replica writes: accepted copies, watermarks, conditions |
 //! | [`api`] | the operators' gRPC service; health and metrics pages |
 //! | [`bootstrap`] | an Envoy bootstrap |
 //! | [`certs`] | a certificate authority for trials |
@@ -72,6 +74,8 @@ pub mod pipeline;
 // Judgement.
 pub mod admission;
 pub mod status;
+pub mod replicas;
+pub mod leader;
 // Rim.
 pub mod api;
 pub mod bootstrap;

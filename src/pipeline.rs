@@ -1,7 +1,10 @@
 //! A replica's loop: changes of the store and interest in, publishes out. It computes nothing long itself: a batch
 //! compiles on one blocking thread, and what arrives meanwhile is the next batch; there is no hold-off.
 
+mod confirm;
 mod engine;
+#[cfg(test)]
+pub(crate) mod histories;
 #[cfg(test)]
 mod tests;
 
@@ -17,14 +20,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use confirm::confirm;
 pub use engine::{Delta, Engine};
 
 use crate::{
-    catalog::{Catalog, Changed, Configuration, Read, Runtime},
+    catalog::{Catalog, Changed, Configuration, Read, Runtime, Unagreed},
     compile::{self, HostCache, Reader, Unit},
-    model::{Audience, Freshness, Problem, Revision, Scope, Sites},
-    snapshot::{Publish, Seq, Views},
-    store::Feed,
+    model::{Audience, Freshness, Problem, Revision, Scope, Sites, Watermarks},
+    snapshot::{Origin, Publish, Seq, Views},
+    store::{Change, Feed, Listing},
     xds::ResourceType,
 };
 
@@ -46,6 +50,8 @@ pub struct State {
     pub freshness: Freshness,
     /// Faults of single keys, and resources that failed their check.
     pub problems: Arc<Vec<Problem>>,
+    /// What came past admission and waits for the leader's word.
+    pub unagreed: Arc<Unagreed>,
 }
 
 impl State {
@@ -62,6 +68,7 @@ impl State {
             revision: Revision(0),
             freshness: Freshness::Starting { reason: None },
             problems: Arc::default(),
+            unagreed: Arc::default(),
         }
     }
 }
@@ -78,6 +85,10 @@ pub struct Pipeline {
     pub state: watch::Sender<Arc<State>>,
     /// Where the sites go, for identity.
     pub sites: watch::Sender<Arc<Sites>>,
+    /// Where the sites' watermarks go, at once: they wait for no batch, and no publish carries them.
+    pub watermarks: watch::Sender<Arc<Watermarks>>,
+    /// Whether the store's changes arrive, for streams: a replica that is cut off only adds.
+    pub fresh: watch::Sender<bool>,
 }
 
 /// What has changed since the last compile.
@@ -94,7 +105,7 @@ struct Pending {
 struct Job {
     handle: JoinHandle<(Engine, BTreeMap<Audience, Delta>)>,
     configuration: Configuration,
-    revision: Revision,
+    origin: Origin,
 }
 
 /// Where the engine is.
@@ -105,11 +116,11 @@ enum Stage {
 
 /// What the loop remembers between turns.
 struct Progress {
-    /// The configuration of the last publish, and its revision.
+    /// The configuration of the last publish, and where it is from.
     published: Configuration,
-    published_revision: Revision,
-    /// The newest revision that was read.
-    revision: Revision,
+    published_origin: Origin,
+    /// What was read.
+    origin: Origin,
     freshness: Freshness,
     pending: Pending,
     /// Faults of resources, as of the last compile.
@@ -125,8 +136,8 @@ impl Pipeline {
         let mut stage = Stage::Idle(Engine::default());
         let mut progress = Progress {
             published: Configuration::default(),
-            published_revision: Revision(0),
-            revision: Revision(0),
+            published_origin: Origin::default(),
+            origin: Origin::default(),
             freshness: Freshness::Starting { reason: None },
             pending: Pending::default(),
             problems: Vec::new(),
@@ -167,17 +178,31 @@ impl Pipeline {
     fn take(&mut self, feed: Feed, progress: &mut Progress) {
         let changed = match feed {
             Feed::Reset(listing) => {
-                progress.revision = listing.revision;
+                let changed = self.catalog.reset(&listing);
+                progress.origin = self.origin_of(&listing, &changed, progress);
                 progress.freshness = Freshness::Fresh;
-                self.catalog.reset(&listing)
+                changed
+            }
+            Feed::Copy { listing, reason } => {
+                let changed = self.catalog.reset(&listing);
+                progress.origin = self.origin_of(&listing, &changed, progress);
+                progress.freshness = Freshness::Stale { reason };
+                changed
             }
             Feed::Batch(batch) => {
-                progress.revision = batch.revision;
+                progress.origin.revision = batch.revision;
+                let key = |change: &Change| match change {
+                    Change::Put(entry) => self.catalog.is_configuration(&entry.key),
+                    Change::Delete(key) => self.catalog.is_configuration(key),
+                };
+                if batch.changes.iter().any(key) {
+                    progress.origin.configuration = batch.revision;
+                }
                 progress.freshness = Freshness::Fresh;
                 self.catalog.apply(&batch.changes)
             }
             Feed::Progress(at) => {
-                progress.revision = at.max(progress.revision);
+                progress.origin.revision = at.max(progress.origin.revision);
                 progress.freshness = Freshness::Fresh;
                 Changed::default()
             }
@@ -196,9 +221,30 @@ impl Pipeline {
                 Changed::default()
             }
         };
+        self.watermarks.send_if_modified(|known| {
+            let new = self.catalog.watermarks();
+            let differs = known != new;
+            if differs {
+                *known = Arc::clone(new);
+            }
+            differs
+        });
         progress.pending.configuration.extend(changed.configuration);
         progress.pending.live.extend(changed.runtime.iter().cloned());
         progress.pending.runtime.extend(changed.runtime);
+    }
+
+    /// Where a listing is from. One that only checks what is known has no configuration that is newer than its newest
+    /// key: its own revision would be told of by watermarks, whose writes are part of it.
+    fn origin_of(&self, listing: &Listing, changed: &Changed, progress: &Progress) -> Origin {
+        let first = matches!(progress.freshness, Freshness::Starting { .. });
+        let back = listing.revision < progress.origin.configuration;
+        if first || back || !changed.configuration.is_empty() {
+            return listing.revision.into();
+        }
+        let written = listing.entries.iter().filter(|entry| self.catalog.is_configuration(&entry.key));
+        let newest = written.map(|entry| entry.mod_revision).max().unwrap_or_default();
+        Origin { revision: listing.revision, configuration: newest.max(progress.origin.configuration) }
     }
 
     /// Starts what can be started: runtime changes at once, configuration as the next batch.
@@ -218,7 +264,7 @@ impl Pipeline {
             {
                 let runtime = std::mem::take(&mut progress.pending).runtime;
                 let deltas = engine.update(&progress.published, self.catalog.runtime(), &runtime, &[]);
-                progress.published_revision = progress.revision;
+                progress.published_origin = progress.origin;
                 self.publish(deltas, progress);
                 self.publish_state(progress);
                 Stage::Idle(engine)
@@ -234,7 +280,7 @@ impl Pipeline {
                     let deltas = engine.update(&read, &runtime, &changed, &opened);
                     (engine, deltas)
                 });
-                Stage::Compiling(Job { handle, configuration, revision: progress.revision })
+                Stage::Compiling(Job { handle, configuration, origin: progress.origin })
             }
         }
     }
@@ -254,7 +300,7 @@ impl Pipeline {
             deltas.entry(audience).or_default().follow(newer);
         }
         progress.published = job.configuration;
-        progress.published_revision = job.revision;
+        progress.published_origin = job.origin;
         progress.problems = engine.problems().cloned().collect();
         self.publish(deltas, progress);
         self.publish_state(progress);
@@ -305,7 +351,7 @@ impl Pipeline {
             }
             let Delta { upserts, removals } = delta.unwrap_or_default();
             let removals = removals.into_iter().map(|unit| (unit.kind, unit.name)).collect();
-            view.publish(seq, progress.published_revision, Publish { upserts, removals });
+            view.publish(seq, progress.published_origin, Publish { upserts, removals });
         }
     }
 
@@ -325,9 +371,14 @@ impl Pipeline {
         self.state.send_replace(Arc::new(State {
             configuration,
             runtime: self.catalog.runtime().clone(),
-            revision: progress.published_revision,
+            revision: progress.published_origin.revision,
             freshness: progress.freshness.clone(),
             problems: Arc::new(problems),
+            unagreed: Arc::clone(self.catalog.unagreed()),
         }));
+        self.fresh.send_if_modified(|fresh| {
+            let now = progress.freshness == Freshness::Fresh;
+            std::mem::replace(fresh, now) != now
+        });
     }
 }

@@ -1,5 +1,6 @@
 //! What each audience sees: immutable resources, the log of what changed, and the interest that opens views.
 
+mod confirm;
 mod content;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,23 @@ pub struct Publish {
     pub removals: Vec<(ResourceType, Arc<str>)>,
 }
 
+/// Which state of the store a publish carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Everything up to this revision is in it.
+    pub revision: Revision,
+    /// The newest revision among those that wrote configuration: equal on replicas with equal content, and not moved by
+    /// what the fleet writes about itself (watermarks, marks, live endpoints).
+    pub configuration: Revision,
+}
+
+impl From<Revision> for Origin {
+    /// A revision that wrote configuration.
+    fn from(revision: Revision) -> Self {
+        Self { revision, configuration: revision }
+    }
+}
+
 /// What one audience sees.
 #[derive(Debug)]
 pub struct View {
@@ -62,8 +80,8 @@ impl View {
     }
 
     /// Puts one publish into effect, all of it or nothing; the first makes the view ready, even if it is empty.
-    /// `revision` is the configuration that it carries. Secrets of an audience that is not proven are dropped.
-    pub fn publish(&self, seq: Seq, revision: Revision, mut changes: Publish) {
+    /// Secrets of an audience that is not proven are dropped.
+    pub fn publish(&self, seq: Seq, origin: impl Into<Origin>, mut changes: Publish) {
         if !self.audience.proven {
             changes.upserts.retain(|r| r.kind != ResourceType::Secret);
         }
@@ -71,7 +89,7 @@ impl View {
         let changed = {
             let mut content = self.content.write().unwrap_or_else(PoisonError::into_inner);
             content.prune(passed);
-            content.apply(seq, revision, changes)
+            content.apply(seq, origin.into(), changes)
         };
         if changed {
             self.published.send_replace(seq);
@@ -83,7 +101,7 @@ impl View {
         self.content.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The configuration revision of the last publish; 0 while pending.
+    /// Everything up to this revision of the store is in it; 0 while pending.
     pub fn revision(&self) -> Revision {
         self.read().revision()
     }

@@ -1,15 +1,21 @@
 //! Problems, sources and acknowledgements → conditions and laggards; computed when asked, nothing is stored.
 
 mod conditions;
+mod groups;
+mod judged;
+mod rows;
 #[cfg(test)]
 mod tests;
-
-use std::collections::BTreeMap;
+mod watermarks;
 
 pub use conditions::to_json;
+pub use judged::Judged;
+pub use rows::{Row, TypeRow, proxies};
+pub use watermarks::{SiteReport, merge_watermarks, watermarks};
 
+use self::groups::{Group, groups};
 use crate::{
-    feedback::{Acked, Feedback, ProxyView},
+    feedback::{Acked, Feedback},
     model::{Audience, ObjectRef},
     snapshot::Views,
     xds::ResourceType,
@@ -50,50 +56,66 @@ pub struct Laggard {
 
 /// The object's standing, as of now.
 pub fn standing(object: &ObjectRef, views: &Views, feedback: &Feedback) -> Standing {
-    let mut standing = Standing::default();
-    for proxy in feedback.proxies() {
-        let Some(audience) = &proxy.audience else { continue };
-        let Some(view) = views.get(audience) else { continue };
-        let content = view.read();
-        if !content.ready() {
-            // Nothing is known of it yet, so nothing is claimed.
-            standing.total += 1;
-            standing.pending += 1;
-            continue;
+    standings(std::slice::from_ref(object), views, feedback).pop().unwrap_or_default()
+}
+
+/// The standing of each object, as of now.
+pub fn standings(objects: &[ObjectRef], views: &Views, feedback: &Feedback) -> Vec<Standing> {
+    let groups = groups(views, feedback);
+    let of = |object| {
+        let mut standing = Standing::default();
+        for group in &groups {
+            count(object, group, &mut standing);
         }
-        let carriers: Vec<_> = content.carriers(object).collect();
-        if carriers.is_empty() {
-            continue;
-        }
-        standing.total += 1;
-        let mut worst = Worst::Acked;
-        for (name, entry, contributed) in carriers {
-            let kind = entry.resource.kind;
-            let error = match proxy.taken(kind, name, entry.resource.version, entry.seq) {
-                Acked::Acked => continue,
-                // Only those whose changes are refused are shown the refusal; for others it is not theirs to mend.
-                Acked::Refused(error) if proxy.parked(kind, name).is_some_and(|p| contributed >= p.since) => {
-                    error.to_string()
-                }
-                Acked::Refused(_) => continue,
-                Acked::Pending | Acked::NotSubscribed => String::new(),
-            };
-            worst = worst.max(if error.is_empty() { Worst::Pending } else { Worst::Nacked });
-            standing.laggards.push(Laggard {
-                proxy: proxy.id.node.to_string(),
-                site: audience.site.to_string(),
-                kind,
-                resource: name.to_string(),
-                error,
-            });
-        }
-        match worst {
-            Worst::Acked => standing.acked += 1,
-            Worst::Pending => standing.pending += 1,
-            Worst::Nacked => standing.nacked += 1,
-        }
+        finish(standing)
+    };
+    objects.iter().map(of).collect()
+}
+
+/// Adds the proxies of a group to an object's standing.
+fn count(object: &ObjectRef, group: &Group, standing: &mut Standing) {
+    let (Some(audience), Some(view)) = (&group.one.audience, &group.view) else { return };
+    let members = u32::try_from(group.members.len()).unwrap_or(u32::MAX);
+    let content = view.read();
+    if !content.ready() {
+        // Nothing is known of it yet, so nothing is claimed.
+        standing.total += members;
+        standing.pending += members;
+        return;
     }
-    finish(standing)
+    let mut carried = false;
+    let mut worst = Worst::Acked;
+    for (name, entry, contributed) in content.carriers(object) {
+        carried = true;
+        let (kind, proxy) = (entry.resource.kind, &group.one);
+        let error = match proxy.taken(kind, name, entry.resource.version, entry.seq) {
+            Acked::Acked => continue,
+            // Only those whose changes are refused are shown the refusal; for others it is not theirs to mend.
+            Acked::Refused(error) if proxy.parked(kind, name).is_some_and(|p| contributed >= p.since) => {
+                error.to_string()
+            }
+            Acked::Refused(_) => continue,
+            Acked::Pending | Acked::NotSubscribed => String::new(),
+        };
+        worst = worst.max(if error.is_empty() { Worst::Pending } else { Worst::Nacked });
+        // Members are sorted, and no answer names more of them.
+        standing.laggards.extend(group.members.iter().take(LAGGARDS_MAX).map(|(id, _)| Laggard {
+            proxy: id.node.to_string(),
+            site: audience.site.to_string(),
+            kind,
+            resource: name.to_string(),
+            error: error.clone(),
+        }));
+    }
+    if !carried {
+        return;
+    }
+    standing.total += members;
+    match worst {
+        Worst::Acked => standing.acked += members,
+        Worst::Pending => standing.pending += members,
+        Worst::Nacked => standing.nacked += members,
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -110,6 +132,19 @@ fn finish(mut standing: Standing) -> Standing {
     standing
 }
 
+/// The standing of one object over several replicas, each with proxies of its own.
+pub fn sum(all: impl Iterator<Item = Standing>) -> Standing {
+    let mut sum = Standing::default();
+    for one in all {
+        sum.total += one.total;
+        sum.acked += one.acked;
+        sum.nacked += one.nacked;
+        sum.pending += one.pending;
+        sum.laggards.extend(one.laggards);
+    }
+    finish(sum)
+}
+
 /// The standing of several objects together; totals are the largest, the others the worst.
 pub fn merge(all: impl Iterator<Item = Standing>) -> Standing {
     let mut merged = Standing::default();
@@ -121,83 +156,6 @@ pub fn merge(all: impl Iterator<Item = Standing>) -> Standing {
     }
     merged.acked = merged.total.saturating_sub(merged.nacked).saturating_sub(merged.pending);
     finish(merged)
-}
-
-/// One row of `proxy status`.
-#[derive(Clone, Debug)]
-pub struct Row {
-    /// The proxy's node id.
-    pub id: String,
-    /// Its site, as proven or believed; the claimed one of a refused proxy.
-    pub site: String,
-    /// Its role.
-    pub role: String,
-    /// Whether a certificate proved it.
-    pub proven: bool,
-    /// One entry a type.
-    pub types: Vec<TypeRow>,
-    /// Since its stream began.
-    pub connected_seconds: u64,
-    /// Why it is answered nothing; empty for a served proxy.
-    pub refused: String,
-}
-
-/// One type of a row.
-#[derive(Clone, Debug)]
-pub struct TypeRow {
-    /// The type.
-    pub kind: ResourceType,
-    /// `SYNCED`, `PENDING`, `NACKED` or `NOT_SUBSCRIBED`.
-    pub state: &'static str,
-    /// How many resources its view has.
-    pub resources: u32,
-    /// `<resource>: <the proxy's words>`.
-    pub errors: Vec<String>,
-}
-
-/// Every proxy that is connected or was refused, by id.
-pub fn proxies(views: &Views, feedback: &Feedback) -> Vec<Row> {
-    feedback.proxies().iter().map(|proxy| row(proxy, views)).collect()
-}
-
-fn row(proxy: &ProxyView, views: &Views) -> Row {
-    // A clock that was set back shows a new connection, which is the lesser lie.
-    let connected_seconds = proxy.since.elapsed().unwrap_or_default().as_secs();
-    let mut row = Row {
-        id: proxy.id.node.to_string(),
-        site: proxy.id.site.to_string(),
-        role: String::new(),
-        proven: false,
-        types: Vec::new(),
-        connected_seconds,
-        refused: proxy.refused.clone().unwrap_or_default(),
-    };
-    let Some(audience) = &proxy.audience else { return row };
-    row.site = audience.site.to_string();
-    audience.role.as_str().clone_into(&mut row.role);
-    row.proven = audience.proven;
-    let view = views.get(audience);
-    for kind in ResourceType::ALL {
-        let mut counts: BTreeMap<&'static str, u32> = BTreeMap::new();
-        let mut errors = Vec::new();
-        let content = view.as_ref().map(|v| v.read());
-        for (name, entry) in content.iter().flat_map(|c| c.entries(kind)) {
-            let state = match proxy.taken(kind, name, entry.resource.version, entry.seq) {
-                Acked::Acked => "SYNCED",
-                Acked::Pending => "PENDING",
-                Acked::NotSubscribed => "NOT_SUBSCRIBED",
-                Acked::Refused(error) => {
-                    errors.push(format!("{name}: {error}"));
-                    "NACKED"
-                }
-            };
-            *counts.entry(state).or_default() += 1;
-        }
-        let resources = counts.values().sum();
-        let state = ["NACKED", "PENDING", "NOT_SUBSCRIBED"].into_iter().find(|s| counts.contains_key(s));
-        row.types.push(TypeRow { kind, state: state.unwrap_or("SYNCED"), resources, errors });
-    }
-    row
 }
 
 /// The audience of a connected proxy.

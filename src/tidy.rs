@@ -30,7 +30,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     // Judgement.
     ("admission", &["model", "manifest", "xds", "catalog", "compile"]),
     ("status", &["model", "xds", "catalog", "compile", "snapshot", "feedback", "pipeline"]),
-    ("replicas", &["model", "store", "rpc", "identity"]),
+    ("replicas", &["model", "xds", "store", "rpc", "identity", "status"]),
     (
         "leader",
         &[

@@ -8,6 +8,6 @@ pub mod validate;
 mod seq;
 mod subscription;
 
-pub use resource::{Resource, ResourceType, Source, Version};
+pub use resource::{NeedAt, Resource, ResourceType, ServiceNeed, Source, Version};
 pub use seq::Seq;
 pub use subscription::Subscription;

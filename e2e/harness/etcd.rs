@@ -1,6 +1,8 @@
 //! A one-member etcd on an address of its own, driven with `etcdctl` as an operator would.
 
+use std::fs;
 use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -15,15 +17,22 @@ pub(crate) struct Etcd {
     process: Option<Process>,
     dir: TempDir,
     ip: Ipv4Addr,
+    flags: Vec<String>,
     _addresses: Addresses,
 }
 
 impl Etcd {
     /// Starts one and waits until it answers.
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// As [`Etcd::start`], with further flags, such as `--quota-backend-bytes=…`.
+    pub(crate) fn start_with(flags: &[&str]) -> Self {
         let addresses = Addresses::next();
         let ip = addresses.take();
-        let mut etcd = Self { process: None, dir: TempDir::new().unwrap(), ip, _addresses: addresses };
+        let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+        let mut etcd = Self { process: None, dir: TempDir::new().unwrap(), ip, flags, _addresses: addresses };
         etcd.start_again();
         etcd
     }
@@ -45,13 +54,47 @@ impl Etcd {
             .arg(self.dir.path().join("data"))
             .args(["--listen-client-urls", &self.url(), "--advertise-client-urls", &self.url()])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("one={peer}")]);
+            .args(["--initial-cluster", &format!("one={peer}")])
+            .args(&self.flags);
         let process = self.process.insert(Process::spawn("etcd", self.dir.path(), command));
         let health = Request::get(&format!("http://{}:2379/health", self.ip));
         process.wait_for("etcd is healthy", START_LIMIT, || {
             let answer = health.send()?;
             if answer.text().contains("true") { Ok(()) } else { Err(answer.text()) }
         });
+    }
+
+    /// `etcdctl snapshot save` to a new file; see [`Etcd::restore`].
+    pub(crate) fn snapshot(&self, name: &str) -> PathBuf {
+        let file = self.dir.path().join(name);
+        self.ctl(&["snapshot", "save", file.to_str().unwrap()]);
+        file
+    }
+
+    /// Kills the server, puts a snapshot in place of its data, as an operator would after a loss, and starts it.
+    pub(crate) fn restore(&mut self, snapshot: &Path) {
+        self.stop();
+        let data = self.dir.path().join("data");
+        fs::remove_dir_all(&data).unwrap();
+        let peer = format!("http://{}:2380", self.ip);
+        let (data, snapshot) = (data.to_str().unwrap(), snapshot.to_str().unwrap());
+        let member = format!("one={peer}");
+        self.ctl(
+            &[
+                &["snapshot", "restore", snapshot, "--data-dir", data, "--name", "one"][..],
+                &["--initial-cluster", &member, "--initial-advertise-peer-urls", &peer],
+            ]
+            .concat(),
+        );
+        self.start_again();
+    }
+
+    /// `etcdctl compact` at the newest revision.
+    pub(crate) fn compact(&self) {
+        let status: serde_json::Value =
+            serde_json::from_str(&self.ctl(&["endpoint", "status", "--write-out=json"])).unwrap();
+        let revision = status[0]["Status"]["header"]["revision"].as_i64().unwrap();
+        self.ctl(&["compact", &revision.to_string()]);
     }
 
     /// Kills the server; the data stay.
@@ -95,6 +138,14 @@ impl Etcd {
     /// # Panics
     /// When it fails.
     pub(crate) fn ctl(&self, arguments: &[&str]) -> String {
+        self.try_ctl(arguments).unwrap_or_else(|error| panic!("etcdctl {arguments:?}: {error}"))
+    }
+
+    /// As [`Etcd::ctl`].
+    ///
+    /// # Errors
+    /// What `etcdctl` says when it fails.
+    pub(crate) fn try_ctl(&self, arguments: &[&str]) -> Result<String, String> {
         let output = Command::new("etcdctl")
             .env("ETCDCTL_API", "3")
             .args(["--endpoints", &self.url(), "--dial-timeout", "5s", "--command-timeout", "10s"])
@@ -102,7 +153,10 @@ impl Etcd {
             .stdin(Stdio::null())
             .output()
             .expect("etcdctl runs: scripts/setup.sh installs it");
-        assert!(output.status.success(), "etcdctl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
+        if output.status.success() {
+            Ok(String::from_utf8(output.stdout).unwrap())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -132,11 +132,21 @@ impl Tidegate {
         &mut self.process
     }
 
-    /// Kills it, if it runs, starts it again with the same flags, and waits until it is ready.
+    /// Kills it, if it runs, starts it again with the same flags and data, and waits until it is ready.
     pub(crate) fn restart(&mut self) {
+        self.restart_unready();
+        self.wait_ready(READY_LIMIT);
+    }
+
+    /// As [`Tidegate::restart`], but waits for nothing.
+    pub(crate) fn restart_unready(&mut self) {
         self.process.kill();
         self.process = spawn(&self.arguments, self.dir.path());
-        self.wait_ready(READY_LIMIT);
+    }
+
+    /// Where its data are.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("tidegate-data")
     }
 }
 

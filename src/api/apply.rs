@@ -9,19 +9,21 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
 use tonic::Status;
 
 use super::{Context, store_status};
 use crate::{
     admission,
+    catalog::accepted,
     manifest::{self, Mode},
     model::{Kind, Object, ObjectRef, Revision, StoreKey},
     rpc::{self, Applied, ApplyRequest, ApplyResponse, DeleteRequest, DeleteResponse, Fault, applied::Outcome},
-    store::{Compare, Op, StoreError, Transaction, TxnOutcome},
+    store::{Compare, KeyValue, Op, StoreError, Transaction, TxnOutcome},
 };
 
-/// design.md's limit of one transaction: each object is stored twice later, and etcd takes 128 operations, 1.5 MiB.
+/// The limit of one transaction: each object is stored twice, as itself and as its accepted copy, and etcd takes 128 operations, 1.5 MiB.
 const OBJECTS_MAX: usize = 60;
 /// Bytes of manifests in one transaction.
 const BYTES_MAX: usize = 600 * 1024;
@@ -30,11 +32,72 @@ const ATTEMPTS: usize = 8;
 /// How long a write waits for this replica to have read what it must be checked against.
 const CATCH_UP: Duration = Duration::from_secs(5);
 
+/// How many keys are asked for at once.
+const READS: usize = 32;
+
 /// One object to write.
 struct Write {
     reference: ObjectRef,
-    key: String,
     value: Bytes,
+}
+
+/// The two keys of an object, and what stands there.
+struct Standing {
+    object_key: String,
+    object: Option<KeyValue>,
+    accepted_key: String,
+    accepted: Option<KeyValue>,
+}
+
+impl Standing {
+    async fn read(context: &Context, reference: ObjectRef) -> Result<Self, Status> {
+        let object_key = context.keyspace.format(&StoreKey::Object(reference.clone()));
+        let accepted_key = context.keyspace.format(&StoreKey::Accepted(reference));
+        let (object, accepted) = tokio::try_join!(context.store.get(&object_key), context.store.get(&accepted_key))
+            .map_err(|e| store_status(&e))?;
+        Ok(Self { object_key, object, accepted_key, accepted })
+    }
+
+    fn outcome(&self, value: &Bytes) -> Outcome {
+        let same = |entry: &KeyValue| entry.value == *value;
+        let accepted = |copy: &KeyValue| accepted::decode(copy).is_ok_and(|(_, bytes)| bytes == *value);
+        match (&self.object, &self.accepted) {
+            (None, None) => Outcome::Created,
+            (Some(object), Some(copy)) if same(object) && accepted(copy) => Outcome::Unchanged,
+            _ => Outcome::Configured,
+        }
+    }
+
+    /// The revision of the last write of either.
+    fn revision(&self) -> Revision {
+        let of = |entry: &Option<KeyValue>| entry.as_ref().map(|entry| entry.mod_revision).unwrap_or_default();
+        of(&self.object).max(of(&self.accepted))
+    }
+
+    /// Writes both keys; the age is kept while one of them stands.
+    fn put(&self, value: &Bytes) -> [Op; 2] {
+        let age = self.accepted.as_ref().and_then(|copy| accepted::decode(copy).ok()).map(|(age, _)| age);
+        let age = age.or_else(|| self.object.as_ref().map(|object| object.create_revision));
+        let put = |key: &String, value| Op::Put { key: key.clone(), value, lease: None };
+        [put(&self.object_key, value.clone()), put(&self.accepted_key, accepted::encode(age, value))]
+    }
+
+    /// Nobody has written either since they were read; a raw write does not bump `head`.
+    fn compares(&self) -> [Compare; 2] {
+        [(&self.object_key, &self.object), (&self.accepted_key, &self.accepted)].map(|(key, entry)| {
+            let at = entry.as_ref().map(|entry| entry.mod_revision).unwrap_or_default();
+            Compare::ModRevision(key.clone(), at)
+        })
+    }
+}
+
+/// What stands of each, in their order, many asked for at once.
+async fn standing<'a>(
+    context: &Context,
+    references: impl Iterator<Item = &'a ObjectRef>,
+) -> Result<Vec<Standing>, Status> {
+    let reads = references.cloned().map(|reference| Standing::read(context, reference)).collect::<Vec<_>>();
+    stream::iter(reads).buffered(READS).try_collect().await
 }
 
 /// Checks everything at once, then writes; or says every fault and writes nothing.
@@ -56,8 +119,7 @@ pub(super) async fn apply(context: &Context, who: &str, request: ApplyRequest) -
                 response.faults.push(at(&place, message));
             }
             let value = manifest::to_yaml(&located.json);
-            let key = context.keyspace.format(&StoreKey::Object(reference.clone()));
-            writes.push(Write { reference, key, value: value.into() });
+            writes.push(Write { reference, value: value.into() });
             objects.push(located.object);
             places.push(place);
         }
@@ -100,18 +162,14 @@ async fn store_all(
 ) -> Result<Option<ApplyResponse>, Status> {
     let mut response = ApplyResponse::default();
     let mut pending = Vec::new();
-    for write in writes {
-        let stored = context.store.get(&write.key).await.map_err(|e| store_status(&e))?;
-        let outcome = match &stored {
-            None => Outcome::Created,
-            Some(kv) if kv.value == write.value => Outcome::Unchanged,
-            Some(_) => Outcome::Configured,
-        };
-        response.revision = response.revision.max(stored.map_or(0, |kv| kv.mod_revision.0));
-        if outcome != Outcome::Unchanged {
-            pending.push(write);
-        }
+    let all = standing(context, writes.iter().map(|write| &write.reference)).await?;
+    for (write, standing) in writes.iter().zip(all) {
+        let outcome = standing.outcome(&write.value);
+        response.revision = response.revision.max(standing.revision().0);
         response.applied.push(Applied { object: Some(to_rpc(&write.reference)), outcome: outcome.into() });
+        if outcome != Outcome::Unchanged {
+            pending.push((write, standing));
+        }
     }
     if dry_run || pending.is_empty() {
         return Ok(Some(response));
@@ -119,9 +177,10 @@ async fn store_all(
     let parts = split(pending);
     let total = parts.len();
     for (index, part) in parts.into_iter().enumerate() {
-        let names: Vec<String> = part.iter().map(|w| w.reference.to_string()).collect();
-        let ops = part.iter().map(|w| Op::Put { key: w.key.clone(), value: w.value.clone(), lease: None }).collect();
-        match commit(context, who, "apply", &names, ops, head).await? {
+        let names: Vec<String> = part.iter().map(|(write, _)| write.reference.to_string()).collect();
+        let ops = part.iter().flat_map(|(write, standing)| standing.put(&write.value)).collect();
+        let compares = part.iter().flat_map(|(_, standing)| standing.compares()).collect();
+        match commit(context, who, "apply", &names, Transaction { compares, ops }, head).await? {
             TxnOutcome::Committed(revision) => {
                 head = revision;
                 response.revision = revision.0;
@@ -140,20 +199,21 @@ async fn store_all(
 }
 
 /// What is referred to first, each part within the limits of one transaction.
-fn split(mut writes: Vec<&Write>) -> Vec<Vec<&Write>> {
-    let fits = writes.len() <= OBJECTS_MAX && writes.iter().map(|w| w.value.len()).sum::<usize>() <= BYTES_MAX;
+fn split(mut writes: Vec<(&Write, Standing)>) -> Vec<Vec<(&Write, Standing)>> {
+    let fits = writes.len() <= OBJECTS_MAX && writes.iter().map(|(w, _)| w.value.len()).sum::<usize>() <= BYTES_MAX;
     if fits {
         return vec![writes];
     }
-    writes.sort_by(|a, b| a.reference.cmp(&b.reference));
-    let mut parts: Vec<Vec<&Write>> = Vec::new();
+    writes.sort_by(|(a, _), (b, _)| a.reference.cmp(&b.reference));
+    let mut parts: Vec<Vec<(&Write, Standing)>> = Vec::new();
     let mut bytes = 0;
     for write in writes {
-        bytes += write.value.len();
+        let size = write.0.value.len();
+        bytes += size;
         match parts.last_mut() {
             Some(part) if part.len() < OBJECTS_MAX && bytes <= BYTES_MAX => part.push(write),
             _ => {
-                bytes = write.value.len();
+                bytes = size;
                 parts.push(vec![write]);
             }
         }
@@ -169,23 +229,23 @@ pub(super) async fn delete(context: &Context, who: &str, request: DeleteRequest)
         let (head, _) = current(context).await?;
         let mut response = DeleteResponse::default();
         let mut ops = Vec::new();
-        for reference in &references {
-            let key = context.keyspace.format(&StoreKey::Object(reference.clone()));
-            if context.store.get(&key).await.map_err(|e| store_status(&e))?.is_some() {
-                response.deleted.push(to_rpc(reference));
-                ops.push(Op::Delete { key });
-            } else {
+        for (reference, standing) in references.iter().zip(standing(context, references.iter()).await?) {
+            if standing.object.is_none() && standing.accepted.is_none() {
                 response.missing.push(to_rpc(reference));
+            } else {
+                response.deleted.push(to_rpc(reference));
+                ops.extend([standing.object_key, standing.accepted_key].map(|key| Op::Delete { key }));
             }
         }
         if ops.is_empty() {
             return Ok(response);
         }
-        if ops.len() > OBJECTS_MAX {
+        if response.deleted.len() > OBJECTS_MAX {
             return Err(Status::invalid_argument(format!("at most {OBJECTS_MAX} objects in one delete")));
         }
         let names: Vec<String> = references.iter().map(ToString::to_string).collect();
-        if let TxnOutcome::Committed(revision) = commit(context, who, "delete", &names, ops, head).await? {
+        let txn = Transaction { ops, ..Transaction::default() };
+        if let TxnOutcome::Committed(revision) = commit(context, who, "delete", &names, txn, head).await? {
             response.revision = revision.0;
             return Ok(response);
         }
@@ -204,22 +264,23 @@ async fn current(context: &Context) -> Result<(Revision, std::sync::Arc<crate::p
     Ok((revision, state))
 }
 
+/// Puts the audit key and `head` with it, which no other write may have bumped since.
 async fn commit(
     context: &Context,
     who: &str,
     verb: &str,
     names: &[String],
-    mut ops: Vec<Op>,
+    mut txn: Transaction,
     head: Revision,
 ) -> Result<TxnOutcome, Status> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let audit = json!({ "who": who, "verb": verb, "objects": names, "unixMillis": now.as_millis() as u64,
         "replica": &*context.replica });
     let key = format!("{}audit/{:014}-{:08x}", context.keyspace.observed(), now.as_millis(), fastrand::u32(..));
-    ops.push(Op::Put { key, value: audit.to_string().into(), lease: None });
+    txn.ops.push(Op::Put { key, value: audit.to_string().into(), lease: None });
     let head_key = context.keyspace.format(&StoreKey::Head);
-    ops.push(Op::Put { key: head_key.clone(), value: format!("{}", now.as_millis()).into(), lease: None });
-    let txn = Transaction { compares: vec![Compare::ModRevision(head_key, head)], ops };
+    txn.ops.push(Op::Put { key: head_key.clone(), value: format!("{}", now.as_millis()).into(), lease: None });
+    txn.compares.push(Compare::ModRevision(head_key, head));
     context.store.txn(txn).await.map_err(|error| match error {
         StoreError::Unavailable(_) => Status::unavailable(format!(
             "{error}; whether this transaction was written is not known: run the same command again when the store is \

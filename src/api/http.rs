@@ -1,6 +1,6 @@
 //! Plain HTTP: `/livez`, `/readyz`, `/metrics`.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Router,
@@ -11,7 +11,10 @@ use axum::{
 };
 
 use super::Context;
-use crate::model::{Freshness, Severity};
+use crate::{
+    model::{Freshness, Problem, Severity},
+    store::{CopyMade, CopyStatus},
+};
 
 /// What the pages read.
 #[derive(Clone)]
@@ -47,19 +50,42 @@ async fn ready(Extract(state): Extract<HttpState>, RawQuery(query): RawQuery) ->
             Freshness::Fresh => "fresh".into(),
             Freshness::Stale { reason } | Freshness::Frozen { reason } => reason.clone(),
         };
-        // Writing to a String cannot fail.
-        let _: Result<(), _> = writeln!(text, "store: {reason}\nrevision: {}", now.revision);
+        line(&mut text, &format!("store: {reason}"));
+        line(&mut text, &format!("revision: {}", now.revision));
+        copy(&mut text, state.context.control.copy());
+        if let Some(complaint) = state.context.replicas.complaint() {
+            line(&mut text, &format!("replica: {complaint}"));
+        }
         for problem in now.problems.iter().filter(|p| p.severity == Severity::Error) {
             let object = problem.object.as_ref().map(ToString::to_string).unwrap_or_default();
-            let line = format!("problem: {} {object}: {}: {}", problem.key, problem.reason, problem.message);
-            // A key is whatever somebody has put: one line each, and nothing that a terminal acts on.
-            for c in line.chars() {
-                if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
-            }
-            text.push('\n');
+            let Problem { key, reason, message, .. } = problem;
+            line(&mut text, &format!("problem: {key} {object}: {reason}: {message}"));
         }
     }
     (code, text).into_response()
+}
+
+/// How the last-known-good copy stands, where one is kept.
+fn copy(text: &mut String, status: Option<CopyStatus>) {
+    let Some(CopyStatus { newest, refused, trouble, .. }) = status else { return };
+    let stands = newest.map_or("none yet".to_owned(), |CopyMade { revision, written }| {
+        format!("revision {revision}, {} s old", written.elapsed().unwrap_or_default().as_secs())
+    });
+    line(text, &format!("last-known-good copy: {stands}"));
+    for why in refused {
+        line(text, &format!("last-known-good copy: not used at the start: {why}"));
+    }
+    if let Some(trouble) = trouble {
+        line(text, &format!("last-known-good copy: {trouble}; it is tried again, and older copies stay"));
+    }
+}
+
+/// One line, whatever stands in it: a key is whatever somebody has put, and must do nothing to a terminal.
+fn line(text: &mut String, line: &str) {
+    for c in line.chars() {
+        if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
+    }
+    text.push('\n');
 }
 
 async fn metrics(Extract(state): Extract<HttpState>) -> Response {

@@ -5,12 +5,12 @@ use std::pin::Pin;
 use futures::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Context, apply, objects, proxies, register};
+use super::{Context, apply, objects, proxies, register, store};
 use crate::identity::{self, Peer};
 use crate::rpc::{
-    ApplyRequest, ApplyResponse, DeleteRequest, DeleteResponse, GetRequest, GetResponse, ProxyConfigRequest,
-    ProxyConfigResponse, ProxyStatusRequest, ProxyStatusResponse, RegisterRequest, RegisterResponse, VersionRequest,
-    VersionResponse, WaitRequest, WaitResponse, operator_server::Operator,
+    AcceptStoreRequest, AcceptStoreResponse, ApplyRequest, ApplyResponse, DeleteRequest, DeleteResponse, GetRequest,
+    GetResponse, ProxyConfigRequest, ProxyConfigResponse, ProxyStatusRequest, ProxyStatusResponse, RegisterRequest,
+    RegisterResponse, VersionRequest, VersionResponse, WaitRequest, WaitResponse, operator_server::Operator,
 };
 
 /// The operator API of one replica.
@@ -63,7 +63,7 @@ impl Operator for OperatorService {
         request: Request<ProxyStatusRequest>,
     ) -> Result<Response<ProxyStatusResponse>, Status> {
         principal(&self.context, &request)?;
-        Ok(Response::new(proxies::status(&self.context)))
+        Ok(Response::new(proxies::status(&self.context).await))
     }
 
     async fn proxy_config(
@@ -71,7 +71,7 @@ impl Operator for OperatorService {
         request: Request<ProxyConfigRequest>,
     ) -> Result<Response<ProxyConfigResponse>, Status> {
         principal(&self.context, &request)?;
-        proxies::config(&self.context, &request.into_inner()).map(Response::new)
+        proxies::config(&self.context, &request.into_inner()).await.map(Response::new)
     }
 
     type RegisterStream = Pin<Box<dyn Stream<Item = Result<RegisterResponse, Status>> + Send>>;
@@ -85,10 +85,19 @@ impl Operator for OperatorService {
         Ok(Response::new(Box::pin(register::register(context, request.into_inner()))))
     }
 
+    async fn accept_store(
+        &self,
+        request: Request<AcceptStoreRequest>,
+    ) -> Result<Response<AcceptStoreResponse>, Status> {
+        let who = principal(&self.context, &request)?;
+        store::accept(&self.context, &who).await.map(Response::new)
+    }
+
     async fn version(&self, _request: Request<VersionRequest>) -> Result<Response<VersionResponse>, Status> {
         Ok(Response::new(VersionResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             replica: self.context.replica.to_string(),
+            stale: self.context.stale(),
         }))
     }
 }

@@ -1,5 +1,7 @@
 //! The operator API in one process, on the embedded store: what is written, what is answered, what is refused.
 
+mod accepted;
+
 use std::{
     collections::BTreeMap,
     sync::Arc,
@@ -19,9 +21,10 @@ use crate::{
     catalog::Catalog,
     feedback::{Parked, ProxyId, TypeState},
     identity::Peer,
-    manifest,
+    manifest::{self, Mode},
     model::{Audience, Object, ObjectRef, Role, Sites},
     pipeline::Pipeline,
+    replicas::Settings,
     rpc::{self, applied::Outcome, operator_server::Operator},
     snapshot::{Reader, Seq},
     store::{self, Embedded, Op, Transaction},
@@ -41,8 +44,8 @@ struct Plane {
     _tasks: JoinSet<()>,
 }
 
-fn parse(reference: &ObjectRef, bytes: &[u8]) -> Result<(Object, Vec<String>), Vec<String>> {
-    manifest::parse_stored(reference, bytes).map_err(|faults| faults.iter().map(ToString::to_string).collect())
+fn parse(reference: &ObjectRef, bytes: &[u8], mode: Mode) -> Result<(Object, Vec<String>), Vec<String>> {
+    manifest::read_stored(reference, bytes, mode).map_err(|faults| faults.iter().map(ToString::to_string).collect())
 }
 
 fn plane() -> Plane {
@@ -56,9 +59,28 @@ fn plane() -> Plane {
     let (sites, _) = watch::channel(Arc::new(Sites::default()));
     let views = Arc::new(Views::default());
     let catalog = Catalog::new(keyspace.clone(), parse, manifest::parse_endpoint);
-    let pipeline = Pipeline { catalog, views: Arc::clone(&views), feed, state: state_in, sites };
-    tasks.spawn(async move { pipeline.run(cancel).await.unwrap() });
-    let context = Context { store, keyspace, state, views, feedback: Arc::default(), replica: "test".into() };
+    let (watermarks_in, watermarks) = watch::channel(Arc::default());
+    let fresh = watch::Sender::new(false);
+    let pipeline =
+        Pipeline { catalog, views: Arc::clone(&views), feed, state: state_in, sites, watermarks: watermarks_in, fresh };
+    let stop = cancel.clone();
+    tasks.spawn(async move { pipeline.run(stop).await.unwrap() });
+    let settings = Settings { name: "test".into(), advertise: String::new(), ttl: Duration::from_secs(10), tls: None };
+    let (replicas, registrar) = Replicas::join(settings, Arc::clone(&store), &keyspace, cancel);
+    tasks.spawn(registrar);
+    let (feedback, judged) = Default::default();
+    let context = Context {
+        store,
+        keyspace,
+        state,
+        views,
+        feedback,
+        watermarks,
+        replica: "test".into(),
+        replicas,
+        judged,
+        control: StoreControl::default(),
+    };
     Plane { service: OperatorService::new(context.clone()), context, _tasks: tasks }
 }
 

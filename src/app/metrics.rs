@@ -22,6 +22,9 @@ pub(super) fn text(context: &Context) -> String {
     registry.gauge("store_revision", "Store revision that is compiled and published").set(number(state.revision.0));
     let fresh = i64::from(state.freshness == Freshness::Fresh);
     registry.gauge("store_fresh", "1 while the store's changes arrive").set(fresh);
+    let frozen = i64::from(matches!(state.freshness, Freshness::Frozen { .. }));
+    registry.gauge("store_frozen", "1 while the store is not the one that was followed").set(frozen);
+    copy(context, &registry);
     let objects = registry.gauges::<Labels>("objects", "Objects in service by kind");
     for kind in Kind::ALL {
         let count = state.configuration.all(kind).count();
@@ -38,12 +41,23 @@ pub(super) fn text(context: &Context) -> String {
     registry.encode()
 }
 
+/// The last-known-good copy, where one is kept.
+fn copy(context: &Context, registry: &Registry) {
+    let Some(status) = context.control.copy() else { return };
+    if let Some(made) = status.newest {
+        let age = made.written.elapsed().unwrap_or_default().as_secs();
+        registry.gauge("last_known_good_revision", "Store revision of the copy on disk").set(number(made.revision.0));
+        registry.gauge("last_known_good_age_seconds", "Since the copy on disk was written").set(number(age));
+    }
+    registry.counter("last_known_good_write_failures", "Copies that could not be written").inc_by(status.failures);
+}
+
 fn proxies(context: &Context, registry: &Registry) {
     let rows = status::proxies(&context.views, &context.feedback);
     let refused = rows.iter().filter(|row| !row.refused.is_empty()).count();
     registry.gauge("proxies_refused", "Proxies that are answered nothing").set(number(refused as u64));
     let mut counts: BTreeMap<(ResourceType, &str), u64> = BTreeMap::new();
-    for entry in rows.iter().flat_map(|row| &row.types) {
+    for entry in rows.iter().flat_map(|row| row.types.iter()) {
         *counts.entry((entry.kind, entry.state)).or_default() += 1;
     }
     let states = registry.gauges::<Labels>("proxies", "Connected proxies by type and state");

@@ -8,7 +8,10 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
-use crate::serve::intake;
+use crate::{
+    replicas::{PeerTls, TrustDomain},
+    serve::intake,
+};
 
 /// Mutual TLS with HTTP/2; `None` when no certificate is configured.
 ///
@@ -25,6 +28,23 @@ pub(super) fn server(cert: Option<&Path>, key: Option<&Path>, ca: Option<&Path>)
         format!("{}, {} and {} make no TLS configuration", cert.display(), key.display(), ca.display())
     })?;
     Ok(Some(Arc::new(config)))
+}
+
+/// How this replica proves itself to the others: with the certificate of its API port.
+///
+/// # Errors
+/// With the file, and what is wrong with it.
+pub(super) fn peer(
+    cert: Option<&Path>,
+    key: Option<&Path>,
+    ca: Option<&Path>,
+    trust_domain: TrustDomain,
+) -> Result<Option<PeerTls>> {
+    let (Some(cert), Some(key), Some(ca)) = (cert, key, ca) else { return Ok(None) };
+    let key_der = PrivateKeyDer::from_pem_file(key).with_context(|| format!("{}: no private key", key.display()))?;
+    let made = PeerTls::new(certificates(ca)?, certificates(cert)?, key_der, trust_domain);
+    made.map(Some)
+        .with_context(|| format!("{}, {} and {} make no identity", cert.display(), key.display(), ca.display()))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {

@@ -21,10 +21,14 @@ pub struct Stored {
     pub object: Object,
     /// Its age: where the oldest wins, the lowest does.
     pub create_revision: Revision,
-    /// The revision of its last write.
+    /// The revision of the write that is served.
     pub mod_revision: Revision,
-    /// Its key in the store.
+    /// The object's key in the store.
     pub key: String,
+    /// Whether an accepted copy stands.
+    pub accepted: bool,
+    /// What the accepted copy says, where that is something else.
+    pub fallback: Option<Arc<Object>>,
 }
 
 macro_rules! specs {
@@ -58,6 +62,13 @@ specs! {
     gateway: Gateway => GatewaySpec;
     /// Its spec, if it is an HTTPRoute.
     http_route: HttpRoute => HttpRouteSpec;
+}
+
+impl Stored {
+    /// Whether it is served as it was accepted.
+    pub fn as_accepted(&self) -> bool {
+        self.accepted && self.fallback.is_none()
+    }
 }
 
 type Objects = BTreeMap<Arc<ObjectRef>, Arc<Stored>>;
@@ -106,7 +117,7 @@ impl Configuration {
     }
 
     /// This configuration with `put` over it and `delete` taken out, as admission and the command line look ahead. New
-    /// objects are the youngest.
+    /// objects are the youngest, and all that is put counts as accepted.
     pub fn overlay(&self, put: &[Object], delete: &[ObjectRef]) -> Self {
         let mut next = self.clone();
         let mut changed = BTreeSet::new();
@@ -122,10 +133,34 @@ impl Configuration {
                 create_revision: age,
                 mod_revision: Revision(u64::MAX),
                 key: String::new(),
+                accepted: true,
+                fallback: None,
             };
             next.set(stored, &mut changed);
         }
         next
+    }
+
+    /// This configuration with what was accepted last of `objects`; those without an accepted copy are absent. `None`:
+    /// that is what it holds already.
+    pub fn as_accepted<'a>(&self, objects: impl IntoIterator<Item = &'a ObjectRef>) -> Option<Self> {
+        let stored = objects.into_iter().filter_map(|reference| self.get(reference));
+        let differ: Vec<Arc<Stored>> = stored.filter(|s| !s.as_accepted()).cloned().collect();
+        if differ.is_empty() {
+            return None;
+        }
+        let mut next = self.clone();
+        let mut changed = BTreeSet::new();
+        for stored in differ {
+            match &stored.fallback {
+                Some(object) => {
+                    let stored = Stored { object: Object::clone(object), fallback: None, ..Stored::clone(&stored) };
+                    next.set(stored, &mut changed);
+                }
+                None => next.remove(&stored.reference, &mut changed),
+            }
+        }
+        Some(next)
     }
 
     /// What identity needs to know of the Sites, and the trust domain of the Fleet.
@@ -157,9 +192,12 @@ impl Configuration {
     /// Puts an object in; `changed` learns what can be read differently. A rewrite that says the same changes nothing.
     pub(super) fn set(&mut self, stored: Stored, changed: &mut BTreeSet<Read>) {
         let before = self.get(&stored.reference).cloned();
-        let same = before
-            .as_ref()
-            .is_some_and(|old| old.object == stored.object && old.create_revision == stored.create_revision);
+        let same = before.as_ref().is_some_and(|old| {
+            old.object == stored.object
+                && old.create_revision == stored.create_revision
+                && old.accepted == stored.accepted
+                && old.fallback == stored.fallback
+        });
         if !same {
             if let Some(before) = &before {
                 self.unlink(before, changed);
@@ -184,7 +222,7 @@ impl Configuration {
     }
 
     fn link(&mut self, stored: &Stored, changed: &mut BTreeSet<Read>) {
-        note(&stored.reference, changed);
+        note(stored, changed);
         for target in targets(&stored.object) {
             let referrers = Arc::make_mut(&mut self.referrers);
             Arc::make_mut(referrers.entry(Arc::new(target.clone())).or_default()).insert(stored.reference.clone());
@@ -193,7 +231,7 @@ impl Configuration {
     }
 
     fn unlink(&mut self, stored: &Stored, changed: &mut BTreeSet<Read>) {
-        note(&stored.reference, changed);
+        note(stored, changed);
         for target in targets(&stored.object) {
             let referrers = Arc::make_mut(&mut self.referrers);
             if let Some(names) = referrers.get_mut(&target) {
@@ -207,13 +245,16 @@ impl Configuration {
     }
 }
 
-/// What a change of the object alters, apart from who refers to whom.
-fn note(reference: &ObjectRef, changed: &mut BTreeSet<Read>) {
-    changed.insert(Read::Object(reference.clone()));
+/// What a change of the object alters, apart from who refers to whom now: who would, were it as it was accepted last.
+fn note(stored: &Stored, changed: &mut BTreeSet<Read>) {
+    let reference = &stored.reference;
+    changed.insert(Read::Object(ObjectRef::clone(reference)));
     changed.insert(Read::All(reference.kind));
     if reference.kind.namespaced() {
         changed.insert(Read::InNamespace(reference.kind, reference.namespace.clone()));
     }
+    let fallback = stored.fallback.iter().flat_map(|object| targets(object));
+    changed.extend(fallback.map(Read::Referrers));
 }
 
 /// The objects under which `object` is indexed.

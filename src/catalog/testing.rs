@@ -7,6 +7,7 @@ use std::{cell::RefCell, collections::BTreeMap, net::SocketAddr, time::Duration}
 use bytes::Bytes;
 
 use crate::{
+    manifest::Mode,
     model::*,
     store::{Change, KeyValue, Listing},
 };
@@ -18,10 +19,22 @@ thread_local! {
     static OBJECTS: RefCell<Vec<Object>> = const { RefCell::new(Vec::new()) };
 }
 
-fn parse(_: &ObjectRef, bytes: &[u8]) -> Result<(Object, Vec<String>), Vec<String>> {
-    let index: usize =
-        std::str::from_utf8(bytes).ok().and_then(|t| t.parse().ok()).ok_or(vec!["garbage".to_owned()])?;
+fn parse(_: &ObjectRef, bytes: &[u8], mode: Mode) -> Result<(Object, Vec<String>), Vec<String>> {
+    let text = std::str::from_utf8(bytes).unwrap_or_default();
+    let (text, newer) = text.strip_suffix(NEWER).map_or((text, false), |text| (text, true));
+    let index: usize = text.parse().map_err(|_| vec!["garbage".to_owned()])?;
+    if newer && mode == Mode::Strict {
+        return Err(vec!["an unknown field".to_owned()]);
+    }
     Ok((OBJECTS.with_borrow(|objects| objects[index].clone()), Vec::new()))
+}
+
+/// At the end of a value: it has a field that only a later version knows.
+const NEWER: &str = " newer";
+
+/// `value`, with a field that is tolerated when it was accepted, and a fault else.
+pub(crate) fn newer(value: &Bytes) -> Bytes {
+    [value, NEWER.as_bytes()].concat().into()
 }
 
 fn parse_endpoint(bytes: &[u8]) -> Result<LiveEndpoint, String> {
@@ -41,6 +54,9 @@ pub(crate) fn value(object: Object) -> Bytes {
         (objects.len() - 1).to_string().into()
     })
 }
+
+/// Keys with what is put there, or `None` where they are deleted: one transaction.
+pub(crate) type Writes = Vec<(String, Option<Bytes>)>;
 
 /// A catalog and the store behind it.
 #[derive(Debug)]
@@ -65,35 +81,65 @@ impl World {
         self
     }
 
+    /// As `etcdctl put` does.
     pub(crate) fn put(&mut self, object: Object) -> Changed {
-        let key = Keyspace::default().format(&StoreKey::Object(object.reference()));
+        let key = key_of(&object.reference());
         self.put_raw(&key, value(object))
     }
 
     pub(crate) fn put_raw(&mut self, key: &str, value: Bytes) -> Changed {
-        self.revision += 1;
-        let mod_revision = Revision(self.revision);
-        let create_revision = self.store.get(key).map_or(mod_revision, |old| old.create_revision);
-        let entry = KeyValue { key: key.to_owned(), value, create_revision, mod_revision };
-        self.store.insert(key.to_owned(), entry.clone());
-        self.catalog.apply(&[Change::Put(entry)])
+        self.write(vec![(key.to_owned(), Some(value))])
     }
 
     pub(crate) fn delete(&mut self, key: &str) -> Changed {
+        self.write(vec![(key.to_owned(), None)])
+    }
+
+    /// One transaction.
+    pub(crate) fn write(&mut self, writes: Writes) -> Changed {
         self.revision += 1;
-        self.store.remove(key);
-        self.catalog.apply(&[Change::Delete(key.to_owned())])
+        let mod_revision = Revision(self.revision);
+        let mut changes = Vec::new();
+        for (key, value) in writes {
+            let Some(value) = value else {
+                self.store.remove(&key);
+                changes.push(Change::Delete(key));
+                continue;
+            };
+            let create_revision = self.store.get(&key).map_or(mod_revision, |old| old.create_revision);
+            let entry = KeyValue { key: key.clone(), value, create_revision, mod_revision };
+            self.store.insert(key, entry.clone());
+            changes.push(Change::Put(entry));
+        }
+        self.catalog.apply(&changes)
+    }
+
+    /// As the API does.
+    pub(crate) fn apply(&mut self, object: Object) -> Changed {
+        let writes = edits::Edit::Apply(Box::new(object)).writes(&self.catalog);
+        self.write(writes)
+    }
+
+    /// As the leader does: agrees to all that it may.
+    pub(crate) fn agree(&mut self) -> Changed {
+        let writes = edits::Edit::Agree.writes(&self.catalog);
+        self.write(writes)
+    }
+
+    /// A catalog that starts from a listing of the store as it is.
+    pub(crate) fn listed(&self) -> Catalog {
+        let mut catalog = empty();
+        catalog.reset(&self.listing());
+        catalog
     }
 
     pub(crate) fn remove(&mut self, reference: &ObjectRef) -> Changed {
-        self.delete(&Keyspace::default().format(&StoreKey::Object(reference.clone())))
+        self.delete(&key_of(reference))
     }
 
     /// Registers (or, without an address, takes out) a live endpoint.
     pub(crate) fn live(&mut self, site: &str, service: &str, id: &str, address: Option<&str>) -> Changed {
-        let (namespace, service) = split(service);
-        let key =
-            Keyspace::default().format(&StoreKey::Endpoint { site: site.into(), namespace, service, id: id.into() });
+        let key = live_key(site, service, id);
         match address {
             Some(address) => self.put_raw(&key, address.to_owned().into()),
             None => self.delete(&key),
@@ -101,8 +147,25 @@ impl World {
     }
 
     pub(crate) fn listing(&self) -> Listing {
-        Listing { revision: Revision(self.revision), entries: self.store.values().cloned().collect() }
+        let entries = self.store.values().cloned().collect();
+        Listing { revision: Revision(self.revision), entries, ..Listing::default() }
     }
+}
+
+/// The key of an object.
+pub(crate) fn key_of(reference: &ObjectRef) -> String {
+    Keyspace::default().format(&StoreKey::Object(reference.clone()))
+}
+
+/// The key of its accepted copy.
+pub(crate) fn copy_of(reference: &ObjectRef) -> String {
+    Keyspace::default().format(&StoreKey::Accepted(reference.clone()))
+}
+
+/// The key of a live endpoint.
+fn live_key(site: &str, service: &str, id: &str) -> String {
+    let (namespace, service) = split(service);
+    Keyspace::default().format(&StoreKey::Endpoint { site: site.into(), namespace, service, id: id.into() })
 }
 
 /// A catalog that reads what [`value`] wrote.

@@ -34,7 +34,7 @@ fn a_value_of_another_name_than_its_key_is_refused() {
 #[test]
 fn unknown_keys_are_named_and_reserved_ones_are_not() {
     let mut world = World::new();
-    for key in ["head", "accepted/sites/x", "plans/1"] {
+    for key in ["head", "marks/x", "plans/1"] {
         assert!(world.put_raw(&format!("/tidegate/v1/{key}"), Bytes::new()).is_empty());
     }
     assert_eq!(world.catalog.problems(), []);
@@ -137,4 +137,23 @@ fn identity_hears_what_the_fleet_says() {
     let metadata = Metadata { name: "fleet".into(), ..Metadata::default() };
     world.put(Object { metadata, spec: Spec::Fleet(spec) });
     assert_eq!(&*heard(&world), "corp.example");
+}
+
+#[test]
+fn watermarks_are_read_and_are_no_configuration() {
+    let mut world = World::new();
+    let key = "/tidegate/v1/acked/fra";
+    let revision = |world: &World| world.catalog.watermarks().get("fra").map(|watermark| watermark.revision.0);
+    assert!(world.put_raw(key, Bytes::from_static(b"{\"revision\":7}")).is_empty());
+    assert_eq!(revision(&world), Some(7));
+    let held = Arc::clone(world.catalog.watermarks());
+    assert!(world.put_raw(key, Bytes::from_static(b"{")).is_empty());
+    assert_eq!((revision(&world), held.len()), (None, 1));
+    let problems = world.catalog.problems();
+    assert_eq!((problems[0].key.as_str(), problems[0].reason.as_str()), (key, "InvalidWatermark"));
+    world.put_raw(key, Bytes::from_static(b"{\"revision\":8}"));
+    assert_eq!((revision(&world), world.catalog.problems().len()), (Some(8), 0));
+    assert!(world.put_raw("/tidegate/v1/marks/one", Bytes::from_static(b"x")).is_empty());
+    assert!(world.delete(key).is_empty());
+    assert_eq!(revision(&world), None);
 }

@@ -100,7 +100,8 @@ async fn wait_for(
     let timeout = Duration::from_millis(request.timeout_ms.into());
     // The control plane keeps the time; it has the request time-out on top to say what it saw.
     let answer = call!(client, timeout.saturating_add(global.request_timeout), wait, request)?;
-    if answer.no_proxies && answer.problems.is_empty() {
+    output::warn(&answer.stale, &answer.unreachable, io.err)?;
+    if answer.no_proxies && answer.problems.is_empty() && answer.unreachable.is_empty() {
         writeln!(io.err, "no connected proxy sees it: there is nothing to wait for")?;
         return Ok(());
     }

@@ -121,6 +121,12 @@ pub enum Command {
     /// Look at the proxies
     #[command(subcommand)]
     Proxy(ProxyCommand),
+    /// Speak about the store itself
+    #[command(subcommand)]
+    Store(StoreCommand),
+    /// Ask the replica on this host whether it is ready; exits 3 when it is not
+    #[command(help_template = TEMPLATE, before_help = "Examples:\n  tidegate ready\n  tidegate ready --address 127.0.0.1:18002")]
+    Ready(ReadyArgs),
     /// Announce an endpoint and keep it alive until stopped
     #[command(
         help_template = TEMPLATE, before_help = "Examples:\n  tidegate register --service shop/web --site core1 --id web-1 --address 10.0.0.7:8080\n  tidegate register --service shop/web --site core1 --id web-1 --address 10.0.0.7:8080 --etcd http://10.0.0.5:2379"
@@ -316,6 +322,9 @@ pub struct BootstrapArgs {
     /// Key of the proxy's certificate, as a path on its host
     #[arg(id = "client_key", long = "key", value_name = "FILE", requires = "client_ca")]
     pub key: Option<PathBuf>,
+    /// Take both by file SDS from identity/ in Envoy's working directory, as the backbone does: files that are replaced take effect at once
+    #[arg(long, conflicts_with_all = ["client_ca", "client_cert", "client_key"])]
+    pub identity: bool,
     /// What the proxies of the site do: edge or core
     #[arg(long, default_value = "edge", value_parser = parse_role, value_name = "ROLE")]
     pub role: Role,
@@ -334,9 +343,33 @@ pub struct BootstrapArgs {
     /// What Envoy's --drain-time-s says: the control plane can learn it only here
     #[arg(long, default_value = "600s", value_parser = parse_duration, value_name = "DURATION")]
     pub drain_time: Duration,
+    /// Heap, in MiB, at which the proxy refuses work: below what its host or container allows it
+    #[arg(long = "max-heap", default_value_t = 2048, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..1 << 30))]
+    pub max_heap_mib: u64,
+    /// Most connections of clients
+    #[arg(long, default_value_t = 50_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_connections: u32,
     /// Trust domain of the fleet's identities
     #[arg(long, default_value = "tidegate.local", value_name = "DOMAIN")]
     pub trust_domain: String,
+}
+
+/// `tidegate store …`.
+#[derive(Subcommand, Debug)]
+pub enum StoreCommand {
+    /// Tell a replica that froze to go on with the store that answers now; ask each replica in turn
+    #[command(
+        help_template = TEMPLATE, before_help = "Examples:\n  tidegate store accept\n  tidegate store accept --server http://10.0.0.1:18001"
+    )]
+    Accept,
+}
+
+/// `tidegate ready`.
+#[derive(Args, Clone, Debug)]
+pub struct ReadyArgs {
+    /// Where it serves /readyz
+    #[arg(long, env = "TIDEGATE_HTTP_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:18002")]
+    pub address: SocketAddr,
 }
 
 /// `tidegate register`.
@@ -393,6 +426,9 @@ pub struct DevCertsArgs {
     /// A control plane; may be repeated
     #[arg(long = "control-plane", value_name = "NAME")]
     pub control_planes: Vec<String>,
+    /// A member of etcd; may be repeated
+    #[arg(long = "etcd", value_name = "NAME")]
+    pub etcds: Vec<String>,
     /// Trust domain of the identities
     #[arg(long, default_value = "tidegate.local", value_name = "DOMAIN")]
     pub trust_domain: String,

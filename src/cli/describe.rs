@@ -23,6 +23,7 @@ pub(crate) async fn describe(global: &Global, args: &DescribeArgs, io: &mut Io<'
         let request =
             rpc::GetRequest { kind: who.kind.clone(), namespace: who.namespace.clone(), name: who.name.clone() };
         let answer = call!(client, global.request_timeout, get, request)?;
+        output::warn(&answer.stale, &answer.unreachable, io.err)?;
         let Some(object) = answer.objects.first() else {
             return Err(Failure::Failed(format!("{} not found", target::path(&who))));
         };

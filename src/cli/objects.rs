@@ -29,7 +29,9 @@ pub(crate) async fn get(global: &Global, args: &GetArgs, io: &mut Io<'_>) -> Res
             namespace: target.namespace_or(namespace).to_owned(),
             name: target.name.clone(),
         };
-        let found = call!(client, global.request_timeout, get, request)?.objects;
+        let answer = call!(client, global.request_timeout, get, request)?;
+        output::warn(&answer.stale, &answer.unreachable, io.err)?;
+        let found = answer.objects;
         if found.is_empty() && !target.name.is_empty() {
             let missing = target::path(&target.object(namespace)?);
             return Err(Failure::Failed(format!("{missing} not found")));
@@ -169,6 +171,9 @@ pub(crate) async fn version(global: &Global, io: &mut Io<'_>) -> Result<(), Fail
             let mut value = json!({"client": own});
             if let Ok(answer) = &answer {
                 value["server"] = json!({"version": answer.version, "replica": answer.replica});
+                if !answer.stale.is_empty() {
+                    value["server"]["stale"] = json!(answer.stale);
+                }
             }
             match format {
                 Output::Json => output::json(&value, io.out)?,
@@ -182,8 +187,9 @@ pub(crate) async fn version(global: &Global, io: &mut Io<'_>) -> Result<(), Fail
             }
         }
     }
-    if let Err(failure) = answer {
-        writeln!(io.err, "{failure}")?;
+    match answer {
+        Ok(answer) => output::warn(&answer.stale, &[], io.err)?,
+        Err(failure) => writeln!(io.err, "{failure}")?,
     }
     Ok(())
 }

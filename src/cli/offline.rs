@@ -100,11 +100,14 @@ fn read(sources: &[Source], io: &mut Io<'_>) -> Result<Configuration, Failure> {
 /// In words: a name that makes no identity, a folder that cannot be written.
 pub fn dev_certs(args: &DevCertsArgs, io: &mut Io<'_>) -> Result<(), Failure> {
     let sites: Vec<_> = args.sites.iter().map(|site| (site.role, site.name.clone())).collect();
-    // The names by which trials reach a control plane on their own machine.
-    let local = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-    let control_planes: Vec<_> = args.control_planes.iter().map(|name| (name.clone(), local.clone())).collect();
-    let folders = certs::dev_certs(&args.dir, &args.trust_domain, &sites, &args.operators, &control_planes)
-        .map_err(|error| Failure::Failed(error.to_string()))?;
+    // The name itself, and those by which trials reach a server on their own machine.
+    let with_names = |name: &String| (name.clone(), vec![name.clone(), "localhost".to_owned(), "127.0.0.1".to_owned()]);
+    let control_planes: Vec<_> = args.control_planes.iter().map(with_names).collect();
+    let etcds: Vec<_> = args.etcds.iter().map(with_names).collect();
+    let told = |error: certs::CertError| Failure::Failed(error.to_string());
+    let mut folders =
+        certs::dev_certs(&args.dir, &args.trust_domain, &sites, &args.operators, &control_planes).map_err(told)?;
+    folders.extend(certs::etcd_certs(&args.dir, &args.trust_domain, &etcds).map_err(told)?);
     for folder in folders {
         writeln!(io.out, "{}", folder.display())?;
     }

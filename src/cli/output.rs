@@ -9,18 +9,24 @@ use super::Failure;
 /// Plain columns, as wide as their widest cell and three blanks apart. An empty cell is printed as `-`, the blanks
 /// after the last cell of a line are not printed.
 pub(crate) struct Table {
-    rows: Vec<Vec<String>>,
+    /// Each cell with its width.
+    rows: Vec<Vec<(String, usize)>>,
 }
 
 impl Table {
     /// A table with its headings.
     pub(crate) fn new(headings: &[&str]) -> Self {
-        Self { rows: vec![headings.iter().map(|h| (*h).to_owned()).collect()] }
+        Self { rows: vec![headings.iter().map(|h| ((*h).to_owned(), h.len())).collect()] }
     }
 
     /// Adds a line.
     pub(crate) fn row(&mut self, cells: Vec<String>) {
-        self.rows.push(cells.iter().map(|c| if c.is_empty() { "-".to_owned() } else { plain(c) }).collect());
+        let cell = |cell: &String| {
+            let text = if cell.is_empty() { "-".to_owned() } else { plain(cell) };
+            let width = text.chars().count();
+            (text, width)
+        };
+        self.rows.push(cells.iter().map(cell).collect());
     }
 
     /// Whether there is no line below the headings.
@@ -32,23 +38,28 @@ impl Table {
     pub(crate) fn print(&self, out: &mut dyn Write) -> io::Result<()> {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
-            self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+            self.rows.iter().filter_map(|row| row.get(column)).map(|(_, width)| *width).max().unwrap_or(0)
         };
         let widths: Vec<usize> = (0..columns).map(width).collect();
+        // One write for all lines: a fleet has ten thousand of them.
+        let mut text = String::new();
         for row in &self.rows {
-            let mut line = String::new();
-            for (cell, width) in row.iter().zip(&widths) {
-                line.push_str(cell);
-                line.extend(std::iter::repeat_n(' ', width + 3 - cell.chars().count()));
+            for ((cell, own), width) in row.iter().zip(&widths) {
+                text.push_str(cell);
+                text.push_str(&" ".repeat(width + 3 - own));
             }
-            writeln!(out, "{}", line.trim_end())?;
+            text.truncate(text.trim_end_matches(' ').len());
+            text.push('\n');
         }
-        Ok(())
+        out.write_all(text.as_bytes())
     }
 }
 
 /// One line that no terminal acts on: keys and node ids are anybody's, so control characters are written out as `\u{1b}`.
 pub(crate) fn plain(text: &str) -> String {
+    if !text.contains(char::is_control) {
+        return text.to_owned();
+    }
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
@@ -77,6 +88,17 @@ pub(crate) fn yaml_documents<T: Serialize>(values: &[T], out: &mut dyn Write) ->
             writeln!(out, "---")?;
         }
         out.write_all(yaml(value)?.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Says what an answer may lack, on standard error: replicas that did not answer, and those that may know old things.
+pub(crate) fn warn(stale: &str, unreachable: &[String], err: &mut dyn Write) -> std::io::Result<()> {
+    for replica in unreachable {
+        writeln!(err, "warning: not all replicas answered: {}", plain(replica))?;
+    }
+    if !stale.is_empty() {
+        writeln!(err, "warning: the answer may be old: {}", plain(stale))?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{
     Failure, Global, Io, Output, ProxyConfigArgs, ProxyStatusArgs,
     client::{Client, call},
-    output::{self, Table},
+    output::{self, Table, warn},
 };
 use crate::rpc;
 
@@ -14,29 +14,87 @@ const TYPES: [&str; 5] = ["CDS", "EDS", "SDS", "LDS", "RDS"];
 /// `tidegate proxy status`.
 pub(crate) async fn status(global: &Global, args: &ProxyStatusArgs, io: &mut Io<'_>) -> Result<(), Failure> {
     let mut client = Client::connect(global).await?;
-    let mut rows = call!(client, global.request_timeout, proxy_status, rpc::ProxyStatusRequest {})?.proxies;
+    let answer = call!(client, global.request_timeout, proxy_status, rpc::ProxyStatusRequest {})?;
+    warn(&answer.stale, &answer.unreachable, io.err)?;
+    let rpc::ProxyStatusResponse { proxies: mut rows, unreachable, stale, watermarks, standings, .. } = answer;
+    let shown = |row: &rpc::ProxyRow| row_json(row, types(row, &standings));
     if let Some(missing) = args.names.iter().find(|name| rows.iter().all(|row| &row.id != *name)) {
-        return Err(Failure::Failed(format!("no proxy {missing} is connected")));
+        let known = if unreachable.is_empty() { "" } else { " to a replica that answered" };
+        return Err(Failure::Failed(format!("no proxy {missing} is connected{known}")));
     }
     rows.retain(|row| args.names.is_empty() || args.names.contains(&row.id));
     match global.output {
-        Some(Output::Json) => output::json(&rows.iter().map(row_json).collect::<Vec<_>>(), io.out)?,
-        Some(Output::Yaml) => {
-            io.out.write_all(output::yaml(&rows.iter().map(row_json).collect::<Vec<_>>())?.as_bytes())?;
+        Some(format @ (Output::Json | Output::Yaml)) => {
+            let whole = json!({
+                "proxies": rows.iter().map(shown).collect::<Vec<_>>(),
+                "watermarks": watermarks.iter().map(watermark_json).collect::<Vec<_>>(),
+                "unreachable": unreachable,
+                "stale": stale,
+            });
+            match format {
+                Output::Json => output::json(&whole, io.out)?,
+                _ => io.out.write_all(output::yaml(&whole)?.as_bytes())?,
+            }
         }
         Some(Output::Name) => {
             for row in &rows {
                 writeln!(io.out, "{}", row.id)?;
             }
         }
-        _ if rows.is_empty() => writeln!(io.err, "no proxy is connected")?,
-        format => status_table(&rows, format == Some(Output::Wide), io)?,
+        format => {
+            if rows.is_empty() {
+                writeln!(io.err, "no proxy is connected")?;
+            } else {
+                status_table(&rows, &standings, format == Some(Output::Wide), io)?;
+            }
+            if args.names.is_empty() {
+                watermark_table(&watermarks, !rows.is_empty(), io)?;
+            }
+        }
     }
     Ok(())
 }
 
-fn status_table(rows: &[rpc::ProxyRow], wide: bool, io: &mut Io<'_>) -> Result<(), Failure> {
-    let mut headings = vec!["NAME", "SITE", "ROLE"];
+/// How far each site has come, by what the leader has written.
+fn watermark_table(watermarks: &[rpc::SiteWatermark], below: bool, io: &mut Io<'_>) -> Result<(), Failure> {
+    if watermarks.is_empty() {
+        return Ok(());
+    }
+    if below {
+        writeln!(io.out)?;
+    }
+    let mut table = Table::new(&["SITE", "ACKNOWLEDGED", "BEHIND", "EXCEPT"]);
+    for mark in watermarks {
+        let behind = match mark.behind {
+            _ if !mark.connected => "no gateway".to_owned(),
+            0 => "-".to_owned(),
+            1 => "1 object".to_owned(),
+            n => format!("{n} objects"),
+        };
+        table.row(vec![mark.site.clone(), mark.revision.to_string(), behind, mark.except.join(",")]);
+    }
+    Ok(table.print(io.out)?)
+}
+
+fn watermark_json(mark: &rpc::SiteWatermark) -> Value {
+    json!({
+        "site": mark.site, "revision": mark.revision, "except": mark.except, "connected": mark.connected,
+        "behind": mark.behind,
+    })
+}
+
+/// What a proxy has of each type.
+fn types<'a>(row: &rpc::ProxyRow, standings: &'a [rpc::ProxyStanding]) -> &'a [rpc::TypeStatus] {
+    standings.get(row.standing as usize).map_or(&[], |standing| &standing.types)
+}
+
+fn status_table(
+    rows: &[rpc::ProxyRow],
+    standings: &[rpc::ProxyStanding],
+    wide: bool,
+    io: &mut Io<'_>,
+) -> Result<(), Failure> {
+    let mut headings = vec!["NAME", "SITE", "ROLE", "REPLICA"];
     headings.extend(TYPES);
     headings.extend(["CONNECTED", "ERROR"]);
     if wide {
@@ -45,10 +103,10 @@ fn status_table(rows: &[rpc::ProxyRow], wide: bool, io: &mut Io<'_>) -> Result<(
     let mut table = Table::new(&headings);
     let mut told = Vec::new();
     for row in rows {
-        let mut cells = vec![row.id.clone(), row.site.clone(), row.role.clone()];
+        let mut cells = vec![row.id.clone(), row.site.clone(), row.role.clone(), row.replica.clone()];
         let mut faulty = Vec::new();
         for name in TYPES {
-            let Some(status) = row.types.iter().find(|t| t.r#type == name) else {
+            let Some(status) = types(row, standings).iter().find(|t| t.r#type == name) else {
                 cells.push(String::new());
                 continue;
             };
@@ -83,15 +141,14 @@ fn status_table(rows: &[rpc::ProxyRow], wide: bool, io: &mut Io<'_>) -> Result<(
     Ok(())
 }
 
-fn row_json(row: &rpc::ProxyRow) -> Value {
-    let types: Vec<Value> = row
-        .types
+fn row_json(row: &rpc::ProxyRow, types: &[rpc::TypeStatus]) -> Value {
+    let types: Vec<Value> = types
         .iter()
         .map(|t| json!({"type": t.r#type, "state": t.state, "resources": t.resources, "errors": t.errors}))
         .collect();
     let mut value = json!({
         "id": row.id, "site": row.site, "role": row.role, "proven": row.proven,
-        "connectedSeconds": row.connected_seconds, "types": types,
+        "connectedSeconds": row.connected_seconds, "types": types, "replica": row.replica,
     });
     if !row.refused.is_empty() {
         value["refused"] = row.refused.clone().into();
@@ -115,7 +172,9 @@ pub(crate) async fn config(global: &Global, args: &ProxyConfigArgs, io: &mut Io<
     let kind = args.kind.as_deref().map(type_name).transpose()?.unwrap_or_default();
     let mut client = Client::connect(global).await?;
     let request = rpc::ProxyConfigRequest { proxy: args.name.clone(), r#type: kind.to_owned() };
-    let resources = call!(client, global.request_timeout, proxy_config, request)?.resources;
+    let answer = call!(client, global.request_timeout, proxy_config, request)?;
+    warn(&answer.stale, &answer.unreachable, io.err)?;
+    let resources = answer.resources;
     match global.output {
         Some(Output::Json) => output::json(&resources.iter().map(resource_json).collect::<Vec<_>>(), io.out)?,
         Some(Output::Yaml) => {

@@ -1,8 +1,20 @@
 //! The settings of `tidegate serve`: flag, else environment variable `TIDEGATE_…`, else default.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::Args;
+
+use super::parse_duration;
+
+/// A lease that is shorter would end between two beats of a busy host; etcd counts in whole seconds.
+fn lease_ttl(text: &str) -> Result<Duration, String> {
+    let ttl = parse_duration(text)?;
+    if ttl.subsec_nanos() == 0 && (2..=300).contains(&ttl.as_secs()) {
+        Ok(ttl)
+    } else {
+        Err(format!("{text:?}: give whole seconds between 2s and 300s"))
+    }
+}
 
 /// Where the desired state is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,6 +116,12 @@ pub struct ServeArgs {
     /// Name of this replica [default: the host name]
     #[arg(long, env = "TIDEGATE_REPLICA", value_name = "NAME")]
     pub replica: Option<String>,
+    /// Where other replicas reach this one's API [default: the API's listen address, unless it is 0.0.0.0 or ::]
+    #[arg(long, env = "TIDEGATE_ADVERTISE", value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// How long a replica that died stays registered, and a leader in office; whole seconds
+    #[arg(long, env = "TIDEGATE_LEASE_TTL", value_name = "TIME", default_value = "10s", value_parser = lease_ttl)]
+    pub lease_ttl: Duration,
     /// How etcd is reached, where it is the store.
     #[command(flatten)]
     pub etcd: EtcdArgs,

@@ -5,6 +5,7 @@ mod commands;
 mod fake;
 mod looks;
 mod readme;
+mod ready;
 
 use async_trait::async_trait;
 use clap::Parser;

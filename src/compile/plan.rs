@@ -2,7 +2,10 @@
 
 use std::{net::IpAddr, net::SocketAddr, time::Duration};
 
-use crate::model::{Filter, HeaderChange, ObjectRef, RouteMatch, ServicePort, ServiceSpec, TrafficClass};
+use crate::{
+    model::{Filter, HeaderChange, ObjectRef, RouteMatch, ServicePort, ServiceSpec, TrafficClass},
+    xds::NeedAt,
+};
 
 /// The reserved cluster of shares of traffic without a valid back end; no object can create it.
 pub const UNRESOLVED: &str = "tidegate:unresolved";
@@ -122,6 +125,8 @@ pub struct ServiceTarget {
     pub service: String,
     /// The group's cluster at the edge, `backbone/<policy>/<sites>`.
     pub group: String,
+    /// The group's core sites, and what each must have taken before requests for the service may come.
+    pub sites: Vec<NeedAt>,
     /// Decides priority and default time-outs.
     pub traffic_class: TrafficClass,
     /// The Service's own request time-out.

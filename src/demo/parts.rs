@@ -63,8 +63,9 @@ pub(super) fn serve_args(dir: &Path) -> Result<ServeArgs> {
     let store = format!("embedded:{}", dir.join("store.redb").display());
     let file = |name: &str| identity.join(name).display().to_string();
     let (cert, key, ca) = (file("tls.crt"), file("tls.key"), file("ca.crt"));
-    let line = ["tidegate", "serve", "--store", &store, "--xds-cert", &cert, "--xds-key", &key, "--xds-ca", &ca];
-    match Cli::try_parse_from(line)?.command {
+    let line = ["tidegate", "serve", "--replica", "cp1", "--store", &store];
+    let tls = ["--xds-cert", &cert, "--xds-key", &key, "--xds-ca", &ca];
+    match Cli::try_parse_from(line.into_iter().chain(tls))?.command {
         CliCommand::Serve(args) => Ok(*args),
         _ => bail!("`serve` was read as another command"),
     }

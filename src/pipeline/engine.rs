@@ -1,7 +1,7 @@
 //! Which resources exist, what each was compiled from, and what a change makes stale. No I/O.
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -10,9 +10,9 @@ use std::{
 
 use crate::{
     catalog::{Configuration, Read, Runtime},
-    compile::{self, HostCache, Outcome, Reader, Unit, reader::Dependents},
-    model::{Audience, Problem},
-    xds::Resource,
+    compile::{self, HostCache, Outcome, Reader, Served, Unit, reader::Dependents},
+    model::{Audience, Problem, Scope},
+    xds::{Resource, ResourceType},
 };
 
 /// What one audience is to be told.
@@ -45,10 +45,15 @@ pub struct Engine {
     units: HashMap<Unit, Memo>,
     dependents: Dependents<Key>,
     hosts: HostCache,
+    /// Units that are served as they were accepted last, with what they need and nobody may name else.
+    fallen: BTreeMap<Unit, BTreeSet<(ResourceType, Arc<str>)>>,
 }
 
 #[derive(Debug, Default)]
 struct Names {
+    /// What the objects say that it has.
+    own: BTreeSet<Unit>,
+    /// What it has: its own, and what those of them bring that are served as they were accepted last.
     units: BTreeSet<Unit>,
     /// Its site is unknown or being deleted: it is told nothing, and everything once the site is back.
     silent: bool,
@@ -88,16 +93,22 @@ impl Engine {
             }
         }
         let mut deltas = BTreeMap::new();
-        let gained = self.refresh_names(configuration, runtime, stale_names, &mut deltas);
+        let mut gained = self.refresh_names(configuration, runtime, stale_names, &mut deltas);
+        let mut changed_units = Vec::new();
         for unit in stale_units {
             let used = self.units.get(&unit).is_some_and(|m| m.users > 0);
             if used && self.compile(&unit, configuration, runtime) {
-                self.tell_users(&unit, &mut deltas);
+                changed_units.push(unit);
             }
         }
+        self.compile_new(&gained, configuration, runtime);
+        let brought = self.refresh_brought(&mut deltas);
+        self.compile_new(&brought, configuration, runtime);
+        gained.extend(brought);
+        changed_units.iter().for_each(|unit| self.tell_users(unit, &mut deltas));
         for (audience, unit) in gained {
-            if !self.units.contains_key(&unit) {
-                self.compile(&unit, configuration, runtime);
+            if !self.audiences.get(&audience).is_some_and(|names| names.units.contains(&unit)) {
+                continue;
             }
             let delta = deltas.entry(audience).or_default();
             match self.units.get(&unit).and_then(|m| m.resource.clone()) {
@@ -148,34 +159,83 @@ impl Engine {
             self.dependents.record(key, reads);
             // A site that is unknown or being deleted keeps what it had, and a new audience of it stays pending.
             let Some(named) = named else {
-                self.audiences.insert(audience, Names { units: old.units, silent: true });
+                self.audiences.insert(audience, Names { silent: true, ..old });
                 continue;
             };
             deltas.entry(audience.clone()).or_default();
-            let units: BTreeSet<Unit> = named.into_iter().collect();
-            for unit in old.units.difference(&units) {
-                if let Some(memo) = self.units.get_mut(unit) {
-                    memo.users = memo.users.saturating_sub(1);
-                }
-                deltas.entry(audience.clone()).or_default().removals.push(unit.clone());
-            }
-            for unit in units.difference(&old.units) {
-                if let Some(memo) = self.units.get_mut(unit) {
-                    memo.users += 1;
-                }
-            }
+            let own: BTreeSet<Unit> = named.into_iter().collect();
+            // What was brought stays until the units that brought it are compiled.
+            let brought = old.units.difference(&old.own).cloned();
+            let units: BTreeSet<Unit> = own.iter().cloned().chain(brought).collect();
+            self.count(&audience, &old.units, &units, deltas);
             let told = units.iter().filter(|unit| old.silent || !old.units.contains(*unit));
             gained.extend(told.map(|unit| (audience.clone(), unit.clone())));
-            self.audiences.insert(audience, Names { units, silent: false });
+            self.audiences.insert(audience, Names { own, units, silent: false });
         }
         gained
     }
 
+    /// Recomputes what each audience has beside its own, once all is compiled that brings something; answers what was
+    /// gained.
+    fn refresh_brought(&mut self, deltas: &mut BTreeMap<Audience, Delta>) -> Vec<(Audience, Unit)> {
+        let mut news = Vec::new();
+        for (audience, names) in self.audiences.iter().filter(|(_, names)| !names.silent) {
+            let fallen = self.fallen.iter().filter(|(unit, _)| names.own.contains(*unit));
+            let brought = fallen.flat_map(|(_, needs)| needs.iter().flat_map(|need| brought(audience, need)));
+            let extra: BTreeSet<Unit> = brought.filter(|unit| !names.own.contains(unit)).collect();
+            if names.units.len() != names.own.len() + extra.len() || !extra.is_subset(&names.units) {
+                news.push((audience.clone(), names.own.union(&extra).cloned().collect::<BTreeSet<Unit>>()));
+            }
+        }
+        let mut gained = Vec::new();
+        for (audience, units) in news {
+            let Some(mut names) = self.audiences.remove(&audience) else { continue };
+            self.count(&audience, &names.units, &units, deltas);
+            gained.extend(units.difference(&names.units).map(|unit| (audience.clone(), unit.clone())));
+            names.units = units;
+            self.audiences.insert(audience, names);
+        }
+        gained
+    }
+
+    /// An audience has other units than before: who uses what, and what it must be told is gone.
+    fn count(
+        &mut self,
+        audience: &Audience,
+        old: &BTreeSet<Unit>,
+        new: &BTreeSet<Unit>,
+        deltas: &mut BTreeMap<Audience, Delta>,
+    ) {
+        for unit in old.difference(new) {
+            if let Some(memo) = self.units.get_mut(unit) {
+                memo.users = memo.users.saturating_sub(1);
+            }
+            deltas.entry(audience.clone()).or_default().removals.push(unit.clone());
+        }
+        for unit in new.difference(old) {
+            if let Some(memo) = self.units.get_mut(unit) {
+                memo.users += 1;
+            }
+        }
+    }
+
+    fn compile_new(&mut self, gained: &[(Audience, Unit)], configuration: &Configuration, runtime: &Runtime) {
+        for (_, unit) in gained {
+            if !self.units.contains_key(unit) {
+                self.compile(unit, configuration, runtime);
+            }
+        }
+    }
+
     /// Compiles one unit; true when its resource is another one than before.
     fn compile(&mut self, unit: &Unit, configuration: &Configuration, runtime: &Runtime) -> bool {
-        let reader = Reader::new(configuration, runtime);
-        let Outcome { resource, problems } = compile::compile(unit, &reader, &mut self.hosts);
-        let reads = reader.into_reads();
+        let Served { outcome, reads, brings } = compile::serve(unit, configuration, runtime, &mut self.hosts);
+        let Outcome { resource, problems } = outcome;
+        if brings.is_empty() {
+            self.fallen.remove(unit);
+        } else {
+            self.fallen.insert(unit.clone(), brings);
+        }
         let old = self.units.remove(unit);
         self.dependents.record(Key::Unit(unit.clone()), reads);
         let users = old
@@ -208,7 +268,20 @@ impl Engine {
         for unit in unused {
             self.units.remove(&unit);
             self.hosts.forget(&unit);
+            self.fallen.remove(&unit);
             self.dependents.forget(&Key::Unit(unit));
         }
+    }
+}
+
+/// The units of an audience that a resource in need of them brings along; Secrets go to those alone who proved who they
+/// are.
+fn brought(audience: &Audience, (kind, name): &(ResourceType, Arc<str>)) -> Vec<Unit> {
+    let unit = |kind, scope: &Scope| Unit { kind, name: Arc::clone(name), scope: scope.clone() };
+    let here = Scope::Site(Arc::clone(&audience.site));
+    match kind {
+        ResourceType::Cluster => [ResourceType::Cluster, ResourceType::Endpoints].map(|k| unit(k, &here)).into(),
+        ResourceType::Secret if audience.proven => vec![unit(*kind, &Scope::Global)],
+        _ => Vec::new(),
     }
 }

@@ -9,7 +9,9 @@ use crate::{
     catalog::testing::*,
     model::{Role, SiteState},
     snapshot::Reader,
-    store::{Batch as Changes, Change},
+    store::{
+        Batch as Changes, Change, Embedded, KeyValue, LeaseId, Op, Store, StoreError, Transaction, TxnOutcome, Watcher,
+    },
     xds::ResourceType,
 };
 
@@ -22,6 +24,8 @@ struct Line {
     views: Arc<Views>,
     state: watch::Receiver<Arc<State>>,
     sites: watch::Receiver<Arc<Sites>>,
+    watermarks: watch::Receiver<Arc<Watermarks>>,
+    fresh: watch::Receiver<bool>,
     cancel: CancellationToken,
     tasks: JoinSet<Result<(), String>>,
 }
@@ -30,12 +34,22 @@ fn line() -> Line {
     let (feed_in, feed) = mpsc::channel(16);
     let (state_in, state) = watch::channel(Arc::new(State::starting()));
     let (sites_in, sites) = watch::channel(Arc::new(Sites::default()));
+    let (watermarks_in, watermarks) = watch::channel(Arc::default());
+    let (fresh_in, fresh) = watch::channel(false);
     let views = Arc::new(Views::default());
     let cancel = CancellationToken::new();
-    let pipeline = Pipeline { catalog: empty(), views: Arc::clone(&views), feed, state: state_in, sites: sites_in };
+    let pipeline = Pipeline {
+        catalog: empty(),
+        views: Arc::clone(&views),
+        feed,
+        state: state_in,
+        sites: sites_in,
+        watermarks: watermarks_in,
+        fresh: fresh_in,
+    };
     let mut tasks = JoinSet::new();
     tasks.spawn(pipeline.run(cancel.clone()));
-    Line { feed: feed_in, views, state, sites, cancel, tasks }
+    Line { feed: feed_in, views, state, sites, watermarks, fresh, cancel, tasks }
 }
 
 impl Line {
@@ -157,4 +171,200 @@ async fn the_loop_ends_when_it_is_told_to() {
     line.cancel.cancel();
     let ended = tokio::time::timeout(LIMIT, line.tasks.join_next()).await.expect("it ends");
     assert_eq!(ended.unwrap().unwrap(), Ok(()));
+}
+
+#[tokio::test]
+async fn a_copy_is_served_and_called_stale_until_the_store_answers() {
+    let line = line();
+    let early = open(&line, "e1");
+    let world = World::of([edge("e1"), gateway("a/g", vec![http(80, None)])]);
+    line.feed(Feed::Down { reason: "away".into() }).await;
+    line.feed(Feed::Copy { listing: world.listing(), reason: "a copy".into() }).await;
+    let state = line.wait(|state| state.loaded() && state.revision == Revision(2)).await;
+    assert_eq!(state.freshness, Freshness::Stale { reason: "a copy".into() });
+    ready(&early).await;
+    assert_eq!(listeners(&early), ["gateway/80"]);
+    line.feed(reset(&world)).await;
+    line.wait(|state| state.freshness == Freshness::Fresh).await;
+}
+
+fn acked(revision: u64, site_revision: u64) -> Feed {
+    let entry = KeyValue {
+        key: "/tidegate/v1/acked/core".into(),
+        value: format!("{{\"revision\":{site_revision},\"connected\":true}}").into(),
+        create_revision: Revision(revision),
+        mod_revision: Revision(revision),
+    };
+    Feed::Batch(Changes { revision: Revision(revision), changes: vec![Change::Put(entry)] })
+}
+
+#[tokio::test]
+async fn a_watermark_comes_by_its_own_channel_and_is_no_configuration() {
+    let mut line = line();
+    let reader = open(&line, "e1");
+    let mut world = World::of([edge("e1"), gateway("a/g", vec![http(80, None)])]);
+    line.feed(reset(&world)).await;
+    line.at(2).await;
+    ready(&reader).await;
+    let mut published = reader.view().subscribe();
+    published.mark_unchanged();
+    line.feed(acked(7, 2)).await;
+    tokio::time::timeout(LIMIT, line.watermarks.changed()).await.expect("it comes").unwrap();
+    assert_eq!(line.watermarks.borrow()["core"].revision, Revision(2));
+    line.at(7).await;
+    // Else its own write would be a reason for the next.
+    let at = |reader: &Reader| (reader.view().revision().0, reader.view().read().configuration().0);
+    assert_eq!(at(&reader), (7, 2));
+    line.feed(Feed::Progress(Revision(8))).await;
+    line.at(8).await;
+    let mut listing = world.listing();
+    listing.revision = Revision(9);
+    line.feed(Feed::Reset(listing)).await;
+    line.at(9).await;
+    assert_eq!(at(&reader), (9, 2));
+    assert!(!published.has_changed().unwrap(), "nobody is woken");
+    world.put(gateway("a/g", vec![http(81, None)]));
+    let Feed::Batch(mut changes) = batch(&world) else { panic!("a batch") };
+    changes.revision = Revision(10);
+    line.feed(Feed::Batch(changes)).await;
+    line.at(10).await;
+    assert_eq!(at(&reader), (10, 10));
+}
+
+#[tokio::test]
+async fn streams_are_told_whether_the_changes_of_the_store_arrive() {
+    let mut line = line();
+    assert!(!*line.fresh.borrow());
+    let turned = async |line: &mut Line, fresh: bool| {
+        tokio::time::timeout(LIMIT, line.fresh.wait_for(|now| *now == fresh)).await.expect("it turns").unwrap();
+    };
+    line.feed(reset(&World::of([edge("e1")]))).await;
+    turned(&mut line, true).await;
+    line.feed(Feed::Down { reason: "away".into() }).await;
+    turned(&mut line, false).await;
+    line.feed(Feed::Progress(Revision(5))).await;
+    turned(&mut line, true).await;
+}
+
+/// A replica with a store, and somebody who answers those who must know whether it has read everything.
+struct Confirmed {
+    line: Line,
+    store: Arc<Embedded>,
+}
+
+const MARK: &str = "/tidegate/v1/marks/r1";
+
+/// The store is ahead of the replica.
+async fn confirmed() -> Confirmed {
+    let mut line = line();
+    let store = Embedded::in_memory().unwrap();
+    let op = Op::Put { key: "/other".into(), value: "".into(), lease: None };
+    for _ in 0..9 {
+        store.txn(Transaction { compares: vec![], ops: vec![op.clone()] }).await.unwrap();
+    }
+    let (views, state, cancel) = (Arc::clone(&line.views), line.state.clone(), line.cancel.clone());
+    let confirm = confirm(views, Arc::<Embedded>::clone(&store), MARK.into(), state, cancel);
+    line.tasks.spawn(async move {
+        confirm.await;
+        Ok(())
+    });
+    line.feed(reset(&World::of([edge("e1")]))).await;
+    line.at(1).await;
+    Confirmed { line, store }
+}
+
+impl Confirmed {
+    /// The mark, once it is written.
+    async fn mark(&self) -> KeyValue {
+        let written = async {
+            loop {
+                if let Some(mark) = self.store.get(MARK).await.unwrap() {
+                    return mark;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(LIMIT, written).await.expect("a mark")
+    }
+}
+
+async fn answer(question: impl Future<Output = bool>) -> bool {
+    tokio::time::timeout(LIMIT, question).await.expect("an answer")
+}
+
+#[tokio::test]
+async fn a_replica_knows_that_it_has_read_everything_when_its_own_mark_comes_back() {
+    let replica = confirmed().await;
+    let question = replica.line.views.confirm();
+    tokio::pin!(question);
+    let mark = replica.mark().await;
+    replica.line.feed(Feed::Progress(Revision(mark.mod_revision.0 - 1))).await;
+    replica.line.at(mark.mod_revision.0 - 1).await;
+    let early = tokio::time::timeout(Duration::from_millis(20), &mut question).await;
+    assert!(early.is_err(), "it has not come back");
+    replica.line.feed(Feed::Batch(Changes { revision: mark.mod_revision, changes: vec![Change::Put(mark)] })).await;
+    assert!(answer(question).await);
+}
+
+#[tokio::test]
+async fn a_replica_that_is_cut_off_knows_nothing_for_sure() {
+    let replica = confirmed().await;
+    let line = &replica.line;
+    line.feed(Feed::Down { reason: "away".into() }).await;
+    line.wait(|state| state.freshness.stale().is_some()).await;
+    assert!(!answer(line.views.confirm()).await);
+    assert_eq!(replica.store.get(MARK).await.unwrap(), None, "nothing is written for it");
+    // One that learns of it while it waits for its mark.
+    line.feed(Feed::Progress(Revision(1))).await;
+    line.wait(|state| state.freshness == Freshness::Fresh).await;
+    let question = line.views.confirm();
+    replica.mark().await;
+    line.feed(Feed::Down { reason: "away".into() }).await;
+    assert!(!answer(question).await);
+}
+
+/// A store that answers and takes nothing.
+struct Full;
+
+#[async_trait::async_trait]
+impl Store for Full {
+    async fn list(&self, _: &str) -> Result<Listing, StoreError> {
+        Err(StoreError::Unavailable("not asked for".into()))
+    }
+
+    async fn get(&self, _: &str) -> Result<Option<KeyValue>, StoreError> {
+        Ok(None)
+    }
+
+    async fn watch(&self, _: &str, _: Revision) -> Result<Watcher, StoreError> {
+        Err(StoreError::Unavailable("not asked for".into()))
+    }
+
+    async fn txn(&self, _: Transaction) -> Result<TxnOutcome, StoreError> {
+        Err(StoreError::Full("out of space".into()))
+    }
+
+    async fn grant(&self, _: Duration) -> Result<LeaseId, StoreError> {
+        Err(StoreError::LeaseNotFound)
+    }
+
+    async fn keep_alive(&self, _: LeaseId) -> Result<(), StoreError> {
+        Err(StoreError::LeaseNotFound)
+    }
+
+    async fn revoke(&self, _: LeaseId) -> Result<(), StoreError> {
+        Err(StoreError::LeaseNotFound)
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_takes_no_writes_stops_no_proxy_from_being_compared() {
+    let mut line = line();
+    let (views, state, cancel) = (Arc::clone(&line.views), line.state.clone(), line.cancel.clone());
+    line.tasks.spawn(async move {
+        confirm(views, Arc::new(Full), MARK.into(), state, cancel).await;
+        Ok(())
+    });
+    line.feed(reset(&World::of([edge("e1")]))).await;
+    assert!(answer(line.views.confirm()).await);
 }

@@ -29,9 +29,8 @@ use tonic::{
     service::Routes,
     transport::{Server, server::Connected},
 };
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use crate::identity::Peer;
+use crate::identity::{self, Peer};
 
 /// What one listener admits.
 #[derive(Clone, Copy, Debug)]
@@ -164,25 +163,11 @@ async fn admit(
         Some(tls) => {
             let stream = timeout(limits.handshake, tls.accept(socket)).await??;
             let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-            peer.spiffe = certificate.map(spiffe);
+            peer.spiffe = certificate.map(|certificate| identity::spiffe(certificate));
             Socket::Tls(Box::new(stream))
         }
     };
     Ok(Connection { socket, peer, preface: Some(Box::pin(sleep(limits.preface))), _place: place })
-}
-
-/// The one URI SAN of a verified certificate; empty, which nobody is called, if it has none or several.
-fn spiffe(certificate: &CertificateDer<'_>) -> String {
-    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return String::new() };
-    let Ok(Some(names)) = parsed.subject_alternative_name() else { return String::new() };
-    let mut uris = names.value.general_names.iter().filter_map(|name| match name {
-        GeneralName::URI(uri) => Some(*uri),
-        _ => None,
-    });
-    match (uris.next(), uris.next()) {
-        (Some(uri), None) => uri.to_owned(),
-        _ => String::new(),
-    }
 }
 
 /// An admitted connection.

@@ -21,7 +21,7 @@ use super::{fanout::Fanouts, stream, wire::Requests};
 use crate::{
     feedback::{Feedback, ProxyId},
     identity::Peer,
-    model::{Audience, Sites},
+    model::{Audience, Sites, Watermarks},
     snapshot::Views,
 };
 
@@ -34,6 +34,17 @@ const STREAMS_PER_PROXY: usize = 2;
 
 const GRPC: http::HeaderValue = http::HeaderValue::from_static("application/grpc");
 
+/// What streams are told of the fleet, as it changes.
+#[derive(Clone, Debug)]
+pub struct Fleet {
+    /// All sites, as identity needs them.
+    pub sites: watch::Receiver<Arc<Sites>>,
+    /// How far each site has come; only streams that wait for that are woken.
+    pub watermarks: watch::Receiver<Arc<Watermarks>>,
+    /// Whether the store's changes arrive.
+    pub fresh: watch::Receiver<bool>,
+}
+
 /// What all streams share.
 #[derive(Debug)]
 pub struct Shared {
@@ -41,8 +52,8 @@ pub struct Shared {
     pub views: Arc<Views>,
     /// Where acknowledgements go.
     pub feedback: Arc<Feedback>,
-    /// All sites, as identity needs them.
-    pub sites: watch::Receiver<Arc<Sites>>,
+    /// The fleet.
+    pub fleet: Fleet,
     /// `control_plane.identifier`.
     pub identifier: Arc<str>,
     /// Claims without a certificate are believed from everywhere.

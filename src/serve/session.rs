@@ -10,7 +10,12 @@ mod kind;
 mod model_tests;
 mod poll;
 #[cfg(test)]
+mod stale_tests;
+#[cfg(test)]
 mod tests;
+mod tiers;
+#[cfg(test)]
+mod tiers_tests;
 #[cfg(test)]
 mod world;
 
@@ -24,6 +29,7 @@ use self::kind::Kind;
 use super::fanout::{Fanouts, Frame};
 use crate::{
     feedback,
+    model::{Role, Sites, Watermarks},
     snapshot::{Content, Seq},
     xds::ResourceType,
 };
@@ -76,10 +82,40 @@ pub struct Send {
     pub frame: Arc<Frame>,
 }
 
+/// What holds at one moment, beside the view.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment<'a> {
+    /// The clock.
+    pub now: Instant,
+    /// The replica sees the store's changes; if not, it only adds.
+    pub fresh: bool,
+    /// All sites, and the Fleet's drain time.
+    pub sites: &'a Sites,
+    /// How far each site has come.
+    pub watermarks: &'a Watermarks,
+}
+
+/// Whether the view may be compared with what a proxy brought along from another stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trust {
+    /// It may be older than what the proxy has, without anybody knowing.
+    Unknown,
+    /// It is at least as new as all that the proxy was sent before this stream.
+    Confirmed,
+    /// It may be older: what the proxy has in another version is left as it is, and nothing is removed.
+    Stale,
+}
+
 /// One stream.
 #[derive(Debug)]
 pub struct Session {
     fanouts: Arc<Fanouts>,
+    role: Role,
+    trust: Trust,
+    /// A type waits for `trust`.
+    unsure: bool,
+    /// Something waits for a watermark.
+    awaits: bool,
     /// How long connections of a replaced listener live on at this proxy.
     drain: Duration,
     started: Instant,
@@ -95,10 +131,14 @@ pub struct Session {
 }
 
 impl Session {
-    /// A stream that begins now; `drain` is the proxy's `--drain-time-s`.
-    pub fn new(fanouts: Arc<Fanouts>, drain: Duration, now: Instant) -> Self {
+    /// A stream of a proxy of that role that begins now; `drain` is the proxy's `--drain-time-s`.
+    pub fn new(fanouts: Arc<Fanouts>, role: Role, drain: Duration, now: Instant) -> Self {
         Self {
             fanouts,
+            role,
+            trust: Trust::Unknown,
+            unsure: false,
+            awaits: false,
             drain,
             started: now,
             first_ack: None,
@@ -166,6 +206,51 @@ impl Session {
     /// When to poll again at the latest; known once `poll` has said that there is nothing to send.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.deadline
+    }
+
+    /// It has to be told, by [`Session::trust`], whether the view is as new as all that was written before the stream
+    /// began; until then some types are answered with silence.
+    pub fn unsure(&self) -> bool {
+        self.unsure && self.trust == Trust::Unknown
+    }
+
+    /// The view is as new as all that was written before now, or that cannot be known.
+    pub fn trust(&mut self, confirmed: bool) {
+        self.trust = if confirmed { Trust::Confirmed } else { Trust::Stale };
+    }
+
+    /// The proxy may have been left with versions that the view does not have: it must be compared anew, on another
+    /// stream, once the replica is fresh.
+    pub fn stale(&self) -> bool {
+        self.trust == Trust::Stale
+    }
+
+    /// A change of a watermark is a reason to poll.
+    pub fn awaits_watermarks(&self) -> bool {
+        self.awaits
+    }
+
+    /// Whether the proxy has acknowledged (or refused) all that the view has for it, and asks for all that belongs to
+    /// it. Not before: between two requests of a reconnect, nothing is pending either.
+    pub fn complete(&self, content: &Content) -> bool {
+        let quiet = |k: &Kind| k.quiet() && k.acked >= content.seq();
+        if self.stale() || !content.ready() || !self.kinds.iter().flatten().all(quiet) {
+            return false;
+        }
+        let [Some(clusters), Some(listeners)] = [ResourceType::Cluster, ResourceType::Listener].map(|k| self.kind(k))
+        else {
+            return false;
+        };
+        let asked = |(kind, name): &(ResourceType, Arc<str>)| {
+            content.get(*kind, name).is_none() || self.kind(*kind).is_some_and(|k| k.subscription.contains(name))
+        };
+        [clusters, listeners].into_iter().all(|parent| {
+            let taken = content.entries(parent.kind).filter(|(name, _)| !parent.exceptions.contains_key(*name));
+            taken.map(|(_, entry)| &entry.resource).all(|r| {
+                let routes = r.requires.iter().filter(|(kind, _)| *kind == ResourceType::Route);
+                r.children.iter().chain(routes).all(asked)
+            })
+        })
     }
 
     /// Every tombstone up to here has been taken over.

@@ -1,6 +1,7 @@
 //! The task of one ADS stream: who is it, then request, publish and deadline in, frames out while there is room.
 
 use std::{
+    pin::Pin,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -14,8 +15,8 @@ use tokio::{
 use tonic::{Status, Streaming};
 
 use super::{
-    service::{Admitted, Inner},
-    session::{Session, Violation},
+    service::{Admitted, Fleet, Inner},
+    session::{Moment, Session, Violation},
     wire::DeltaRequest,
 };
 use crate::{
@@ -33,6 +34,10 @@ const FIRST_REQUEST: Duration = Duration::from_secs(10);
 const KEPT: usize = 64;
 /// Their bytes: two of the largest, since a reconnect names everything that the proxy has.
 const KEPT_BYTES: usize = 32 << 20;
+/// Whether the replica has read everything is known within this, or counts as not known.
+const CONFIRM: Duration = Duration::from_secs(60);
+/// Streams of a replica that was stale begin anew within this, once it is fresh: not all at once.
+const RENEWED: Duration = Duration::from_secs(10);
 
 /// Runs the stream to its end; `Ok` when the proxy ended it.
 pub(super) async fn run(
@@ -49,15 +54,15 @@ pub(super) async fn run(
     let claim = node.claim();
     let who = Who { inner, peer, claim };
     let id = ProxyId { site: shown(&who.claim.site), node: shown(&who.claim.id) };
-    let mut sites = who.inner.shared.sites.clone();
-    let resolved = who.resolve(&mut sites);
+    let mut fleet = who.inner.shared.fleet.clone();
+    let resolved = who.resolve(&mut fleet.sites);
     let mut kept = vec![first];
     let proxy = who.inner.shared.feedback.connect(id.clone(), SystemTime::now(), resolved.clone());
     let audience = match resolved {
         Ok(audience) => audience,
         Err(reason) => {
             tracing::warn!(node = %id.node, site = %id.site, %reason, "a proxy is answered nothing");
-            match who.wait(&mut sites, &mut requests, &mut kept, &proxy).await? {
+            match who.wait(&mut fleet.sites, &mut requests, &mut kept, &proxy).await? {
                 Some(audience) => audience,
                 None => return Ok(()),
             }
@@ -67,10 +72,24 @@ pub(super) async fn run(
     // Only now: nobody may push out the streams of a proxy that it merely claims to be.
     let admitted = who.inner.admit(&id);
     let reader = who.inner.shared.views.open(&audience);
-    let drain = node.drain_time().unwrap_or_else(|| sites.borrow().drain_time);
-    let session = Session::new(who.inner.fanouts(&audience), drain, now());
+    let drain = node.drain_time().unwrap_or_else(|| fleet.sites.borrow().drain_time);
+    let session = Session::new(who.inner.fanouts(&audience), audience.role, drain, now());
     let published = reader.view().subscribe();
-    let stream = Stream { who, audience, sites, reader, published, session, proxy, admitted, frames, active: true };
+    let stream = Stream {
+        who,
+        audience,
+        fleet,
+        reader,
+        published,
+        session,
+        proxy,
+        admitted,
+        frames,
+        active: true,
+        complete: false,
+        confirming: None,
+        ends: None,
+    };
     stream.run(requests, kept).await
 }
 
@@ -137,7 +156,7 @@ impl Who {
 struct Stream {
     who: Who,
     audience: Audience,
-    sites: watch::Receiver<Arc<Sites>>,
+    fleet: Fleet,
     reader: Reader,
     published: watch::Receiver<Seq>,
     session: Session,
@@ -146,6 +165,19 @@ struct Stream {
     frames: mpsc::Sender<Bytes>,
     /// False while its site is unknown or being deleted.
     active: bool,
+    /// The proxy has acknowledged everything once.
+    complete: bool,
+    /// The question whether the replica has read everything.
+    confirming: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
+    /// When it ends so that the proxy is compared anew.
+    ends: Option<Instant>,
+}
+
+async fn answer(question: &mut Option<Pin<Box<dyn Future<Output = bool> + Send>>>) -> bool {
+    match question {
+        Some(question) => question.await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Stream {
@@ -157,8 +189,11 @@ impl Stream {
         let (replaced, room) = (self.admitted.token.clone(), self.frames.clone());
         loop {
             let full = self.fill();
+            self.renew();
             let deadline = self.session.next_deadline().filter(|_| self.active && !full);
             let at = deadline.map_or_else(Instant::now, Instant::from_std);
+            let (ends, awaits) = (self.ends, self.active && !full && self.session.awaits_watermarks());
+            let confirming = &mut self.confirming;
             tokio::select! {
                 () = cancel.cancelled() => return Err(Status::unavailable("shutting down")),
                 () = replaced.cancelled() => {
@@ -176,9 +211,22 @@ impl Stream {
                 changed = self.published.changed(), if self.active => {
                     changed.map_err(|_| Status::unavailable("shutting down"))?;
                 }
-                changed = self.sites.changed() => {
+                changed = self.fleet.sites.changed() => {
                     changed.map_err(|_| Status::unavailable("shutting down"))?;
                     self.identify()?;
+                }
+                confirmed = answer(confirming), if confirming.is_some() => {
+                    self.confirming = None;
+                    self.session.trust(confirmed);
+                }
+                changed = self.fleet.watermarks.changed(), if awaits => {
+                    changed.map_err(|_| Status::unavailable("shutting down"))?;
+                }
+                changed = self.fleet.fresh.changed() => {
+                    changed.map_err(|_| Status::unavailable("shutting down"))?;
+                }
+                () = sleep_until(ends.unwrap_or(at)), if ends.is_some() => {
+                    return Err(Status::unavailable("fresh again; please reconnect"));
                 }
                 () = sleep_until(at), if deadline.is_some() => {}
             }
@@ -195,7 +243,7 @@ impl Stream {
 
     /// A stream never changes audience: another one means another stream.
     fn identify(&mut self) -> Result<(), Status> {
-        let resolved = self.who.resolve(&mut self.sites);
+        let resolved = self.who.resolve(&mut self.fleet.sites);
         if resolved.as_ref().is_ok_and(|audience| *audience != self.audience) {
             return Err(Status::unavailable("the site of this proxy changed"));
         }
@@ -206,20 +254,24 @@ impl Stream {
 
     /// Sends while there is room and something to send; says whether it stopped for want of room.
     fn fill(&mut self) -> bool {
-        let mut full = false;
+        let (mut full, mut complete) = (false, false);
         if self.active {
             let mut out = Vec::new();
+            let (sites, fresh) = (Arc::clone(&self.fleet.sites.borrow()), *self.fleet.fresh.borrow());
+            let watermarks = Arc::clone(&self.fleet.watermarks.borrow_and_update());
             {
                 let content = self.reader.view().read();
+                let moment = || Moment { now: now(), fresh, sites: &sites, watermarks: &watermarks };
                 loop {
                     let Ok(room) = self.frames.try_reserve() else {
                         full = true;
                         break;
                     };
-                    let Some(send) = self.session.poll(&content, now()) else { break };
+                    let Some(send) = self.session.poll(&content, &moment()) else { break };
                     out.push((room, send.frame));
                 }
                 self.reader.pass(self.session.passed(&content));
+                complete = !self.complete && !full && self.session.complete(&content);
             }
             // Encoded outside the lock, by whoever is first.
             for (room, frame) in out {
@@ -229,6 +281,23 @@ impl Stream {
         for (kind, state) in self.session.reports() {
             self.proxy.set(kind, state);
         }
+        if complete {
+            self.complete = true;
+            self.proxy.set_complete();
+        }
+        if self.session.unsure() && self.confirming.is_none() {
+            let confirmed = tokio::time::timeout(CONFIRM, self.who.inner.shared.views.confirm());
+            self.confirming = Some(Box::pin(async { confirmed.await.unwrap_or(false) }));
+        }
         full
+    }
+
+    /// A proxy that was compared with a view of unknown age is compared anew when the replica is fresh again.
+    fn renew(&mut self) {
+        if !self.session.stale() || !*self.fleet.fresh.borrow() {
+            self.ends = None;
+        } else if self.ends.is_none() {
+            self.ends = Some(Instant::now() + RENEWED.mul_f64(fastrand::f64()));
+        }
     }
 }

@@ -29,11 +29,11 @@ use tonic::{
 
 use super::{
     intake::{self, Limits},
-    service::{AggregatedDiscovery, Shared},
+    service::{AggregatedDiscovery, Fleet, Shared},
 };
 use crate::{
     feedback::{Acked, Feedback},
-    model::{Audience, Revision, Role, SiteEntry, SiteState, Sites},
+    model::{Audience, Revision, Role, SiteEntry, SiteState, Sites, Watermarks},
     snapshot::{Publish, Seq, Views},
     xds::{Resource, ResourceType},
 };
@@ -45,6 +45,8 @@ struct Server {
     views: Arc<Views>,
     feedback: Arc<Feedback>,
     sites: watch::Sender<Arc<Sites>>,
+    watermarks: watch::Sender<Arc<Watermarks>>,
+    fresh: watch::Sender<bool>,
     cancel: CancellationToken,
     _task: AbortOnDropHandle<std::io::Result<()>>,
 }
@@ -65,11 +67,13 @@ async fn server(limits: Limits) -> Server {
 async fn server_with(limits: Limits, tls: Option<Arc<rustls::ServerConfig>>) -> Server {
     let (views, feedback) = (Arc::new(Views::default()), Arc::new(Feedback::default()));
     let (known, watched) = watch::channel(sites(&["fra"]));
+    let (said, watermarks) = watch::channel(Arc::default());
+    let (freshness, fresh) = watch::channel(true);
     let cancel = CancellationToken::new();
     let service = AggregatedDiscovery::new(Shared {
         views: Arc::clone(&views),
         feedback: Arc::clone(&feedback),
-        sites: watched,
+        fleet: Fleet { sites: watched, watermarks, fresh },
         identifier: "replica-1".into(),
         allow_unproven: false,
         cancel: cancel.clone(),
@@ -79,7 +83,7 @@ async fn server_with(limits: Limits, tls: Option<Arc<rustls::ServerConfig>>) -> 
     let serving = intake::serve(listener, tls, Routes::new(service), limits, cancel.clone());
     #[allow(clippy::disallowed_methods, reason = "aborted with its handle")]
     let task = AbortOnDropHandle::new(tokio::spawn(serving));
-    Server { address, views, feedback, sites: known, cancel, _task: task }
+    Server { address, views, feedback, sites: known, watermarks: said, fresh: freshness, cancel, _task: task }
 }
 
 struct Client {
@@ -274,4 +278,96 @@ async fn a_certificate_proves_the_site_and_without_one_there_is_no_connection() 
         let mut ads = AggregatedDiscoveryServiceClient::new(channel);
         assert!(ads.delta_aggregated_resources(tokio_stream::pending()).await.is_err());
     }
+}
+
+/// The first request of a proxy that comes from another stream with a cluster in that version.
+async fn moved(server: &Server, version: &str) -> Client {
+    let endpoint = Channel::from_shared(format!("http://{}", server.address)).unwrap();
+    let mut ads = AggregatedDiscoveryServiceClient::new(endpoint.connect().await.unwrap());
+    let (requests, outgoing) = mpsc::channel(8);
+    let locality = Some(Locality { sub_zone: "fra".into(), ..Locality::default() });
+    let node = Some(Node { id: "envoy-1".into(), locality, ..Node::default() });
+    let initial_resource_versions = [("a".to_owned(), version.to_owned())].into();
+    let type_url = ResourceType::Cluster.url().into();
+    let first = DeltaDiscoveryRequest { node, type_url, initial_resource_versions, ..DeltaDiscoveryRequest::default() };
+    requests.send(first).await.unwrap();
+    let responses = ads.delta_aggregated_resources(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+    Client { requests, responses }
+}
+
+#[tokio::test]
+async fn a_proxy_that_comes_from_elsewhere_is_compared_once_everything_is_known_to_be_read() {
+    let server = server(Limits::default()).await;
+    let mut client = moved(&server, "other").await;
+    timeout(SOON, server.views.interest()).await.unwrap();
+    server.publish("one");
+    let probe = timeout(SOON, server.views.probe()).await.expect("somebody asks");
+    let early = timeout(Duration::from_millis(20), client.responses.message()).await;
+    assert!(early.is_err(), "an answer before it is known");
+    server.views.confirmed(probe, true);
+    assert_eq!(client.next().await.resources[0].name, "a");
+}
+
+#[tokio::test]
+async fn a_proxy_that_a_stale_replica_served_is_sent_to_be_compared_anew_once_that_is_fresh() {
+    let server = server(Limits::default()).await;
+    server.fresh.send_replace(false);
+    let mut client = moved(&server, "other").await;
+    timeout(SOON, server.views.interest()).await.unwrap();
+    server.publish("one");
+    let probe = timeout(SOON, server.views.probe()).await.expect("somebody asks");
+    server.views.confirmed(probe, false);
+    let left = timeout(Duration::from_millis(20), client.responses.message()).await;
+    assert!(left.is_err(), "its version may be the newer one");
+    server.fresh.send_replace(true);
+    let status =
+        timeout(SOON + Duration::from_secs(5), client.responses.message()).await.expect("in time").unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::Unavailable, "fresh again; please reconnect"));
+}
+
+#[tokio::test]
+async fn a_watermark_wakes_the_streams_that_wait_for_it_and_feedback_learns_who_is_complete() {
+    use crate::{
+        model::Watermark,
+        xds::{NeedAt, ServiceNeed},
+    };
+    let server = server(Limits::default()).await;
+    let mut client = server.client("envoy-1", "fra").await;
+    timeout(SOON, server.views.interest()).await.unwrap();
+    let publish = |payload: &'static str, services: Vec<ServiceNeed>| {
+        let mut listener = Resource::new(ResourceType::Listener, "l", "l".into());
+        listener.requires = vec![(ResourceType::Route, "r".into())];
+        let mut route = Resource::new(ResourceType::Route, "r", payload.as_bytes().into());
+        route.services = services;
+        let upserts = vec![Arc::new(listener), Arc::new(route)];
+        let seq = server.views.next_seq();
+        server.views.all().pop().unwrap().publish(seq, Revision(seq.0), Publish { upserts, removals: vec![] });
+    };
+    publish("1", vec![]);
+    let complete = |f: &Feedback| f.proxies().first().is_some_and(|p| p.complete);
+    for (kind, names) in
+        [(ResourceType::Cluster, vec![]), (ResourceType::Listener, vec![]), (ResourceType::Route, vec!["r"])]
+    {
+        let request = DeltaDiscoveryRequest {
+            type_url: kind.url().into(),
+            resource_names_subscribe: names.into_iter().map(str::to_owned).collect(),
+            ..DeltaDiscoveryRequest::default()
+        };
+        if kind != ResourceType::Cluster {
+            client.requests.send(request).await.unwrap();
+        }
+        let response = client.next().await;
+        assert_eq!(response.type_url, kind.url());
+        assert!(!complete(&server.feedback));
+        client.answer(&response, None).await;
+    }
+    server.until(complete).await;
+    let core = |revision| Watermark { revision: Revision(revision), connected: true, ..Watermark::default() };
+    server.watermarks.send_replace(Arc::new([("ams".into(), core(1))].into()));
+    let sites = vec![NeedAt { site: "ams".into(), revision: Revision(2) }];
+    publish("2", vec![ServiceNeed { service: "s".into(), group: "g".into(), sites }]);
+    let early = timeout(Duration::from_millis(20), client.responses.message()).await;
+    assert!(early.is_err(), "before the core has it");
+    server.watermarks.send_replace(Arc::new([("ams".into(), core(2))].into()));
+    assert_eq!(client.next().await.resources[0].name, "r");
 }

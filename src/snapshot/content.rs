@@ -5,14 +5,16 @@ use std::{
     sync::Arc,
 };
 
-use super::{Publish, Seq};
+use super::{Origin, Publish, Seq};
 use crate::{
     model::{ObjectRef, Revision},
-    xds::{Resource, ResourceType},
+    xds::{Resource, ResourceType, ServiceNeed},
 };
 
 /// Changes per type that are found without a scan.
 const LOG: usize = 4096;
+/// Publishes of which it is remembered what they carried: a proxy that is further behind has come nowhere.
+const HISTORY: usize = 1024;
 
 /// One name that the audience sees.
 #[derive(Clone, Debug)]
@@ -29,6 +31,21 @@ pub struct Entry {
     pub drain: bool,
     /// When each source, in the order of `resource.sources`, last contributed something new.
     contributed: Vec<Seq>,
+    /// Since when it names each service and group, in the order of `resource.services`.
+    named: Vec<Seq>,
+    last_named: Seq,
+}
+
+impl Entry {
+    /// The services that it names, each with the seq since which it has.
+    pub fn needs(&self) -> impl Iterator<Item = (&ServiceNeed, Seq)> {
+        self.resource.services.iter().zip(self.named.iter().copied())
+    }
+
+    /// When it last came to name a service, or a group for one.
+    pub fn last_named(&self) -> Seq {
+        self.last_named
+    }
 }
 
 /// A name that went.
@@ -40,6 +57,8 @@ pub struct Tombstone {
     pub created: Seq,
     /// A cluster that a changed listener reached: connections that drain may still use it.
     pub drain: bool,
+    /// The configuration without it.
+    pub revision: Revision,
 }
 
 #[derive(Debug, Default)]
@@ -49,10 +68,13 @@ struct Names {
     log: VecDeque<(Seq, Arc<str>)>,
     /// The log holds every change after this one.
     floor: Seq,
+    /// The last change of any of them.
+    newest: Seq,
 }
 
 impl Names {
     fn log(&mut self, seq: Seq, name: Arc<str>) {
+        self.newest = self.newest.max(seq);
         if self.log.len() == LOG
             && let Some((dropped, _)) = self.log.pop_front()
         {
@@ -69,13 +91,28 @@ fn contributions(entry: &Entry, resource: &Resource, seq: Seq) -> Vec<Seq> {
     kept.map(|kept| kept.unwrap_or(seq)).collect()
 }
 
+/// Keeps the seq since which each service is named in the same group.
+fn named(entry: &Entry, resource: &Resource, seq: Seq) -> Vec<Seq> {
+    let known = |new: &ServiceNeed| {
+        let mut old = entry.needs().filter(|(old, _)| (&old.service, &old.group) == (&new.service, &new.group));
+        old.next().map_or(seq, |(_, since)| since)
+    };
+    resource.services.iter().map(known).collect()
+}
+
 /// Everything in a view, as a reader sees it under the lock.
 #[derive(Debug, Default)]
 pub struct Content {
     ready: bool,
     seq: Seq,
-    revision: Revision,
+    origin: Origin,
+    /// Each publish that changed something, with the configuration of the one before it.
+    history: VecDeque<(Seq, Revision)>,
+    /// The newest publish that `history` has forgotten.
+    forgotten: Seq,
     types: [Names; 5],
+    /// Which entries came from an object.
+    carriers: BTreeMap<ObjectRef, BTreeSet<(ResourceType, Arc<str>)>>,
 }
 
 impl Content {
@@ -89,9 +126,25 @@ impl Content {
         self.seq
     }
 
-    /// The configuration revision that it carried.
+    /// Everything up to this revision of the store is in it.
     pub fn revision(&self) -> Revision {
-        self.revision
+        self.origin.revision
+    }
+
+    /// The newest configuration that it carries.
+    pub fn configuration(&self) -> Revision {
+        self.origin.configuration
+    }
+
+    /// The newest configuration of which whoever has everything up to `seq` has everything: publishes that changed
+    /// nothing here count.
+    pub fn covers(&self, seq: Seq) -> Revision {
+        let later = self.history.partition_point(|(at, _)| *at <= seq);
+        match self.history.get(later) {
+            None => self.origin.configuration,
+            Some((_, before)) if later > 0 || seq >= self.forgotten => *before,
+            Some(_) => Revision(0),
+        }
     }
 
     /// One name.
@@ -104,12 +157,45 @@ impl Content {
         self.names(kind).entries.iter()
     }
 
+    /// When anything of a type last had to be sent: whoever has acknowledged it lacks nothing.
+    pub fn newest(&self, kind: ResourceType) -> Seq {
+        self.names(kind).newest
+    }
+
     /// Every entry that came from `object`, with its name and the seq of what the object last contributed to it.
     pub fn carriers(&self, object: &ObjectRef) -> impl Iterator<Item = (&Arc<str>, &Entry, Seq)> {
-        self.types.iter().flat_map(|names| &names.entries).filter_map(move |(name, entry)| {
+        let carriers = self.carriers.get(object).into_iter().flatten();
+        let entry = |(kind, name): &(ResourceType, Arc<str>)| self.names(*kind).entries.get_key_value(name);
+        carriers.filter_map(entry).filter_map(move |(name, entry)| {
             let at = entry.resource.sources.iter().position(|source| source.object == *object)?;
             Some((name, entry, entry.contributed.get(at).copied().unwrap_or_default()))
         })
+    }
+
+    /// Keeps [`Content::carriers`] true while `new` takes the place of `old`.
+    fn carry(&mut self, old: Option<&Arc<Resource>>, new: Option<&Arc<Resource>>) {
+        if let (Some(old), Some(new)) = (old, new)
+            && old.sources.iter().map(|s| &s.object).eq(new.sources.iter().map(|s| &s.object))
+        {
+            return;
+        }
+        if let Some(resource) = old {
+            let key = (resource.kind, Arc::clone(&resource.name));
+            for source in &resource.sources {
+                if let Some(carriers) = self.carriers.get_mut(&source.object) {
+                    carriers.remove(&key);
+                    if carriers.is_empty() {
+                        self.carriers.remove(&source.object);
+                    }
+                }
+            }
+        }
+        if let Some(resource) = new {
+            let key = (resource.kind, Arc::clone(&resource.name));
+            for source in &resource.sources {
+                self.carriers.entry(source.object.clone()).or_default().insert(key.clone());
+            }
+        }
     }
 
     /// What is kept of a name that went.
@@ -165,10 +251,10 @@ impl Content {
     }
 
     /// Returns whether anybody has to be woken.
-    pub(super) fn apply(&mut self, seq: Seq, revision: Revision, changes: Publish) -> bool {
+    pub(super) fn apply(&mut self, seq: Seq, origin: Origin, changes: Publish) -> bool {
         let woken = !std::mem::replace(&mut self.ready, true);
         self.seq = self.seq.max(seq);
-        self.revision = revision;
+        let before = std::mem::replace(&mut self.origin, origin).configuration;
         self.mark_drains(&changes);
         let mut changed = woken;
         for (kind, name) in &changes.removals {
@@ -178,7 +264,10 @@ impl Content {
             }
             let names = self.names_mut(*kind);
             if let Some(old) = names.entries.remove(name) {
-                names.tombstones.insert(Arc::clone(name), Tombstone { seq, created: old.created, drain: old.drain });
+                let revision = origin.configuration;
+                let tombstone = Tombstone { seq, created: old.created, drain: old.drain, revision };
+                names.tombstones.insert(Arc::clone(name), tombstone);
+                self.carry(Some(&old.resource), None);
                 changed = true;
             }
         }
@@ -200,15 +289,31 @@ impl Content {
                 names.log(seq, name);
             }
         }
+        if changed {
+            self.remember(seq, before);
+        }
         changed
     }
 
+    fn remember(&mut self, seq: Seq, before: Revision) {
+        if self.history.len() == HISTORY
+            && let Some((dropped, _)) = self.history.pop_front()
+        {
+            self.forgotten = dropped;
+        }
+        self.history.push_back((seq, before));
+    }
+
     fn upsert(&mut self, seq: Seq, resource: &Arc<Resource>) -> bool {
+        let old = self.get(resource.kind, &resource.name).map(|entry| Arc::clone(&entry.resource));
+        self.carry(old.as_ref(), Some(resource));
         let names = self.names_mut(resource.kind);
         names.tombstones.remove(&resource.name);
         if let Some(entry) = names.entries.get_mut(&resource.name) {
             let same = entry.resource.version == resource.version;
             entry.contributed = contributions(entry, resource, seq);
+            entry.named = named(entry, resource, seq);
+            entry.last_named = entry.named.iter().copied().max().unwrap_or_default();
             // Equal bytes may come from other objects now; whoever asks for sources wants the new ones.
             entry.resource = Arc::clone(resource);
             if same {
@@ -216,9 +321,10 @@ impl Content {
             }
             (entry.seq, entry.content) = (seq, seq);
         } else {
-            let contributed = vec![seq; resource.sources.len()];
+            let (contributed, named) = (vec![seq; resource.sources.len()], vec![seq; resource.services.len()]);
             let resource = Arc::clone(resource);
-            let entry = Entry { resource, seq, content: seq, created: seq, drain: false, contributed };
+            let entry =
+                Entry { resource, seq, content: seq, created: seq, drain: false, contributed, named, last_named: seq };
             names.entries.insert(Arc::clone(&entry.resource.name), entry);
         }
         names.log(seq, Arc::clone(&resource.name));

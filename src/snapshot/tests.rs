@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::*;
 use crate::{
     model::{Kind, ObjectRef, Role},
-    xds::Source,
+    xds::{ServiceNeed, Source},
 };
 
 fn audience() -> Audience {
@@ -78,8 +78,9 @@ fn a_cluster_that_a_changed_listener_reached_leaves_a_draining_tombstone() {
     view.publish(Seq(2), Revision(2), up(vec![resource(Listener, "l", "2")]));
     view.publish(Seq(3), Revision(3), down(Cluster, "a"));
     view.publish(Seq(4), Revision(4), down(Cluster, "b"));
-    assert_eq!(view.read().tombstone(Cluster, "a"), Some(Tombstone { seq: Seq(3), created: Seq(1), drain: true }));
-    assert_eq!(view.read().tombstone(Cluster, "b"), Some(Tombstone { seq: Seq(4), created: Seq(1), drain: false }));
+    let tombstone = |seq, drain| Some(Tombstone { seq: Seq(seq), created: Seq(1), drain, revision: Revision(seq) });
+    assert_eq!(view.read().tombstone(Cluster, "a"), tombstone(3, true));
+    assert_eq!(view.read().tombstone(Cluster, "b"), tombstone(4, false));
 }
 
 #[test]
@@ -216,4 +217,83 @@ fn equal_bytes_from_other_objects_are_not_sent_again_but_carry_them() {
     assert!(names(&view.read(), Cluster, 1).is_empty());
     assert_eq!(carriers(view, "s"), []);
     assert_eq!(carriers(view, "t"), [("CDS c".to_owned(), 2, 1)]);
+}
+
+#[test]
+fn what_was_acknowledged_covers_every_publish_that_changed_nothing_since() {
+    let views = Views::default();
+    let reader = views.open(&audience());
+    let view = reader.view();
+    let at = |revision, configuration| Origin { revision: Revision(revision), configuration: Revision(configuration) };
+    view.publish(Seq(1), at(10, 10), up(vec![resource(Cluster, "a", "1")]));
+    view.publish(Seq(2), at(20, 20), up(vec![resource(Cluster, "a", "1")]));
+    view.publish(Seq(3), at(30, 30), up(vec![resource(Cluster, "a", "2")]));
+    // An endpoint that came, and what the fleet writes about itself, are no configuration.
+    view.publish(Seq(4), at(40, 30), up(vec![resource(Endpoints, "a", "1")]));
+    view.publish(Seq(5), at(50, 30), Publish::default());
+    let content = view.read();
+    let covers = [0, 1, 2, 3, 4, 9].map(|seq| content.covers(Seq(seq)).0);
+    assert_eq!(covers, [0, 20, 20, 30, 30, 30]);
+    assert_eq!(content.revision(), Revision(50));
+}
+
+#[test]
+fn whoever_is_further_behind_than_is_remembered_has_come_nowhere() {
+    let views = Views::default();
+    let reader = views.open(&audience());
+    let view = reader.view();
+    let payloads: [&str; 2] = ["1", "2"];
+    for seq in 1..=1500 {
+        view.publish(Seq(seq), Revision(seq), up(vec![resource(Cluster, "a", payloads[seq as usize % 2])]));
+    }
+    let covers = [3, 475, 476, 1000, 1500].map(|seq| view.read().covers(Seq(seq)).0);
+    assert_eq!(covers, [0, 0, 476, 1000, 1500]);
+}
+
+#[test]
+fn a_service_is_named_since_the_publish_that_brought_it_into_its_group() {
+    let views = Views::default();
+    let reader = views.open(&audience());
+    let view = reader.view();
+    let route = |payload, services: &[(&str, &str)]| {
+        let need = |(service, group): &(&str, &str)| ServiceNeed {
+            service: (*service).into(),
+            group: (*group).into(),
+            sites: Vec::new(),
+        };
+        let mut route = resource(Route, "r", payload);
+        route.services = services.iter().map(need).collect();
+        route
+    };
+    let since = || view.read().get(Route, "r").unwrap().needs().map(|(_, since)| since.0).collect::<Vec<_>>();
+    view.publish(Seq(1), Revision(1), up(vec![route("1", &[("a", "g")])]));
+    view.publish(Seq(2), Revision(2), up(vec![route("2", &[("a", "g"), ("b", "g")])]));
+    assert_eq!(since(), [1, 2]);
+    view.publish(Seq(3), Revision(3), up(vec![route("3", &[("a", "h"), ("b", "g")])]));
+    assert_eq!(since(), [3, 2]);
+    view.publish(Seq(4), Revision(4), up(vec![route("4", &[("b", "g")])]));
+    view.publish(Seq(5), Revision(5), up(vec![route("5", &[("a", "h"), ("b", "g")])]));
+    assert_eq!(since(), [5, 2]);
+}
+
+#[tokio::test]
+async fn one_probe_answers_all_that_asked_before_it_began_and_nobody_who_asked_later() {
+    let views = Views::default();
+    let (one, two) = (views.confirm(), views.confirm());
+    let probe = views.probe().await;
+    let late = views.confirm();
+    tokio::pin!(late);
+    views.confirmed(probe, true);
+    assert!(one.await && two.await);
+    let soon = tokio::time::timeout(Duration::from_millis(1), &mut late).await;
+    assert!(soon.is_err(), "the probe began before the question");
+    let next = views.probe().await;
+    assert_eq!(next, probe + 1);
+    views.confirmed(next, false);
+    assert!(!late.await);
+    let nobody = tokio::time::timeout(Duration::from_millis(1), views.probe()).await;
+    assert!(nobody.is_err(), "nobody asks");
+    let lost = views.confirm();
+    drop(views);
+    assert!(!lost.await);
 }

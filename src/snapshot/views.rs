@@ -1,4 +1,5 @@
-//! The registry of open views, and the one arrow against the flow: which audiences are wanted.
+//! The registry of open views, and the arrows against the flow: which audiences are wanted, and who must know whether
+//! everything has been read.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +12,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{Reader, Seq, View};
+use super::{Reader, Seq, View, confirm::Confirmations};
 use crate::model::Audience;
 
 /// A view that nobody has read for this long is closed.
@@ -24,6 +25,7 @@ pub struct Views {
     wanted: Mutex<BTreeSet<Audience>>,
     wake: Notify,
     seq: AtomicU64,
+    confirmations: Confirmations,
 }
 
 impl Views {
@@ -51,6 +53,23 @@ impl Views {
             }
             self.wake.notified().await;
         }
+    }
+
+    /// Whether every open view shows all that was written to the store before this call; asks at once. False also when
+    /// that cannot be known, since the store is away.
+    pub fn confirm(&self) -> impl Future<Output = bool> + Send + 'static {
+        self.confirmations.ask()
+    }
+
+    /// Waits until somebody asks to [confirm](Self::confirm), and returns the number of the probe that begins now; for
+    /// one caller. Safe to cancel.
+    pub async fn probe(&self) -> u64 {
+        self.confirmations.next().await
+    }
+
+    /// What a probe found.
+    pub fn confirmed(&self, probe: u64, confirmed: bool) {
+        self.confirmations.answer(probe, confirmed);
     }
 
     /// The view of an audience, if it is open.

@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::Standing;
+use super::{Judged, Standing};
 use crate::{
     compile::{
         Reader,
-        resolve::status::{Condition, Conflicts, ListenerStatus, RouteParent, gateway_listeners, route_parents},
+        resolve::status::{Condition, ListenerStatus, RouteParent, gateway_listeners, route_parents},
     },
     model::{Kind, ObjectRef, Problem, Severity},
     pipeline::State,
@@ -17,15 +17,16 @@ const CONTROLLER: &str = "tidegate.dev/control-plane";
 /// The Gateway API's group.
 const GROUP: &str = "gateway.networking.k8s.io";
 
-/// The status of one object; `conflicts` are those of the whole configuration, found once.
+/// The status of one object whose key is `key`; `unreachable` names the replicas that `standing` says nothing of.
 pub fn to_json(
-    object: &ObjectRef,
+    (object, key): (&ObjectRef, &str),
     state: &State,
-    conflicts: &Conflicts,
+    judged: &Judged,
     standing: &Standing,
-    problems: &[Problem],
+    unreachable: &[&str],
 ) -> Value {
-    let programmed = programmed(standing, problems);
+    let problems: Vec<&Problem> = judged.problems(object, key).collect();
+    let programmed = programmed(standing, &problems, unreachable);
     let laggards: Vec<Value> = standing
         .laggards
         .iter()
@@ -34,7 +35,7 @@ pub fn to_json(
         })
         .collect();
     let mut status = json!({
-        "conditions": [accepted(problems), programmed],
+        "conditions": [accepted(&problems), programmed],
         "proxies": {
             "total": standing.total,
             "acked": standing.acked,
@@ -43,6 +44,10 @@ pub fn to_json(
         },
         "laggards": laggards,
     });
+    if !unreachable.is_empty() {
+        status["unreachable"] = json!(unreachable);
+    }
+    let conflicts = &judged.conflicts;
     let reader = Reader::new(&state.configuration, &state.runtime);
     let stored = state.configuration.get(object);
     match object.kind {
@@ -92,7 +97,7 @@ fn words(kind: &str, status: &str, reason: &str, message: &str) -> Value {
     json!({ "type": kind, "status": status, "reason": reason, "message": message })
 }
 
-fn accepted(problems: &[Problem]) -> Value {
+fn accepted(problems: &[&Problem]) -> Value {
     match problems.iter().find(|p| p.severity == Severity::Error) {
         Some(problem) => words("Accepted", "False", &problem.reason, &problem.message),
         None => words("Accepted", "True", "Accepted", ""),
@@ -100,7 +105,7 @@ fn accepted(problems: &[Problem]) -> Value {
 }
 
 /// True only after every connected proxy that sees the object has acknowledged all that carries it.
-fn programmed(standing: &Standing, problems: &[Problem]) -> Value {
+fn programmed(standing: &Standing, problems: &[&Problem], unreachable: &[&str]) -> Value {
     let told = |status, reason, message: &str| words("Programmed", status, reason, message);
     let of = |count: u32, what: &str| format!("{count} of {} proxies {what}", standing.total);
     if let Some(problem) = problems.iter().find(|p| p.severity == Severity::Error && p.reason == "Invalid") {
@@ -109,6 +114,9 @@ fn programmed(standing: &Standing, problems: &[Problem]) -> Value {
         told("False", "Refused", &of(standing.nacked, "refused it"))
     } else if standing.pending > 0 {
         told("False", "Pending", &of(standing.pending, "have not acknowledged it"))
+    } else if !unreachable.is_empty() {
+        let message = format!("nothing is known of the proxies of {}", unreachable.join(", "));
+        told("Unknown", "ReplicaUnreachable", &message)
     } else if standing.total == 0 {
         told("Unknown", "NoProxies", "no connected proxy sees it")
     } else {

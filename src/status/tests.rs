@@ -1,14 +1,13 @@
 //! Who has acknowledged what, and whom a refusal is told to.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use serde_json::Value;
 
 use super::*;
 use crate::{
-    compile::{Reader, resolve::status::Conflicts},
     feedback::{Connected, Parked, ProxyId, TypeState},
-    model::{Kind, Problem, Revision, Role, Severity},
+    model::{Kind, Problem, Revision, Role, Severity, Watermark, Watermarks},
     pipeline::State,
     snapshot::{Publish, Seq},
     xds::{Resource, Source, Subscription},
@@ -131,16 +130,19 @@ fn refusals_stand_before_what_is_pending_and_a_proxy_counts_once() {
 }
 
 /// `status reason` of `Programmed`, and of `Accepted`.
-fn conditions(standing: &Standing, problems: &[Problem]) -> [String; 2] {
-    let state = State::starting();
-    let conflicts = Conflicts::find(&Reader::new(&state.configuration, &state.runtime));
-    let status = to_json(&object("r"), &state, &conflicts, standing, problems);
+fn told(standing: &Standing, problems: &[Problem], unreachable: &[&str]) -> [String; 2] {
+    let state = State { problems: Arc::new(problems.to_vec()), ..State::starting() };
+    let status = to_json((&object("r"), ""), &state, &Judged::of(&state), standing, unreachable);
     let of = |kind: &str| {
         let all: &Vec<Value> = status["conditions"].as_array().unwrap();
         let found = all.iter().find(|c| c["type"] == kind).unwrap();
         format!("{} {}", found["status"].as_str().unwrap(), found["reason"].as_str().unwrap())
     };
     [of("Programmed"), of("Accepted")]
+}
+
+fn conditions(standing: &Standing, problems: &[Problem]) -> [String; 2] {
+    told(standing, problems, &[])
 }
 
 fn problem(severity: Severity, reason: &str) -> Problem {
@@ -156,6 +158,9 @@ fn programmed_is_true_false_or_unknown() {
     assert_eq!(programmed(of(3, 3, 0, 0)), "True Programmed");
     assert_eq!(programmed(of(3, 2, 0, 1)), "False Pending");
     assert_eq!(programmed(of(3, 1, 1, 1)), "False Refused");
+    for (standing, expected) in [(of(3, 3, 0, 0), "Unknown ReplicaUnreachable"), (of(3, 2, 0, 1), "False Pending")] {
+        assert_eq!(told(&standing, &[], &["cp2"])[0], expected);
+    }
 }
 
 #[test]
@@ -186,4 +191,127 @@ fn a_row_shows_each_type_by_its_worst_resource_and_a_refused_proxy_by_its_claim(
     assert_eq!((row.site.as_str(), row.role.as_str(), row.proven), ("e1", "edge", true));
     assert_eq!((refused.site.as_str(), refused.refused.as_str()), ("nowhere", "unknown site"));
     assert!(refused.types.is_empty());
+}
+
+/// What ten thousand proxies say must cost what their groups cost; and each proxy still has its own row.
+#[test]
+fn proxies_that_stand_alike_are_counted_once_and_named_each() {
+    let fleet = Fleet::new();
+    fleet.publish(1, vec![resource(Cluster, "a", &[("r", 1)]), resource(Cluster, "b", &[("s", 1)])]);
+    let proxies: Vec<Connected> = (0..200).map(|n| fleet.connect(&format!("p{n:03}"))).collect();
+    for (n, proxy) in proxies.iter().enumerate() {
+        // A fifth is behind, one refuses in words of its own.
+        let refused: &[(&str, &str)] = if n == 7 { &[("a", "no")] } else { &[] };
+        answer(&fleet, proxy, Cluster, u64::from(n % 5 != 0), refused);
+    }
+    assert_eq!(groups(&fleet.views, &fleet.feedback).len(), 3);
+    let standing = fleet.standing("r");
+    assert_eq!(counts(&standing), [200, 159, 1, 40]);
+    let named: Vec<_> = standing.laggards.iter().map(|l| l.proxy.as_str()).collect();
+    assert_eq!((named.len(), &named[..3]), (41, &["p007", "p000", "p005"][..]));
+    assert_eq!(counts(&fleet.standing("s")), [200, 160, 0, 40]);
+    let rows = super::proxies(&fleet.views, &fleet.feedback);
+    let ids: Vec<_> = rows.iter().map(|row| row.id.clone()).collect();
+    assert_eq!(ids, (0..200).map(|n| format!("p{n:03}")).collect::<Vec<_>>());
+    let of = |state: &str| rows.iter().filter(|row| row.types[0].state == state).count();
+    assert_eq!((of("SYNCED"), of("PENDING"), of("NACKED")), (159, 40, 1));
+    assert_eq!(rows[7].types[0].errors, ["a: no"]);
+}
+
+#[test]
+fn replicas_are_summed_and_objects_merged_by_the_worst() {
+    let laggard = |proxy: &str| Laggard {
+        proxy: proxy.into(),
+        site: "e1".into(),
+        kind: Cluster,
+        resource: "a".into(),
+        error: String::new(),
+    };
+    let one = Standing { total: 3, acked: 2, pending: 1, laggards: vec![laggard("x")], ..Standing::default() };
+    let two = Standing { total: 2, acked: 1, pending: 1, laggards: vec![laggard("y")], ..Standing::default() };
+    let both = sum([one.clone(), two.clone()].into_iter());
+    assert_eq!((counts(&both), both.laggards.len()), ([5, 3, 0, 2], 2));
+    assert_eq!(counts(&merge([one, two].into_iter())), [3, 2, 0, 1]);
+}
+
+fn revisions(reports: &BTreeMap<Arc<str>, SiteReport>) -> Vec<(u32, u32, Option<u64>)> {
+    reports.values().map(|r| (r.gateways, r.counted, r.revision.map(|r| r.0))).collect()
+}
+
+#[test]
+fn a_site_has_come_as_far_as_its_slowest_gateway_that_has_acknowledged_everything_once() {
+    let fleet = Fleet::new();
+    let report = || watermarks(&fleet.views, &fleet.feedback);
+    assert_eq!(report(), BTreeMap::new());
+    fleet.publish(1, vec![resource(Cluster, "c", &[("r", 1)])]);
+    let (one, two) = (fleet.connect("one"), fleet.connect("two"));
+    assert_eq!(revisions(&report()), [(2, 0, None)]);
+    answer(&fleet, &one, Cluster, 1, &[]);
+    assert_eq!(revisions(&report()), [(2, 0, None)]);
+    one.set_complete();
+    assert_eq!(revisions(&report()), [(2, 1, Some(1))]);
+    fleet.publish(2, vec![resource(Cluster, "c", &[("r", 1)])]);
+    assert_eq!(revisions(&report()), [(2, 1, Some(2))]);
+    fleet.publish(3, vec![resource(Cluster, "c", &[("r", 3)])]);
+    answer(&fleet, &two, Cluster, 3, &[]);
+    answer(&fleet, &two, Route, 3, &[]);
+    two.set_complete();
+    assert_eq!(revisions(&report()), [(2, 2, Some(2))]);
+    answer(&fleet, &one, Cluster, 3, &[]);
+    assert_eq!(revisions(&report()), [(2, 2, Some(3))]);
+    // The slowest of its types speaks for it.
+    answer(&fleet, &two, Route, 1, &[]);
+    assert_eq!(revisions(&report()), [(2, 2, Some(2))]);
+    drop((one, two));
+    assert_eq!(report(), BTreeMap::new());
+}
+
+#[test]
+fn a_name_on_its_way_holds_a_gateway_back_and_a_refused_one_is_told_apart() {
+    let fleet = Fleet::new();
+    let report = || watermarks(&fleet.views, &fleet.feedback);
+    fleet.publish(1, vec![resource(Cluster, "c", &[("r", 1)])]);
+    fleet.publish(2, vec![resource(Cluster, "d", &[("r", 1)])]);
+    let one = fleet.connect("one");
+    one.set_complete();
+    answer(&fleet, &one, Cluster, 2, &[("d", "bad")]);
+    assert_eq!(revisions(&report()), [(1, 1, Some(2))]);
+    assert_eq!(report()["e1"].except, ["CDS/d".to_owned()].into());
+    answer(&fleet, &one, Cluster, 2, &[]);
+    let pending = |names: &[&str]| {
+        let types = fleet.feedback.proxies().remove(0).types;
+        let pending = Arc::new(names.iter().map(|n| Arc::from(*n)).collect());
+        one.set(Cluster, TypeState { pending, ..types[&Cluster].clone() });
+    };
+    pending(&["d"]);
+    assert_eq!(revisions(&report()), [(1, 1, Some(1))]);
+    pending(&["unknown"]);
+    assert_eq!(revisions(&report()), [(1, 1, Some(2))]);
+}
+
+fn said(site: &str, gateways: u32, counted: u32, revision: u64, except: &[&str]) -> BTreeMap<Arc<str>, SiteReport> {
+    let revision = (counted > 0).then_some(Revision(revision));
+    let except = except.iter().map(ToString::to_string).collect();
+    [(site.into(), SiteReport { gateways, counted, revision, except })].into()
+}
+
+fn watermark(revision: u64, except: &[&str], connected: bool) -> Watermark {
+    Watermark { revision: Revision(revision), except: except.iter().map(ToString::to_string).collect(), connected }
+}
+
+#[test]
+fn the_slowest_replica_decides_and_a_watermark_never_goes_back() {
+    let stored = Watermarks::from([("a".into(), watermark(5, &["CDS/old"], true))]);
+    let merged = |reports: Vec<BTreeMap<Arc<str>, SiteReport>>| {
+        let merged = merge_watermarks(&stored, reports);
+        (merged["a"].clone(), merged.len())
+    };
+    assert_eq!(merged(vec![]), (watermark(5, &["CDS/old"], false), 1));
+    let both = vec![said("a", 2, 2, 9, &["CDS/x"]), said("a", 1, 1, 7, &["EDS/y"])];
+    assert_eq!(merged(both), (watermark(7, &["CDS/x", "EDS/y"], true), 1));
+    assert_eq!(merged(vec![said("a", 1, 1, 3, &[])]), (watermark(5, &[], true), 1));
+    // Nobody counts yet: it stands still, but somebody is there.
+    assert_eq!(merged(vec![said("a", 1, 0, 0, &[])]), (watermark(5, &["CDS/old"], true), 1));
+    assert_eq!(merged(vec![said("a", 1, 1, 9, &[]), said("a", 3, 0, 0, &[])]), (watermark(9, &[], true), 1));
+    assert_eq!(merged(vec![said("b", 1, 1, 9, &[])]).1, 2);
 }

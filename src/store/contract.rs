@@ -21,9 +21,22 @@ pub struct KeyValue {
     pub mod_revision: Revision,
 }
 
+/// Which store it is: revisions of two stores say nothing of one another. etcd's cluster id; a random number that an
+/// embedded store keeps in its file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreId(pub u64);
+
+impl std::fmt::Display for StoreId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:x}", self.0)
+    }
+}
+
 /// Every key below a prefix at one revision.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
+    /// Which store was listed.
+    pub store: StoreId,
     /// The revision that the listing shows.
     pub revision: Revision,
     /// In key order.
@@ -109,6 +122,9 @@ pub enum StoreError {
     /// It cannot be reached, or did not answer in time; try again.
     #[error("the store cannot be reached: {0}")]
     Unavailable(String),
+    /// It is known to be away, so it was not even asked.
+    #[error("the store is away: {0}")]
+    Away(String),
     /// The lease is gone.
     #[error("the lease has ended")]
     LeaseNotFound,
@@ -118,6 +134,9 @@ pub enum StoreError {
     /// The store is not the one that it was (other cluster id, a revision that went back).
     #[error("the store is another one, or an older state of it: {0}")]
     Changed(String),
+    /// It is out of space: it answers reads and takes no writes.
+    #[error("the store takes no writes: {0}")]
+    Full(String),
     /// Its data cannot be read.
     #[error("the store's data is damaged: {0}")]
     Damaged(String),
@@ -149,4 +168,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Ends a lease now and deletes its keys.
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
+
+    /// Forgets which store answered so far: the one that answers next is taken for the true one. A store that cannot be
+    /// exchanged behind its own back has nothing to forget.
+    fn adopt(&self) {}
 }

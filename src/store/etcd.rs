@@ -27,7 +27,9 @@ use tokio::{
     time::timeout,
 };
 
-use super::{KeyValue, LeaseId, Listing, Store, StoreError, Transaction, TxnOutcome, WatchEvent, Watcher, limits};
+use super::{
+    KeyValue, LeaseId, Listing, Store, StoreError, StoreId, Transaction, TxnOutcome, WatchEvent, Watcher, limits,
+};
 use crate::model::Revision;
 
 /// How long a call may take; a listing: each of its pages.
@@ -221,6 +223,7 @@ impl Etcd {
             };
             let now = self.same_store(page.header(), floor)?;
             at.get_or_insert(now);
+            let store = StoreId(page.header().map_or(0, ResponseHeader::cluster_id));
             let more = page.more();
             let kvs = page.take_kvs();
             if let Some(last) = kvs.last() {
@@ -230,7 +233,7 @@ impl Etcd {
             let empty = kvs.is_empty();
             entries.extend(kvs.into_iter().filter_map(wire::key_value));
             if !more || empty {
-                return Ok(Some(Listing { revision: at.unwrap_or(now), entries }));
+                return Ok(Some(Listing { store, revision: at.unwrap_or(now), entries }));
             }
         }
     }
@@ -318,5 +321,9 @@ impl Store for Etcd {
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.call(|client| async move { client.lease_client().revoke(lease.0).await.map(|_| ()) }).await
+    }
+
+    fn adopt(&self) {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Seen::default();
     }
 }

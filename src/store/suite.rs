@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::{task::JoinSet, time::timeout};
 
-use super::{Batch, Change, Compare, Op, Store, StoreError, Transaction, TxnOutcome, WatchEvent, Watcher};
+use super::{Batch, Change, Compare, Op, Store, StoreError, StoreId, Transaction, TxnOutcome, WatchEvent, Watcher};
 use crate::model::Revision;
 
 /// A store under test, and what only its keeper can do to it.
@@ -81,6 +81,17 @@ pub(super) async fn revisions_count_changes_and_mark_keys(harness: &dyn Harness)
     let a = store.get("/a").await.unwrap().unwrap();
     assert_eq!((a.value.len(), a.create_revision, a.mod_revision), (0, fourth, fourth), "it came to be again");
     assert_eq!(store.list("/").await.unwrap().revision, fourth);
+}
+
+pub(super) async fn a_listing_says_which_store_it_is_of(harness: &dyn Harness) {
+    let store = harness.store();
+    let empty = store.list("/").await.unwrap().store;
+    assert_ne!(empty, StoreId(0));
+    write(&*store, vec![put("/a", "1")]).await;
+    harness.forget_history().await;
+    assert_eq!(store.list("/").await.unwrap().store, empty, "whatever is written");
+    store.adopt();
+    assert_eq!(store.list("/a").await.unwrap().store, empty, "nobody exchanged it");
 }
 
 pub(super) async fn a_transaction_is_atomic_and_a_conflict_changes_nothing(harness: &dyn Harness) {
@@ -340,11 +351,16 @@ pub(super) async fn what_is_outside_the_limits_is_refused(harness: &dyn Harness)
     write(&*store, vec![put("/a", vec![0; 1_500_000])]).await;
 }
 
+pub(super) async fn who_followed_a_history_serves_what_one_serves_who_lists_at_its_end(harness: &dyn Harness) {
+    crate::pipeline::histories::who_followed_serves_what_one_serves_who_lists_at_the_end(harness.store()).await;
+}
+
 /// Makes a test of each claim; the argument builds the [`Harness`].
 macro_rules! contract_tests {
     ($harness:expr) => {
         crate::store::suite::contract_tests! { $harness;
             revisions_count_changes_and_mark_keys,
+            a_listing_says_which_store_it_is_of,
             a_transaction_is_atomic_and_a_conflict_changes_nothing,
             a_listing_of_many_pages_shows_one_revision,
             a_watch_replays_whole_revisions_and_goes_on_live,
@@ -358,6 +374,7 @@ macro_rules! contract_tests {
             large_revisions_are_caught_up_with_whole,
             concurrent_writers_lose_nothing,
             what_is_outside_the_limits_is_refused,
+            who_followed_a_history_serves_what_one_serves_who_lists_at_its_end,
         }
     };
     ($harness:expr; $($claim:ident,)*) => {

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::{Message, encoding};
 
-use crate::model::ObjectRef;
+use crate::model::{ObjectRef, Revision};
 
 /// The xDS types that we serve, in make-before-break order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -101,6 +101,36 @@ pub struct Source {
     pub contribution: u64,
 }
 
+/// A core site to which an edge may send a service's requests.
+#[derive(Clone, Debug)]
+pub struct NeedAt {
+    /// The site.
+    pub site: Arc<str>,
+    /// The configuration that it must have taken: the service's last write, and its arrival at the site.
+    pub revision: Revision,
+}
+
+impl PartialEq for NeedAt {
+    /// The revision only says how long a route that is new has to wait: a rewrite of the service makes no route another
+    /// one.
+    fn eq(&self, other: &Self) -> bool {
+        self.site == other.site
+    }
+}
+
+impl Eq for NeedAt {}
+
+/// A service that a route names: it must stand at the cores before an edge sends requests for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceNeed {
+    /// `<ns>/<service>:<port>`, the cluster's name at the cores.
+    pub service: Arc<str>,
+    /// The group in which the edge reaches it.
+    pub group: Arc<str>,
+    /// The group's core sites.
+    pub sites: Vec<NeedAt>,
+}
+
 /// One compiled resource: immutable, encoded once, shared by everyone who sees it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Resource {
@@ -120,6 +150,8 @@ pub struct Resource {
     pub requires: Vec<(ResourceType, Arc<str>)>,
     /// The objects that it came from, sorted.
     pub sources: Vec<Source>,
+    /// At an edge, the services that it names (route configurations only), each service and group once.
+    pub services: Vec<ServiceNeed>,
 }
 
 impl Resource {
@@ -136,6 +168,7 @@ impl Resource {
             children: Vec::new(),
             requires: Vec::new(),
             sources: Vec::new(),
+            services: Vec::new(),
         }
     }
 }

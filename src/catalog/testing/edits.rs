@@ -3,23 +3,96 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::catalog::accepted;
 
 /// One edit of a small world.
 #[derive(Clone, Debug)]
 pub(crate) enum Edit {
+    /// Past admission.
     Put(Box<Object>),
+    /// Past admission.
     Remove(ObjectRef),
-    Live { site: &'static str, service: &'static str, id: &'static str, address: Option<&'static str> },
+    /// By the API.
+    Apply(Box<Object>),
+    /// By the API.
+    Delete(ObjectRef),
+    /// Past admission: no object at all.
+    Garbage(ObjectRef),
+    /// Past admission: an object with a field that nobody knows.
+    Newer(Box<Object>),
+    /// An accepted copy that is none.
+    BadCopy(ObjectRef),
+    /// By the leader: to all that waits for it.
+    Agree,
+    Live {
+        site: &'static str,
+        service: &'static str,
+        id: &'static str,
+        address: Option<&'static str>,
+    },
 }
 
 impl Edit {
+    /// What it writes to a store of which `catalog` has read everything.
+    pub(crate) fn writes(self, catalog: &Catalog) -> Writes {
+        let age = |reference| catalog.configuration().get(reference).map(|stored| stored.create_revision);
+        match self {
+            Self::Put(object) => vec![(key_of(&object.reference()), Some(value(*object)))],
+            Self::Remove(reference) => vec![(key_of(&reference), None)],
+            Self::Apply(object) => {
+                let reference = object.reference();
+                let value = value(*object);
+                let copy = accepted::encode(age(&reference), &value);
+                vec![(key_of(&reference), Some(value)), (copy_of(&reference), Some(copy))]
+            }
+            Self::Delete(reference) => vec![(key_of(&reference), None), (copy_of(&reference), None)],
+            Self::Garbage(reference) => vec![(key_of(&reference), Some("garbage".into()))],
+            Self::Newer(object) => vec![(key_of(&object.reference()), Some(newer(&value(*object))))],
+            Self::BadCopy(reference) => vec![(copy_of(&reference), Some("garbage".into()))],
+            Self::Agree => agree(catalog),
+            Self::Live { site, service, id, address } => {
+                vec![(live_key(site, service, id), address.map(|address| address.to_owned().into()))]
+            }
+        }
+    }
+
     /// Puts it into effect.
     pub(crate) fn apply(self, world: &mut World) -> Changed {
-        match self {
-            Self::Put(object) => world.put(*object),
-            Self::Remove(reference) => world.remove(&reference),
-            Self::Live { site, service, id, address } => world.live(site, service, id, address),
+        let writes = self.writes(&world.catalog);
+        world.write(writes)
+    }
+}
+
+fn agree(catalog: &Catalog) -> Writes {
+    let unagreed = catalog.unagreed();
+    let good = |reference| catalog.configuration().get(reference).is_some_and(|stored| !spoilt(&stored.object));
+    let writes = unagreed.writes.iter().filter(|(reference, _)| good(*reference));
+    let accepted =
+        writes.map(|(reference, write)| (copy_of(reference), Some(accepted::encode(Some(write.age), &write.value))));
+    accepted.chain(unagreed.deletions.keys().map(|reference| (copy_of(reference), None))).collect()
+}
+
+/// What Envoy would refuse: a Service without time to connect, a route that sets a header of no valid name.
+pub(crate) fn spoil(object: Object) -> Object {
+    match object.spec {
+        Spec::Service(_) => object.service(|spec| spec.connect_timeout = Duration::ZERO),
+        Spec::HttpRoute(_) => object.route(|spec| {
+            let change = HeaderChange { set: vec![("two\nlines".into(), "x".into())], ..HeaderChange::default() };
+            spec.rules.iter_mut().for_each(|rule| rule.filters.push(Filter::RequestHeaders(change.clone())));
+        }),
+        _ => object,
+    }
+}
+
+/// Whether it went through [`spoil`]; the leader's admission refuses it.
+fn spoilt(object: &Object) -> bool {
+    match &object.spec {
+        Spec::Service(spec) => spec.connect_timeout.is_zero(),
+        Spec::HttpRoute(spec) => {
+            let mut filters = spec.rules.iter().flat_map(|rule| &rule.filters);
+            filters.any(|filter| matches!(filter, Filter::RequestHeaders(_)))
         }
+        _ => false,
     }
 }
 
@@ -139,6 +212,20 @@ pub(crate) fn objects() -> impl Strategy<Value = Object> {
         2 => grants,
         1 => (pick(&["a", "b"]), any::<bool>()).prop_map(|(name, on)| namespace(name).label("on", &on.to_string())),
         1 => fleet,
+    ]
+}
+
+/// Edits past admission and by the API, and the leader's answers to them.
+pub(crate) fn histories() -> impl Strategy<Value = Edit> {
+    prop_oneof![
+        6 => edits(),
+        8 => objects().prop_map(|object| Edit::Apply(Box::new(object))),
+        3 => objects().prop_map(|object| Edit::Put(Box::new(spoil(object)))),
+        2 => objects().prop_map(|object| Edit::Delete(object.reference())),
+        3 => objects().prop_map(|object| Edit::Garbage(object.reference())),
+        2 => objects().prop_map(|object| Edit::Newer(Box::new(object))),
+        1 => objects().prop_map(|object| Edit::BadCopy(object.reference())),
+        4 => Just(Edit::Agree),
     ]
 }
 

@@ -14,8 +14,10 @@ fn parse(words: &[&str]) -> Result<Cli, clap::Error> {
 #[test]
 fn the_arguments_are_well_formed_and_every_command_shows_examples_before_usage() {
     Cli::command().debug_assert();
-    for words in ["apply", "get", "describe", "delete", "diff", "translate", "wait", "register", "serve", "demo"] {
-        let help = parse(&[words, "--help"]).expect_err("help is an early end").to_string();
+    let commands =
+        ["apply", "get", "describe", "delete", "diff", "translate", "wait", "ready", "register", "serve", "demo"];
+    for words in commands.map(|command| vec![command]).into_iter().chain([vec!["store", "accept"]]) {
+        let help = parse(&[&words[..], &["--help"]].concat()).expect_err("help is an early end").to_string();
         let (examples, usage) = (help.find("Examples:"), help.find("Usage:"));
         assert!(examples.is_some() && examples < usage, "{help}");
     }
@@ -39,6 +41,18 @@ fn a_port_speaks_mutual_tls_or_none() {
     assert_eq!(refused.kind(), ErrorKind::MissingRequiredArgument);
     let args = ["serve", "--xds-cert", "a.pem", "--xds-key", "a.key", "--xds-ca", "ca.pem"];
     assert!(parse(&args).is_ok());
+}
+
+#[test]
+fn a_proxy_has_its_certificate_from_one_place() {
+    let line = ["proxy", "bootstrap", "--site", "s", "--id", "e1", "--server", "a:1", "--identity"];
+    assert!(parse(&line).is_ok());
+    let files = ["--ca", "x", "--cert", "y", "--key", "z"];
+    let refused = parse(&[&line[..], &files].concat()).expect_err("two places");
+    assert_eq!(refused.kind(), ErrorKind::ArgumentConflict);
+    for zero in [["--max-heap", "0"], ["--max-connections", "0"]] {
+        assert!(parse(&[&line[..], &zero].concat()).is_err(), "{zero:?}");
+    }
 }
 
 #[test]

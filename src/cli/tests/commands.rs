@@ -187,7 +187,7 @@ async fn diff_shows_what_would_change_and_exits_3() {
         ..Default::default()
     };
     let diffing = |outcome, objects| Answers {
-        get: VecDeque::from([rpc::GetResponse { objects, revision: 5 }]),
+        get: VecDeque::from([rpc::GetResponse { objects, revision: 5, ..Default::default() }]),
         ..applying(applied(outcome))
     };
     let (done, asked) = against(diffing(Outcome::Unchanged, vec![]), &["diff", "-f", "-"], SITE).await;
@@ -330,4 +330,22 @@ async fn register_gives_up_on_what_no_retry_can_mend() {
     short[10] = "1s";
     let (done, _) = against(Answers::default(), &short, "").await;
     assert_eq!((done.code, done.err.as_str()), (2, "error: --ttl is at least 2s\n"));
+}
+
+#[tokio::test]
+async fn a_store_is_accepted_by_the_replica_that_is_asked() {
+    let accepted = rpc::AcceptStoreResponse { replica: "cp1".into(), store: "cafe".into(), revision: 7 };
+    let answers = Answers { accept_store: Some(Ok(accepted)), ..Default::default() };
+    let (done, asked) = against(answers, &["store", "accept"], "").await;
+    assert_eq!(asked, ["AcceptStoreRequest"]);
+    assert_eq!((done.code, done.err.as_str()), (0, ""));
+    assert!(done.out.starts_with("cp1 goes on with the store cafe from revision 7"), "{}", done.out);
+
+    let nothing = Err(Status::failed_precondition("cp1: there is nothing to accept"));
+    let (done, _) =
+        against(Answers { accept_store: Some(nothing), ..Default::default() }, &["store", "accept"], "").await;
+    assert_eq!((done.code, done.err.as_str()), (1, "error: cp1: there is nothing to accept\n"));
+    let away = Err(Status::unavailable("cp1: the store cannot be reached"));
+    let (done, _) = against(Answers { accept_store: Some(away), ..Default::default() }, &["store", "accept"], "").await;
+    assert!(done.code == 1 && done.err.contains("try again later"), "{}", done.err);
 }

@@ -27,6 +27,7 @@ pub(super) struct Answers {
     pub(super) wait: Option<rpc::WaitResponse>,
     pub(super) status: Option<rpc::ProxyStatusResponse>,
     pub(super) config: Option<rpc::ProxyConfigResponse>,
+    pub(super) accept_store: Option<Result<rpc::AcceptStoreResponse, Status>>,
     /// Never answers `apply`.
     pub(super) hang: bool,
     /// How many answers a `register` stream gives before it breaks; one number for each stream.
@@ -156,7 +157,16 @@ impl Operator for Fake {
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
+    async fn accept_store(
+        &self,
+        request: Request<rpc::AcceptStoreRequest>,
+    ) -> Result<Response<rpc::AcceptStoreResponse>, Status> {
+        self.note(&request);
+        let accepted = self.answers.lock().expect("no panic holds it").accept_store.take();
+        accepted.unwrap_or_else(|| Err(Status::unimplemented("no answer is prepared"))).map(Response::new)
+    }
+
     async fn version(&self, _: Request<rpc::VersionRequest>) -> Result<Response<rpc::VersionResponse>, Status> {
-        Ok(Response::new(rpc::VersionResponse { version: "9.9.9".into(), replica: "cp1".into() }))
+        Ok(Response::new(rpc::VersionResponse { version: "9.9.9".into(), replica: "cp1".into(), ..Default::default() }))
     }
 }

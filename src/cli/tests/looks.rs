@@ -37,7 +37,10 @@ fn garbage() -> rpc::Object {
 }
 
 fn getting(objects: Vec<rpc::Object>) -> Answers {
-    Answers { get: VecDeque::from([rpc::GetResponse { objects, revision: 12 }]), ..Default::default() }
+    Answers {
+        get: VecDeque::from([rpc::GetResponse { objects, revision: 12, ..Default::default() }]),
+        ..Default::default()
+    }
 }
 
 #[tokio::test]
@@ -124,7 +127,7 @@ Problems:
     assert_eq!(done.out, expected);
 }
 
-fn row(id: &str, refused: &str) -> rpc::ProxyRow {
+fn standing() -> rpc::ProxyStanding {
     let status = |kind: &str, state: &str, errors: &[&str]| rpc::TypeStatus {
         r#type: kind.into(),
         state: state.into(),
@@ -137,11 +140,16 @@ fn row(id: &str, refused: &str) -> rpc::ProxyRow {
         status("RDS", "NACKED", &["no such regex"]),
         status("SDS", "NOT_SUBSCRIBED", &[]),
     ];
+    rpc::ProxyStanding { types }
+}
+
+fn row(id: &str, refused: &str) -> rpc::ProxyRow {
     rpc::ProxyRow {
         id: id.into(),
         site: "fra1".into(),
         role: "edge".into(),
-        types: if refused.is_empty() { types } else { vec![] },
+        standing: u32::from(!refused.is_empty()),
+        replica: "cp1".into(),
         connected_seconds: 20_000,
         refused: refused.into(),
         ..Default::default()
@@ -153,25 +161,51 @@ async fn proxy_status_names_the_culprit() {
     let status = || Answers {
         status: Some(rpc::ProxyStatusResponse {
             proxies: vec![row("e1", ""), row("stranger", "the site fra1 is not its certificate's")],
+            standings: vec![standing(), rpc::ProxyStanding::default()],
             revision: 3,
+            stale: "cp1: the store is away".into(),
+            unreachable: vec!["cp2: connection refused".into()],
+            watermarks: vec![
+                rpc::SiteWatermark {
+                    site: "fra1".into(),
+                    revision: 7,
+                    except: vec!["CDS/shop/web:80".into()],
+                    connected: true,
+                    behind: 2,
+                },
+                rpc::SiteWatermark { site: "ams1".into(), revision: 3, ..Default::default() },
+            ],
         }),
         ..Default::default()
     };
     let (done, _) = against(status(), &["proxy", "status"], "").await;
     let expected = "\
-NAME       SITE   ROLE   CDS      EDS   SDS   LDS       RDS      CONNECTED   ERROR
-e1         fra1   edge   SYNCED   -     -     PENDING   NACKED   5h33m       RDS
-stranger   fra1   edge   -        -     -     -         -        -           refused
+NAME       SITE   ROLE   REPLICA   CDS      EDS   SDS   LDS       RDS      CONNECTED   ERROR
+e1         fra1   edge   cp1       SYNCED   -     -     PENDING   NACKED   5h33m       RDS
+stranger   fra1   edge   cp1       -        -     -     -         -        -           refused
 
 e1: RDS: no such regex
 stranger: refused: the site fra1 is not its certificate's
+
+SITE   ACKNOWLEDGED   BEHIND       EXCEPT
+fra1   7              2 objects    CDS/shop/web:80
+ams1   3              no gateway   -
 ";
-    assert_eq!((done.code, done.out.as_str()), (0, expected));
+    let warnings = "\
+warning: not all replicas answered: cp2: connection refused
+warning: the answer may be old: cp1: the store is away
+";
+    assert_eq!((done.code, done.out.as_str(), done.err.as_str()), (0, expected, warnings));
     let (done, _) = against(status(), &["proxy", "ps", "e1", "-o", "json"], "").await;
     let value: serde_json::Value = serde_json::from_str(&done.out).expect("JSON");
-    assert_eq!(value[0]["types"][2]["errors"][0], "no such regex");
+    assert_eq!(value["proxies"][0]["types"][2]["errors"][0], "no such regex");
+    assert_eq!(value["unreachable"][0], "cp2: connection refused");
+    assert_eq!((&value["watermarks"][0]["behind"], &value["stale"]), (&2.into(), &"cp1: the store is away".into()));
     let (done, _) = against(status(), &["proxy", "status", "e7"], "").await;
-    assert_eq!((done.code, done.err.as_str()), (1, "error: no proxy e7 is connected\n"));
+    assert_eq!(
+        (done.code, done.err.as_str()),
+        (1, format!("{warnings}error: no proxy e7 is connected to a replica that answered\n").as_str())
+    );
 }
 
 #[tokio::test]
@@ -184,6 +218,7 @@ async fn proxy_config_shows_resources() {
                 version: "ab12".into(),
                 json: r#"{"name":"backbone/-/core1"}"#.into(),
             }],
+            ..Default::default()
         }),
         ..Default::default()
     };

@@ -37,3 +37,21 @@ fn the_readme_lists_every_exit_code() {
         assert_eq!(section.matches(&format!("\n| {code} | ")).count(), 1, "{code} in {section}");
     }
 }
+
+#[test]
+fn the_unit_and_the_image_set_only_what_the_program_reads() {
+    let program = Cli::command();
+    let serve = program.find_subcommand("serve").expect("there is a serve");
+    let arguments = serve.get_arguments().chain(program.get_arguments());
+    let known: Vec<String> =
+        arguments.filter_map(|argument| Some(argument.get_env()?.to_string_lossy().into_owned())).collect();
+    let files = [include_str!("../../../docs/tidegate.service"), include_str!("../../../docker/tidegate.Dockerfile")];
+    for text in files {
+        let names = text.split(|c: char| !c.is_ascii_uppercase() && c != '_').filter(|n| n.starts_with("TIDEGATE_"));
+        let names: Vec<&str> = names.filter(|name| *name != "TIDEGATE_").collect();
+        assert!(names.len() >= 2, "{names:?}");
+        for name in names {
+            assert!(known.iter().any(|known| known == name), "{name} is read by nobody");
+        }
+    }
+}

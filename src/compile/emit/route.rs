@@ -1,6 +1,6 @@
 //! RDS at an edge: virtual hosts, each encoded alone, and their concatenation.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use envoy_types::pb::{
@@ -39,7 +39,7 @@ use super::{
 use crate::{
     compile::plan::{BackendPlan, HostAnswer, RoutePlan, ServiceTarget, UNRESOLVED, VirtualHostPlan},
     model::{Filter, HeaderMatch, ObjectRef, PathMatch, PathRewrite, RedirectFilter, StringMatch},
-    xds::{Resource, ResourceType, Source},
+    xds::{Resource, ResourceType, ServiceNeed, Source},
 };
 
 /// The listener through which a virtual host is reached: redirects speak of its port and scheme.
@@ -68,6 +68,8 @@ pub struct VirtualHostBytes {
     pub requires: Vec<(ResourceType, Arc<str>)>,
     /// Routes and Services, sorted.
     pub sources: Vec<Source>,
+    /// The services that it names, sorted.
+    pub services: Vec<ServiceNeed>,
 }
 
 /// The route configuration `name`: its hosts' bytes, one after another (fields of a message may be concatenated).
@@ -84,24 +86,47 @@ pub fn route_configuration(name: &str, hosts: &[VirtualHostBytes]) -> Resource {
     let mut payload = BytesMut::from(head.encode_to_vec().as_slice());
     let mut requires = Names::new();
     let mut sources = Sources::default();
+    let mut services = Services::default();
     for host in hosts {
         encoding::encode_key(2, encoding::WireType::LengthDelimited, &mut payload);
         encoding::encode_varint(host.bytes.len() as u64, &mut payload);
         payload.put_slice(&host.bytes);
         requires.extend(host.requires.iter().cloned());
+        host.services.iter().for_each(|need| services.add(need.clone()));
         for source in &host.sources {
             sources.add(&source.object, &source.contribution.to_be_bytes());
         }
     }
     payload.put_slice(&tail.encode_to_vec());
     let sources = Contributions::Each(sources.finish());
-    assemble(ResourceType::Route, name, payload.freeze(), Names::new(), requires, sources)
+    let route = assemble(ResourceType::Route, name, payload.freeze(), Names::new(), requires, sources);
+    Resource { services: services.finish(), ..route }
+}
+
+/// Collects services, each once in a group. What the same one needs at a site is the same everywhere but in hosts that
+/// were encoded earlier; the newest counts.
+#[derive(Default)]
+struct Services(BTreeMap<(Arc<str>, Arc<str>), ServiceNeed>);
+
+impl Services {
+    fn add(&mut self, need: ServiceNeed) {
+        let key = (Arc::clone(&need.service), Arc::clone(&need.group));
+        let known = self.0.entry(key).or_insert_with(|| need.clone());
+        for (known, new) in known.sites.iter_mut().zip(need.sites) {
+            known.revision = known.revision.max(new.revision);
+        }
+    }
+
+    fn finish(self) -> Vec<ServiceNeed> {
+        self.0.into_values().collect()
+    }
 }
 
 /// One virtual host.
 pub fn virtual_host(plan: &VirtualHostPlan, entry: Entry) -> VirtualHostBytes {
     let mut requires = Names::new();
     let mut sources = Sources::default();
+    let mut services = Services::default();
     let mut objects: Vec<&ObjectRef> = Vec::new();
     let routes = match &plan.answer {
         HostAnswer::Misdirected => vec![misdirected()],
@@ -112,6 +137,11 @@ pub fn virtual_host(plan: &VirtualHostPlan, entry: Entry) -> VirtualHostBytes {
                 for target in targets(route) {
                     requires.push((ResourceType::Cluster, target.group.as_str().into()));
                     sources.add(&target.source, &contribution(target));
+                    services.add(ServiceNeed {
+                        service: target.service.as_str().into(),
+                        group: target.group.as_str().into(),
+                        sites: target.sites.clone(),
+                    });
                 }
             }
             let alone = exact_domain(plan);
@@ -129,7 +159,13 @@ pub fn virtual_host(plan: &VirtualHostPlan, entry: Entry) -> VirtualHostBytes {
         metadata: metadata(objects.into_iter().map(|o| (o, ""))),
         ..Default::default()
     };
-    VirtualHostBytes { name: plan.name.as_str().into(), bytes: encode(&message), requires, sources: sources.finish() }
+    VirtualHostBytes {
+        name: plan.name.as_str().into(),
+        bytes: encode(&message),
+        requires,
+        sources: sources.finish(),
+        services: services.finish(),
+    }
 }
 
 /// The one domain of the host, if it is a name and not a pattern.

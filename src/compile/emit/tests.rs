@@ -35,6 +35,7 @@ fn target(name: &str, traffic_class: TrafficClass) -> ServiceTarget {
         source: object(Kind::Service, name),
         service: format!("shop/{name}:80"),
         group: GROUP.into(),
+        sites: Vec::new(),
         traffic_class,
         request_timeout: None,
     }

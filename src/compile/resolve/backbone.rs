@@ -6,11 +6,13 @@ use std::{
 };
 
 use crate::{
+    catalog::Stored,
     compile::{
         plan::{CoreListenerPlan, EndpointsPlan, GroupPlan, GroupSite, ServiceClusterPlan},
         reader::Reader,
     },
-    model::{Coordinates, Endpoint, Kind, ObjectRef, Role, ServicePort, SiteSpec, SiteState},
+    model::{Coordinates, Endpoint, Kind, ObjectRef, Revision, Role, ServicePort, SiteSpec, SiteState},
+    xds::NeedAt,
 };
 
 /// Groups of services without a SteeringPolicy.
@@ -25,14 +27,18 @@ pub(crate) fn in_service(site: &SiteSpec) -> bool {
     site.state == SiteState::Active
 }
 
-/// The core sites in service that have an EndpointSet of a Service, with live endpoints or without.
-fn core_sites(service: &ObjectRef, reader: &Reader) -> BTreeSet<String> {
-    reader
-        .referrers(service)
-        .filter_map(|set| set.endpoint_set())
-        .filter(|set| reader.site(&set.site).is_some_and(|(_, site)| site.role == Role::Core && in_service(site)))
-        .map(|set| set.site.clone())
-        .collect()
+/// The core sites in service that have an EndpointSet of a Service, with live endpoints or without, each with the age
+/// of the oldest.
+fn core_sites(service: &ObjectRef, reader: &Reader) -> BTreeMap<String, Revision> {
+    let mut sites: BTreeMap<String, Revision> = BTreeMap::new();
+    for set in reader.referrers(service) {
+        let Some(spec) = set.endpoint_set() else { continue };
+        if reader.site(&spec.site).is_some_and(|(_, site)| site.role == Role::Core && in_service(site)) {
+            let age = sites.entry(spec.site.clone()).or_insert(set.create_revision);
+            *age = set.create_revision.min(*age);
+        }
+    }
+    sites
 }
 
 /// The name of the group of these sites.
@@ -48,9 +54,13 @@ fn group_name(sites: &BTreeSet<String>) -> String {
     format!("{PREFIX}hash-{}", hash.as_str().get(..16).unwrap_or_default())
 }
 
-/// The name of the group in which edges reach a Service.
-pub(crate) fn group_of(service: &ObjectRef, reader: &Reader) -> String {
-    group_name(&core_sites(service, reader))
+/// The group in which edges reach a Service, and since which revision it can be served at each of the group's sites.
+/// Its last write counts, since that may have brought a port.
+pub(crate) fn reached(service: &Stored, reader: &Reader) -> (String, Vec<NeedAt>) {
+    let sites = core_sites(&service.reference, reader);
+    let group = group_name(&sites.keys().cloned().collect());
+    let need = |(site, age): (String, Revision)| NeedAt { site: site.into(), revision: age.max(service.mod_revision) };
+    (group, sites.into_iter().map(need).collect())
 }
 
 /// The sites of the group `name`. A hashed name says them only by the services that are in it.
@@ -68,7 +78,7 @@ fn sites_of(name: &str, reader: &Reader) -> BTreeSet<String> {
         .collect();
     services
         .iter()
-        .map(|service| core_sites(service, reader))
+        .map(|service| core_sites(service, reader).into_keys().collect())
         .find(|sites| group_name(sites) == name)
         .unwrap_or_default()
 }

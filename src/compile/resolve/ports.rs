@@ -33,9 +33,9 @@ impl<'a> Bound<'a> {
 /// Why a listener is not served (Gateway API, `ListenerConditionConflicted`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Conflict {
-    /// An older Gateway speaks another protocol on the port.
+    /// A Gateway that goes before it speaks another protocol on the port.
     Protocol,
-    /// An older listener has the host name.
+    /// A listener that goes before it has the host name.
     Hostname,
 }
 
@@ -73,14 +73,16 @@ impl<'a> Port<'a> {
     }
 }
 
-/// The listeners on `port` of `gateways`. The oldest object goes on, then by name, then as listed in it.
+/// The listeners on `port` of `gateways`. Of two that are in
+/// conflict the one with an accepted copy goes on, so that a raw write cannot take a listener from anyone; then the
+/// oldest, then by name, then as listed in it.
 pub(crate) fn port<'a>(gateways: &BTreeSet<(String, String)>, port: u16, reader: &Reader<'a>) -> Port<'a> {
     let mut found: Vec<(&Stored, &GatewaySpec)> = gateways
         .iter()
         .filter_map(|(namespace, name)| reader.gateway(namespace, name))
         .filter(|(_, spec)| spec.class == GATEWAY_CLASS)
         .collect();
-    found.sort_by_key(|(stored, _)| (stored.create_revision, &stored.reference));
+    found.sort_by_key(|(stored, _)| (!stored.accepted, stored.create_revision, &stored.reference));
     let mut result = Port::default();
     for (gateway, spec) in found {
         for listener in spec.listeners.iter().filter(|listener| listener.port == port) {

@@ -5,7 +5,7 @@ use crate::{
     model::{AppProtocol, BackendRef, ObjectRef},
 };
 
-use super::backbone::group_of;
+use super::backbone::reached;
 
 /// The API group of Gateways and routes.
 pub(crate) const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
@@ -73,10 +73,12 @@ pub(crate) fn backend(route: &ObjectRef, backend: &BackendRef, reader: &Reader) 
             format!("port {number} of Service {namespace}/{name} speaks h2c, which no route serves yet"),
         );
     }
+    let (group, sites) = reached(stored, reader);
     Ok(ServiceTarget {
         source: (*stored.reference).clone(),
         service: format!("{namespace}/{name}:{number}"),
-        group: group_of(&stored.reference, reader),
+        group,
+        sites,
         traffic_class: spec.traffic_class,
         request_timeout: spec.request_timeout,
     })

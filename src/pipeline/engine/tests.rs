@@ -1,5 +1,6 @@
-//! The promises of incremental compilation, over random small worlds: it equals a full one byte for byte, what it
-//! tells adds up to the state, and a site that goes is met with silence.
+//! The promises of incremental compilation, over random small worlds and what is written past admission, by the API and
+//! by the leader: whoever saw it all serves byte for byte what one serves that starts from a listing, what is told adds
+//! up to the state, and a site that goes is met with silence.
 
 use proptest::prelude::*;
 
@@ -7,25 +8,25 @@ use super::*;
 use crate::{
     catalog::testing::{edits::*, *},
     compile::plan::UNRESOLVED,
-    model::{Kind, ObjectRef, Role, Scope, SiteState},
+    model::{Kind, Object, ObjectRef, Role, Scope, SiteState},
     xds::ResourceType,
 };
 
 /// What a client holds that applied every delta.
-type Held = BTreeMap<(ResourceType, Arc<str>), Arc<Resource>>;
+pub(in crate::pipeline) type Held = BTreeMap<(ResourceType, Arc<str>), Arc<Resource>>;
 
 fn audience(site: &str, role: Role, proven: bool) -> Audience {
     Audience { site: site.into(), role, proven, cohort: "".into() }
 }
 
-fn audiences() -> Vec<Audience> {
+pub(in crate::pipeline) fn audiences() -> Vec<Audience> {
     let of = |site| {
         [(Role::Edge, true), (Role::Edge, false), (Role::Core, true)].map(|(role, proven)| audience(site, role, proven))
     };
     SITES.into_iter().flat_map(of).collect()
 }
 
-fn take(held: &mut Held, delta: &Delta) {
+pub(in crate::pipeline) fn take(held: &mut Held, delta: &Delta) {
     for unit in &delta.removals {
         held.remove(&(unit.kind, Arc::clone(&unit.name)));
     }
@@ -61,9 +62,11 @@ impl Run {
         self.update(&reads, &[])
     }
 
-    /// What an engine that remembers nothing says to `audiences`; those that it is silent to are left out.
+    /// What an engine that remembers nothing says to `audiences`, over a catalog that has just been listed; those that
+    /// it is silent to are left out.
     fn full(&self, audiences: &[Audience]) -> BTreeMap<Audience, Held> {
-        let (configuration, runtime) = (self.world.catalog.configuration(), self.world.catalog.runtime());
+        let catalog = self.world.listed();
+        let (configuration, runtime) = (catalog.configuration(), catalog.runtime());
         let deltas = Engine::default().update(configuration, runtime, &BTreeSet::new(), audiences);
         let held = |(audience, delta)| {
             let mut held = Held::new();
@@ -74,19 +77,33 @@ impl Run {
     }
 }
 
-/// Every name that a resource needs is there.
-fn check_closed(audience: &Audience, held: &Held) -> Result<(), TestCaseError> {
+/// Every name that a resource needs is there, but those that failed their check.
+fn check_closed(engine: &Engine, audience: &Audience, held: &Held) -> Result<(), TestCaseError> {
+    let failed = |kind: ResourceType, name: &str| {
+        let words = format!("{} {name} is left out", kind.short());
+        engine.problems().any(|problem| problem.message.starts_with(&words))
+    };
     for resource in held.values() {
         for (kind, name) in resource.requires.iter().chain(&resource.children) {
             prop_assert!(&**name != UNRESOLVED, "{resource:?}");
             prop_assert!(
-                held.contains_key(&(*kind, Arc::clone(name))),
+                held.contains_key(&(*kind, Arc::clone(name))) || failed(*kind, name),
                 "{audience:?}: {resource:?} needs {} {name}, which is not there",
                 kind.short()
             );
         }
     }
     prop_assert!(held.keys().all(|(_, name)| &**name != UNRESOLVED));
+    Ok(())
+}
+
+/// A catalog that saw every change holds what one holds that starts now: in service, out of service, and unagreed.
+fn check_catalog(world: &World) -> Result<(), TestCaseError> {
+    let (followed, listed) = (&world.catalog, world.listed());
+    prop_assert_eq!(followed.configuration(), listed.configuration());
+    prop_assert_eq!(followed.runtime(), listed.runtime());
+    prop_assert_eq!(followed.unagreed(), listed.unagreed());
+    prop_assert_eq!(followed.problems(), listed.problems());
     Ok(())
 }
 
@@ -100,7 +117,7 @@ enum Step {
 fn steps() -> impl Strategy<Value = Step> {
     let some = || prop::sample::select(audiences());
     prop_oneof![
-        8 => (prop::collection::vec(edits(), 0..4), prop::collection::vec(some(), 0..3))
+        8 => (prop::collection::vec(histories(), 0..4), prop::collection::vec(some(), 0..3))
             .prop_map(|(edits, opened)| Step::Batch(edits, opened)),
         1 => some().prop_map(Step::Close),
     ]
@@ -110,7 +127,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn deltas_add_up_to_a_full_compile_and_a_site_that_goes_is_met_with_silence(
+    fn deltas_add_up_to_what_a_replica_serves_that_starts_now_and_a_site_that_goes_is_met_with_silence(
         start in prop::collection::vec(objects(), 0..30),
         steps in prop::collection::vec(steps(), 1..16),
     ) {
@@ -137,6 +154,7 @@ proptest! {
                 let gone = |r: &Arc<Resource>| delta.removals.iter().any(|u| u.kind == r.kind && u.name == r.name);
                 prop_assert!(!delta.upserts.iter().any(gone), "a name is in both halves: {:?}", delta);
             }
+            check_catalog(&run.world)?;
             let open: Vec<Audience> = run.clients.keys().cloned().collect();
             let full = run.full(&open);
             for (audience, held) in &run.clients {
@@ -147,13 +165,14 @@ proptest! {
                         prop_assert_eq!(held, &before.get(audience).cloned().unwrap_or_default());
                     }
                 }
-                check_closed(audience, held)?;
+                check_closed(&run.engine, audience, held)?;
             }
         }
         let open: Vec<Audience> = run.clients.keys().cloned().collect();
         prop_assert_eq!(run.full(&open), run.full(&open));
         open.iter().for_each(|audience| run.engine.close(audience));
-        prop_assert!(run.engine.units.is_empty() && run.engine.dependents.is_empty(), "something is kept for nobody");
+        let engine = &run.engine;
+        prop_assert!(engine.units.is_empty() && engine.dependents.is_empty() && engine.fallen.is_empty(), "something is kept for nobody");
     }
 }
 
@@ -262,4 +281,130 @@ fn what_two_sites_read_alike_is_one_resource() {
     assert!(
         run.engine.units.keys().all(|unit| unit.kind != ResourceType::Route || !matches!(unit.scope, Scope::Site(_)))
     );
+}
+
+/// Edits around one port and two services that make resources fall back often, and mend them.
+fn falls() -> impl Strategy<Value = Edit> {
+    let services = prop::sample::select(vec!["a/s", "a/t"]);
+    let routes = (prop::sample::select(vec!["a/r", "a/q"]), services.clone())
+        .prop_map(|(name, service)| route(name, "a/g").rule(to(service, 80)));
+    let places = (services.clone(), prop::sample::select(vec!["c1", "c2"])).prop_map(|(name, site)| set(name, site));
+    let put = |object| Edit::Put(Box::new(object));
+    let going =
+        |going| edge("e1").site(|site| site.state = if going { SiteState::Deleting } else { SiteState::Active });
+    prop_oneof![
+        4 => routes.clone().prop_map(move |route| put(spoil(route))),
+        1 => routes.clone().prop_map(put),
+        2 => routes.clone().prop_map(|route| Edit::Apply(Box::new(route))),
+        1 => routes.prop_map(|route| Edit::Remove(route.reference())),
+        2 => places.clone().prop_map(put),
+        2 => places.prop_map(|set| Edit::Delete(set.reference())),
+        1 => services.prop_map(move |name| put(spoil(service(name, &[80])))),
+        2 => any::<bool>().prop_map(move |yes| put(going(yes))),
+        2 => Just(Edit::Agree),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_falls_back_and_is_mended_equals_what_a_replica_serves_that_starts_now(
+        batches in prop::collection::vec(prop::collection::vec(falls(), 1..3), 1..20),
+    ) {
+        let all = [audience("e1", Role::Edge, true), audience("c1", Role::Core, true), audience("c2", Role::Core, true)];
+        let mut run = Run::new(accepted_shop());
+        run.update(&BTreeSet::new(), &all);
+        for batch in batches {
+            let mut changed = BTreeSet::new();
+            for edit in batch.clone() {
+                changed.extend(edit.apply(&mut run.world).configuration);
+            }
+            run.update(&changed, &[]);
+            check_catalog(&run.world)?;
+            for (audience, full) in run.full(&all) {
+                prop_assert_eq!(&run.clients[&audience], &full, "{:?} after {:?}", audience, batch);
+                check_closed(&run.engine, &audience, &full)?;
+            }
+        }
+    }
+}
+
+/// The route `a/r`, with a header that Envoy refuses.
+fn broken() -> Object {
+    spoil(route("a/r", "a/g").rule(to("a/t", 80)))
+}
+
+/// A shop that is accepted, and a second service elsewhere.
+fn accepted_shop() -> World {
+    let mut world = shop();
+    world.put(core("c2"));
+    world.put(service("a/t", &[80]));
+    world.put(set("a/t", "c2"));
+    world.agree();
+    world
+}
+
+/// What has become of the routes: reasons and messages of the engine's problems.
+fn faults(run: &Run) -> Vec<String> {
+    run.engine.problems().map(|problem| format!("{}: {}", problem.key, problem.message)).collect()
+}
+
+#[test]
+fn a_resource_that_fails_its_check_is_served_as_it_was_accepted_last_with_all_that_it_needs() {
+    let e1 = audience("e1", Role::Edge, true);
+    let mut run = Run::new(accepted_shop());
+    run.update(&BTreeSet::new(), std::slice::from_ref(&e1));
+    let before = run.clients[&e1].clone();
+    let changed = run.world.put(broken());
+    run.edit(changed);
+    let key = (ResourceType::Route, Arc::from("http/80"));
+    assert_eq!(run.clients[&e1][&key], before[&key]);
+    let groups = ["CDS backbone/-/c1", "CDS backbone/-/c2", "EDS backbone/-/c1", "EDS backbone/-/c2"];
+    assert_eq!(names(&run.clients[&e1])[..4], groups);
+    let [fault] = faults(&run).try_into().unwrap();
+    assert!(fault.starts_with("/tidegate/v1/objects/httproutes/a/r: RDS http/80 is served as it was accepted last"));
+    assert!(fault.contains("Envoy would refuse it"), "{fault}");
+    assert_eq!(run.full(std::slice::from_ref(&e1))[&e1], run.clients[&e1]);
+    let changed = run.world.put(route("a/r", "a/g").rule(to("a/t", 80)));
+    run.edit(changed);
+    assert_eq!(names(&run.clients[&e1])[..2], ["CDS backbone/-/c2", "EDS backbone/-/c2"]);
+    assert_eq!(faults(&run), Vec::<String>::new());
+}
+
+#[test]
+fn it_alone_falls_back_and_a_source_that_was_never_accepted_is_absent_from_it() {
+    let (e1, c2) = (audience("e1", Role::Edge, true), audience("c2", Role::Core, true));
+    let mut run = Run::new(accepted_shop());
+    let changed = run.world.put(spoil(route("a/q", "a/g").hosts(&["q.test"]).rule(to("a/s", 80))));
+    run.update(&changed.configuration, &[e1.clone(), c2.clone()]);
+    let held = run.clients[&e1][&(ResourceType::Route, Arc::from("http/80"))].clone();
+    assert!(held.sources.iter().all(|source| source.object.name != "q"), "{held:?}");
+    assert!(held.sources.iter().any(|source| source.object.name == "r"), "{held:?}");
+    let changed = run.world.put(spoil(service("a/t", &[80])));
+    run.edit(changed);
+    assert!(names(&run.clients[&c2]).contains(&"CDS a/t:80".to_owned()));
+    let [route_fault, service_fault] = {
+        let mut faults = faults(&run);
+        faults.sort();
+        faults.try_into().unwrap()
+    };
+    assert!(route_fault.contains("httproutes/a/q") && service_fault.contains("services/a/t"), "{service_fault}");
+}
+
+#[test]
+fn what_was_accepted_and_fails_all_the_same_is_left_out() {
+    let c1 = audience("c1", Role::Core, true);
+    let mut run = Run::new(shop());
+    run.world.apply(spoil(service("a/s", &[80])));
+    run.update(&BTreeSet::new(), std::slice::from_ref(&c1));
+    assert!(!names(&run.clients[&c1]).contains(&"CDS a/s:80".to_owned()));
+    assert!(faults(&run)[0].contains("CDS a/s:80 is left out"), "{:?}", faults(&run));
+}
+
+#[test]
+fn a_secret_that_a_fallen_back_resource_needs_goes_to_nobody_unproven() {
+    let need = (ResourceType::Secret, Arc::from("a/c"));
+    assert_eq!(brought(&audience("e1", Role::Edge, true), &need).len(), 1);
+    assert_eq!(brought(&audience("e1", Role::Edge, false), &need), []);
 }

@@ -1,18 +1,20 @@
-//! Make before break: what waits for clusters to be warm, and when a removed cluster may go.
+//! Make before break: what waits for clusters to be warm and services to stand, and when a removed cluster may go.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{
-    Session,
+    Moment, Session,
     kind::{Exception, Kind},
+    tiers::{self, Key, Waited},
 };
 use crate::{
     serve::fanout::Frame,
-    snapshot::{Content, Seq},
-    xds::{Resource, ResourceType},
+    snapshot::{Content, Entry, Seq},
+    xds::{ResourceType, ServiceNeed},
 };
 
 /// A route or listener waits at most this long for its clusters to be warm.
@@ -26,17 +28,29 @@ const LINGER: Duration = Duration::from_secs(5);
 /// Marks are at least this far apart, so that their number stays small under churn.
 const MARK: Duration = Duration::from_secs(1);
 
-/// Whether `resource` has to wait: its content requires a cluster that is new to the stream (O18); then the answer is
-/// when the newest such cluster was created. `new`: the stream lacks `resource`; then it is not delayed (an empty route
-/// configuration is 404s), but the listener that brings it is.
-pub(super) fn waits(cds: Option<&Kind>, resource: &Resource, new: bool, content: &Content) -> Option<Seq> {
-    let cds = cds?;
-    if new && resource.kind != ResourceType::Listener {
-        return None;
+/// What a route or listener that is to be sent names and that is not there yet.
+#[derive(Debug)]
+pub(super) struct Lacks<'c> {
+    /// When the newest cluster that is new to the stream was created (O18).
+    newest: Option<Seq>,
+    /// Services that do not stand at the cores of their group.
+    services: Vec<&'c ServiceNeed>,
+    /// The proxy has no older version that serves meanwhile.
+    bare: bool,
+}
+
+impl Lacks<'_> {
+    pub(super) fn nothing(&self) -> bool {
+        self.newest.is_none() && self.services.is_empty()
     }
-    let mut newest = None;
-    content.reach(resource, &mut |cluster| newest = newest.max(absent(cds, cluster, content)));
-    newest
+}
+
+/// What a route or listener waits for, and for how long it has.
+#[derive(Clone, Debug)]
+pub(super) struct Hold {
+    /// Since when for clusters, and the newest of them.
+    clusters: Option<(Instant, Seq)>,
+    services: BTreeMap<Key, Waited>,
 }
 
 /// When `cluster` was created, if the stream does not have it yet.
@@ -59,6 +73,65 @@ fn lost_routes(state: &Kind, content: &Content) -> bool {
 }
 
 impl Session {
+    /// What has to be there before `entry` is sent. `new`: the stream lacks it; then it is not delayed (an empty route
+    /// configuration is 404s), but the listener that brings it is.
+    pub(super) fn lacks<'c>(
+        &self,
+        state: &Kind,
+        entry: &'c Entry,
+        new: bool,
+        content: &'c Content,
+        moment: &Moment<'_>,
+    ) -> Lacks<'c> {
+        let resource = &entry.resource;
+        let bare = new && resource.kind == ResourceType::Listener;
+        let mut lacks = Lacks { newest: None, services: Vec::new(), bare };
+        if new && !bare {
+            return lacks;
+        }
+        if let Some(cds) = self.clusters(state) {
+            let newest = &mut lacks.newest;
+            content.reach(resource, &mut |cluster| *newest = (*newest).max(absent(cds, cluster, content)));
+        }
+        let uncovered = |need: &&ServiceNeed| tiers::uncovered(need, moment.watermarks);
+        match resource.kind {
+            ResourceType::Listener => lacks.services = self.brought(resource, content).filter(uncovered).collect(),
+            ResourceType::Route => {
+                let taken = state.taken(&resource.name);
+                if entry.last_named() > taken {
+                    let newly = entry.needs().filter(|(_, since)| *since > taken).map(|(need, _)| need);
+                    lacks.services = newly.filter(uncovered).collect();
+                }
+            }
+            _ => {}
+        }
+        lacks
+    }
+
+    /// How the wait goes on; none when it is over, or when there is nothing to wait for.
+    pub(super) fn hold(&mut self, before: Option<&Hold>, lacks: &Lacks<'_>, moment: &Moment<'_>) -> Option<Hold> {
+        let mut waits = false;
+        let clusters = lacks.newest.map(|newest| {
+            // Content that names yet another cluster has a time of its own.
+            let known = before.and_then(|hold| hold.clusters).filter(|(_, before)| newest <= *before);
+            (known.map_or(moment.now, |(since, _)| since), newest)
+        });
+        if let Some((since, _)) = clusters {
+            waits |= !self.reached(since + WARM, moment.now);
+        }
+        let mut services = BTreeMap::new();
+        for need in &lacks.services {
+            let key = (Arc::clone(&need.service), Arc::clone(&need.group));
+            let known = before.and_then(|hold| hold.services.get(&key)).copied();
+            let mut waited = known.unwrap_or_else(|| Waited::begin(moment.now));
+            let over = waited.until(need, lacks.bare, moment).is_some_and(|until| self.reached(until, moment.now));
+            self.awaits |= !over;
+            waits |= !over;
+            services.insert(key, waited);
+        }
+        waits.then_some(Hold { clusters, services })
+    }
+
     /// Up to which seq the stream's `kind` is known to have been taken, if at all.
     fn covered(&mut self, kind: ResourceType, content: &Content, now: Instant) -> Option<Seq> {
         let Some(state) = self.kind(kind) else {
@@ -83,14 +156,14 @@ impl Session {
             match exception {
                 Exception::Flying { .. } => flying = true,
                 Exception::Absent { .. } => {}
-                // As long as they take, which is bounded.
+                // As long as they take: the version that serves meanwhile may still need what is to go.
                 _ => return None,
             }
         }
         (!flying).then_some(state.acked)
     }
 
-    fn reached(&mut self, at: Instant, now: Instant) -> bool {
+    pub(super) fn reached(&mut self, at: Instant, now: Instant) -> bool {
         if now < at {
             self.wake_at(at);
         }
@@ -98,10 +171,15 @@ impl Session {
     }
 
     /// The clusters that may go now, as one response.
-    pub(super) fn removals(&mut self, content: &Content, now: Instant) -> Option<Arc<Frame>> {
+    pub(super) fn removals(&mut self, content: &Content, moment: &Moment<'_>) -> Option<Arc<Frame>> {
+        let now = moment.now;
+        if self.frozen(moment) {
+            return None;
+        }
+        self.mark_edges(moment);
         let cds = self.kind(ResourceType::Cluster).filter(|k| k.seeded())?;
         let gone = |(name, e): (&Arc<str>, &Exception)| match e {
-            Exception::Gone { seq, drain, now, .. } => Some((Arc::clone(name), *seq, *drain, *now)),
+            Exception::Gone { seq, drain, now, edges, .. } => Some((Arc::clone(name), *seq, *drain, *now, *edges)),
             _ => None,
         };
         let gone: Vec<_> = cds.exceptions.iter().filter_map(gone).collect();
@@ -114,11 +192,12 @@ impl Session {
         self.mark(&gone.iter().filter(|g| !g.3).map(|g| g.1).collect::<Vec<_>>(), content, now);
         let differed = self.kind(ResourceType::Listener).is_some_and(|k| k.differed);
         let mut due = Vec::new();
-        for (name, seq, drain, at_once) in gone {
+        for (name, seq, drain, at_once, edges) in gone {
             let marked = self.marks.iter().find(|(mark, _)| *mark >= seq).map(|(_, at)| *at);
             // A replica's view may be younger than the listener that the proxy had.
             let wait = if drain == Some(true) || differed { self.drain.max(LINGER) } else { LINGER };
-            if at_once || marked.is_some_and(|at| self.reached(at + wait, now)) {
+            let free = marked.is_some_and(|at| self.reached(at + wait, now));
+            if at_once || (free && self.edges_drained(&edges, moment)) {
                 due.push(name);
             }
         }

@@ -6,8 +6,10 @@ use std::{
     time::Instant,
 };
 
+use super::gate::Hold;
 use crate::{
     feedback,
+    model::Revision,
     serve::fanout::{Fanout, Frame},
     snapshot::{Content, Seq},
     xds::{ResourceType, Subscription, Version},
@@ -21,16 +23,34 @@ const MAX_ERROR: usize = 1024;
 pub(super) enum Exception {
     /// To be sent, or answered as absent. Names of a group go together and without others.
     Wanted { new: bool, group: Option<u32> },
-    /// Waits for clusters that are new to the stream, the newest created at `newest`; the old version serves on.
-    Held { new: bool, since: Instant, newest: Seq },
+    /// Waits for clusters that are new to the stream, or for services at the cores; the old version serves on.
+    Held { new: bool, hold: Box<Hold> },
     /// Sent apart from the cursor, not answered yet.
     Flying { new: bool, nonce: u64 },
     /// Asked for, and answered as absent (route configurations only, which a proxy keeps all the same).
     Absent { new: bool },
     /// Refused until its content changes.
     Parked { new: bool, parked: feedback::Parked },
-    /// To be removed. `new`: it was never acknowledged, so nothing uses it. `drain`: `None` where the view does not remember why it went.
-    Gone { new: bool, seq: Seq, drain: Option<bool>, now: bool },
+    /// To be removed. `new`: it was never acknowledged, so nothing uses it. `drain`: `None` where the view does not
+    /// remember why it went. `now`: without waiting.
+    Gone { new: bool, seq: Seq, drain: Option<bool>, now: bool, edges: Edges },
+}
+
+/// A cluster that is to be removed at a core waits until the edges send nothing there any more.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Edges {
+    /// The configuration that they have to take.
+    pub(super) revision: Revision,
+    /// Since when they are waited for.
+    pub(super) since: Option<Instant>,
+    /// When they had taken it.
+    pub(super) passed: Option<Instant>,
+}
+
+impl Edges {
+    pub(super) fn taking(revision: Revision) -> Self {
+        Self { revision, ..Self::default() }
+    }
 }
 
 impl Exception {
@@ -80,6 +100,10 @@ pub(super) struct Kind {
     pub(super) answer_empty: bool,
     /// At reconnect the proxy had another version of something, or something that is gone.
     pub(super) differed: bool,
+    /// Names that a stale replica leaves alone: the proxy has them in a version that the view does not have.
+    pub(super) withheld: BTreeSet<Arc<str>>,
+    /// Up to where the content of a name under an exception is acknowledged, where the cursor does not say it.
+    pub(super) taken: BTreeMap<Arc<str>, Seq>,
     /// Since which content a name is refused again and again; cleared by its next acknowledgement.
     refused_since: BTreeMap<Arc<str>, Seq>,
     groups: u32,
@@ -103,6 +127,8 @@ impl Kind {
             answered: false,
             answer_empty: false,
             differed: false,
+            withheld: BTreeSet::new(),
+            taken: BTreeMap::new(),
             refused_since: BTreeMap::new(),
             groups: 0,
             dirty: true,
@@ -113,10 +139,35 @@ impl Kind {
         self.initial.is_none()
     }
 
+    /// The proxy reported versions, and they are not compared yet.
+    pub(super) fn reports(&self) -> bool {
+        self.initial.as_ref().is_some_and(|initial| !initial.is_empty())
+    }
+
+    /// Nothing is on its way, and nothing is still to be sent.
+    pub(super) fn quiet(&self) -> bool {
+        let settled =
+            |e: &Exception| matches!(e, Exception::Parked { .. } | Exception::Gone { .. } | Exception::Absent { .. });
+        self.seeded() && self.in_flight.is_empty() && self.parts.is_empty() && self.exceptions.values().all(settled)
+    }
+
+    /// Up to which seq the content of `name` is acknowledged.
+    pub(super) fn taken(&self, name: &str) -> Seq {
+        self.taken.get(name).copied().unwrap_or(self.acked)
+    }
+
     /// The view is ready: compares it with what the proxy says that it has. Versions are opaque to us too: equal or
-    /// not, never older or newer.
-    pub(super) fn seed(&mut self, content: &Content, touched: &BTreeSet<Arc<str>>) {
+    /// not, never older or newer; a view that is `stale` may be the older one, and then only adds.
+    pub(super) fn seed(&mut self, content: &Content, touched: &BTreeSet<Arc<str>>, stale: bool) {
         let Some(mut initial) = self.initial.take() else { return };
+        if stale {
+            let equal = |name: &str, version: &str| {
+                let entry = content.get(self.kind, name);
+                entry.is_some_and(|e| Version::parse(version) == Some(e.resource.version))
+            };
+            let unknown = initial.iter().filter(|(name, version)| !equal(name, version));
+            self.withheld = unknown.map(|(name, _)| Arc::from(name.as_str())).collect();
+        }
         if self.kind == ResourceType::Secret {
             // A secret that a proxy holds may still starve a new provider of it (O21).
             initial.clear();
@@ -136,11 +187,15 @@ impl Kind {
         }
         (self.sent, self.acked) = (content.seq(), content.seq());
         let mut compare = |name: &Arc<str>, version: Version| {
+            if self.withheld.contains(name) {
+                return;
+            }
             let reported = initial.get(&**name);
             if reported.is_some_and(|v| Version::parse(v) == Some(version)) && !touched.contains(name) {
                 return;
             }
             self.differed = true;
+            self.taken.insert(Arc::clone(name), Seq(0));
             self.exceptions.entry(Arc::clone(name)).or_insert(want(reported.is_none()));
         };
         if subscription.wildcard() {
@@ -154,8 +209,10 @@ impl Kind {
         }
         if subscription.wildcard() && self.kind.wildcard() {
             for name in initial.into_keys().filter(|n| content.get(self.kind, n).is_none()) {
-                let drain = content.tombstone(self.kind, &name).map(|t| t.drain);
-                let gone = Exception::Gone { new: false, seq: content.seq(), drain, now: false };
+                let tombstone = content.tombstone(self.kind, &name);
+                let edges = Edges::taking(tombstone.map_or(content.configuration(), |t| t.revision));
+                let drain = tombstone.map(|t| t.drain);
+                let gone = Exception::Gone { new: false, seq: content.seq(), drain, now: false, edges };
                 self.exceptions.insert(name.into(), gone);
                 self.differed = true;
             }
@@ -203,6 +260,7 @@ impl Kind {
     /// After the subscribes. A name that a wildcard still covers is answered, present or absent (rule 47).
     pub(super) fn unsubscribe(&mut self, names: &[String]) {
         for name in names {
+            self.withheld.remove(name.as_str());
             if name == "*" {
                 if Arc::make_mut(&mut self.subscription).set_wildcard(false) {
                     self.answer_empty = false;
@@ -284,13 +342,16 @@ impl Kind {
             };
             if ours && self.subscription.contains(name) {
                 let created = content.get(self.kind, name).map_or(Seq(0), |e| e.created);
-                suspects.push((Arc::clone(name), resource.version, self.is_new(name, created)));
+                let new = self.is_new(name, created);
+                self.taken.entry(Arc::clone(name)).or_insert(self.acked);
+                suspects.push((Arc::clone(name), resource.version, new));
             }
         }
         if !frame.resources.is_empty() {
             // What else stood in a refused response is uncertain; removing twice does no harm.
             for name in frame.removed.iter().filter(|n| content.get(self.kind, n).is_none()) {
-                let again = Exception::Gone { new: false, seq: Seq(0), drain: None, now: true };
+                let edges = Edges::default();
+                let again = Exception::Gone { new: false, seq: Seq(0), drain: None, now: true, edges };
                 if self.kind.wildcard() {
                     self.exceptions.entry(Arc::clone(name)).or_insert(again);
                 }

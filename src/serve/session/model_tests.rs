@@ -1,5 +1,7 @@
-//! A client that behaves as Envoy does, against random edits, delays, refusals and reconnects: it never holds a route to
-//! a cluster that it lacks, and when everything is quiet it holds exactly what the view says.
+//! A client that behaves as Envoy does, against random edits, delays, refusals, reconnects, and replicas that are cut off
+//! from the store: it never holds a route to a cluster that it lacks, nor one to a service that no core has; nothing goes
+//! back to an older version, a replica that may be behind removes nothing, and when everything is quiet it holds exactly
+//! what the view says.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -11,7 +13,11 @@ use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
 use proptest::prelude::*;
 
 use super::{world::*, *};
-use crate::xds::Resource;
+use crate::{
+    model::{Audience, Revision, Watermark},
+    snapshot::{Reader, Views},
+    xds::{NeedAt, Resource, ServiceNeed},
+};
 
 const CLUSTERS: u8 = 4;
 const ROUTES: u8 = 2;
@@ -30,6 +36,18 @@ enum Op {
     Advance(u16),
     /// With some reported versions untrue.
     Reconnect(u8),
+    /// To the other replica.
+    Move(u8),
+    /// The replica sees no changes any more; it does not know yet.
+    Cut,
+    /// It knows.
+    Notice,
+    /// It sees them again, with all that it missed.
+    Heal,
+    /// It finds out whether it has read everything.
+    Confirm,
+    /// The core has taken all that was edited.
+    Cover,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -45,6 +63,11 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (0..4_u8, any::<bool>()).prop_map(|(n, answer)| Op::Read(n, answer)),
         2 => prop_oneof![0..8_u16, 0..900_u16].prop_map(Op::Advance),
         1 => any::<u8>().prop_map(Op::Reconnect),
+        1 => any::<u8>().prop_map(Op::Move),
+        1 => prop_oneof![Just(Op::Cut), Just(Op::Notice)],
+        1 => Just(Op::Heal),
+        2 => Just(Op::Confirm),
+        2 => Just(Op::Cover),
     ]
 }
 
@@ -55,6 +78,8 @@ struct Desired {
     clusters: BTreeMap<u8, String>,
     endpoints: BTreeMap<u8, String>,
     routes: BTreeMap<u8, (String, BTreeSet<u8>)>,
+    /// Since which edit the core can have each cluster, which is a service there.
+    ages: BTreeMap<u8, u32>,
     listeners: BTreeMap<u8, String>,
 }
 
@@ -68,6 +93,12 @@ impl Desired {
         let (payload, clusters) = &self.routes[&j];
         let mut route = resource(Route, &format!("r{j}"), payload);
         route.requires = clusters.iter().map(|c| (Cluster, format!("c{c}").into())).collect();
+        let need = |c: &u8| ServiceNeed {
+            service: format!("c{c}").into(),
+            group: "g".into(),
+            sites: vec![NeedAt { site: "core".into(), revision: Revision(self.ages[c].into()) }],
+        };
+        route.services = clusters.iter().map(need).collect();
         route
     }
 
@@ -97,8 +128,30 @@ struct Client {
     stalled: bool,
 }
 
+/// A replica that serves nobody now.
+struct Replica {
+    views: Views,
+    reader: Reader,
+    fresh: bool,
+    link: Link,
+}
+
+/// One publish.
+type Edit = (Vec<Resource>, Vec<(ResourceType, String)>);
+
+/// Between a replica and the store.
+#[derive(Default)]
+struct Link {
+    cut: bool,
+    /// What it missed.
+    missed: Vec<Edit>,
+}
+
 struct Model {
     world: World,
+    /// Of the replica that serves.
+    link: Link,
+    other: Replica,
     desired: Desired,
     client: Client,
     wire: VecDeque<Send>,
@@ -112,8 +165,15 @@ struct Model {
 
 impl Model {
     fn new() -> Self {
+        let views = Views::default();
+        let audience = Audience { site: "fra".into(), role: Role::Edge, proven: true, cohort: "".into() };
+        let other = Replica { reader: views.open(&audience), views, fresh: true, link: Link::default() };
+        let mut world = World::new();
+        world.site("core", Role::Core, Watermark { connected: true, ..Watermark::default() });
         let mut model = Self {
-            world: World::new(),
+            world,
+            link: Link::default(),
+            other,
             desired: Desired::default(),
             client: Client::default(),
             wire: VecDeque::new(),
@@ -129,8 +189,42 @@ impl Model {
 
     fn publish(&mut self, upserts: Vec<Resource>, removals: &[(ResourceType, String)]) {
         self.since_edit = 0;
-        let removals: Vec<_> = removals.iter().map(|(k, n)| (*k, n.as_str())).collect();
-        self.world.publish(upserts, &removals);
+        for _ in 0..2 {
+            self.link.missed.push((upserts.clone(), removals.to_vec()));
+            self.catch_up_with_store();
+            self.swap();
+        }
+    }
+
+    /// The other replica is the one of which we speak.
+    fn swap(&mut self) {
+        std::mem::swap(&mut self.world.views, &mut self.other.views);
+        std::mem::swap(&mut self.world.reader, &mut self.other.reader);
+        std::mem::swap(&mut self.world.fresh, &mut self.other.fresh);
+        std::mem::swap(&mut self.link, &mut self.other.link);
+    }
+
+    fn catch_up_with_store(&mut self) {
+        if self.link.cut {
+            return;
+        }
+        for (upserts, removals) in std::mem::take(&mut self.link.missed) {
+            let removals: Vec<_> = removals.iter().map(|(k, n)| (*k, n.as_str())).collect();
+            self.world.publish(upserts, &removals);
+        }
+    }
+
+    fn heal(&mut self) {
+        self.since_edit = 0;
+        self.link.cut = false;
+        self.catch_up_with_store();
+        self.world.fresh = true;
+    }
+
+    fn confirm(&mut self) {
+        if self.world.session.unsure() {
+            self.world.session.trust(!self.link.cut);
+        }
     }
 
     fn step(&mut self, op: Op) {
@@ -138,7 +232,9 @@ impl Model {
             Op::SetCluster(i, bad) => {
                 let payload = self.desired.payload(bad);
                 self.desired.clusters.insert(i, payload.clone());
-                let assignment = self.desired.endpoints.entry(i).or_insert_with(|| "good".into()).clone();
+                self.desired.ages.entry(i).or_insert(self.desired.edits);
+                let new = self.desired.payload(false);
+                let assignment = self.desired.endpoints.entry(i).or_insert(new).clone();
                 let name = format!("c{i}");
                 self.publish(vec![cluster(&name, &payload), resource(Endpoints, &name, &assignment)], &[]);
             }
@@ -148,6 +244,7 @@ impl Model {
                 self.publish(vec![resource(Endpoints, &format!("c{i}"), &payload)], &[]);
             }
             Op::RemoveCluster(i) if self.desired.clusters.remove(&i).is_some() => {
+                self.desired.ages.remove(&i);
                 self.desired.endpoints.remove(&i);
                 let mut upserts = Vec::new();
                 for j in 0..ROUTES {
@@ -167,7 +264,8 @@ impl Model {
                 let payload = self.desired.payload(bad);
                 let used = self.desired.clusters.keys().copied().filter(|i| mask & (1 << i) != 0).collect();
                 self.desired.routes.insert(j, (payload, used));
-                self.desired.listeners.entry(j).or_insert_with(|| "good".into());
+                let new = self.desired.payload(false);
+                self.desired.listeners.entry(j).or_insert(new);
                 self.publish(vec![self.desired.route(j), self.desired.listener(j)], &[]);
             }
             Op::BumpListener(j) if self.desired.listeners.contains_key(&j) => {
@@ -191,9 +289,44 @@ impl Model {
                 self.world.now += Duration::from_secs(seconds.into());
             }
             Op::Reconnect(lies) => self.reconnect(lies),
-            _ => {}
+            other => self.replica_step(&other),
         }
         self.pump();
+    }
+
+    fn replica_step(&mut self, op: &Op) {
+        match *op {
+            Op::Move(lies) => {
+                self.swap();
+                self.reconnect(lies);
+            }
+            Op::Cut => self.link.cut = true,
+            Op::Notice => self.world.fresh &= !self.link.cut,
+            Op::Heal => self.heal(),
+            Op::Confirm => self.confirm(),
+            Op::Cover => self.cover(),
+            _ => {}
+        }
+    }
+
+    fn cover(&mut self) {
+        let revision = Revision(self.desired.edits.into());
+        self.world.site("core", Role::Core, Watermark { revision, connected: true, ..Watermark::default() });
+    }
+
+    /// What holds of a response at the moment when it is sent.
+    fn judge(&self, send: &Send) {
+        let behind = self.world.session.stale() || !self.world.fresh;
+        assert!(!behind || send.frame.removed.is_empty(), "removed by a replica that may be behind: {send:?}");
+        let covered = self.world.watermarks["core"].revision;
+        let has = self.client.has.get(&Route);
+        for route in send.frame.resources.iter().filter(|r| r.kind == Route) {
+            let Some(old) = has.and_then(|routes| routes.get(&*route.name)) else { continue };
+            let known = |need: &ServiceNeed| old.services.iter().any(|s| s.service == need.service);
+            let early = route.services.iter().find(|need| need.sites[0].revision > covered && !known(need));
+            let doubtful = self.client.doubtful.contains(&*route.name);
+            assert!(doubtful || early.is_none(), "{route:?} came before the core had {early:?}");
+        }
     }
 
     /// The server sends while the connection has room.
@@ -203,13 +336,15 @@ impl Model {
             self.since_edit += 1;
             assert!(self.since_edit < 400, "a hot loop");
             assert!(self.nonces.insert(send.frame.nonce), "a nonce twice");
+            self.judge(&send);
             if let Some(kind) = send.kind {
                 let waiting = self.wire.iter().filter(|s| s.kind == Some(kind)).count();
                 let unanswered = self.client.answers.iter().filter(|a| a.0 == kind).count();
                 let limit = if kind == Cluster { 4 } else { 1 };
                 let clusters = self.wire.iter().filter(|s| s.kind == Some(Cluster)).count()
                     + self.client.answers.iter().filter(|a| a.0 == Cluster).count();
-                if clusters >= 4 {
+                // Nor does it wait until the clusters are compared.
+                if clusters >= 4 || self.world.session.unsure() {
                     self.crowded.insert(send.frame.nonce);
                 }
                 assert!(waiting + unanswered < limit, "too many {} responses", kind.short());
@@ -231,6 +366,7 @@ impl Model {
 
     fn catch_up(&mut self) {
         loop {
+            self.confirm();
             self.pump();
             self.read(16, true);
             self.client.stalled &= !self.client.answers.is_empty();
@@ -267,6 +403,8 @@ impl Model {
                     assert!(known || bare || self.client.refused.contains(&**cluster), "{r:?} came before {cluster}");
                 }
             }
+            let older = self.client.has.get(&kind).and_then(|has| has.get(&*r.name));
+            assert!(older.is_none_or(|old| edit(old) <= edit(r)), "{r:?} went back");
             if kind == Cluster && !self.client.has.get(&Endpoints).is_some_and(|e| e.contains_key(&*r.name)) {
                 self.client.warming.insert(r.name.to_string(), self.world.now);
             }
@@ -371,7 +509,7 @@ impl Model {
         self.client.fresh.clear();
         self.client.stalled = false;
         self.since_edit = 0;
-        self.world.reconnect();
+        self.world.reconnect_unsure();
         let order = if lies.is_multiple_of(2) {
             [Cluster, Endpoints, Listener, Route, Secret]
         } else {
@@ -395,6 +533,10 @@ impl Model {
 
     /// Mends what the client refuses, waits, and compares.
     fn at_quiet_both_are_equal(&mut self) {
+        self.heal();
+        if self.world.session.stale() {
+            self.reconnect(0);
+        }
         for i in self.desired.clusters.clone().into_iter().filter(|(_, p)| p.starts_with("bad")).map(|(i, _)| i) {
             self.step(Op::SetCluster(i, false));
         }
@@ -404,6 +546,7 @@ impl Model {
                 self.step(Op::SetRoute(j, mask, false));
             }
         }
+        self.cover();
         for seconds in [0, 20, 100, 700, 700, 700] {
             self.step(Op::Advance(seconds));
             self.catch_up();
@@ -418,6 +561,12 @@ impl Model {
             assert_eq!(has, view, "{}", kind.short());
         }
     }
+}
+
+/// With which edit a resource came; the newest that a client has ever seen of a name never goes back.
+fn edit(resource: &Resource) -> u64 {
+    let payload = std::str::from_utf8(&resource.payload).expect("text");
+    payload.trim_start_matches(char::is_alphabetic).parse().unwrap_or(0)
 }
 
 proptest! {

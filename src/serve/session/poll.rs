@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use super::{
-    Send, Session, gate,
-    kind::{Exception, Flight, Kind},
+    Moment, Send, Session, Trust,
+    kind::{Edges, Exception, Flight, Kind},
 };
 use crate::{
     serve::fanout::{self, Frame},
@@ -51,18 +51,19 @@ enum Due {
 
 impl Session {
     /// The next response, if there is one; call it again until there is none. Only then is the deadline known.
-    pub fn poll(&mut self, content: &Content, now: Instant) -> Option<Send> {
-        self.deadline = None;
+    pub fn poll(&mut self, content: &Content, moment: &Moment<'_>) -> Option<Send> {
+        (self.deadline, self.awaits, self.unsure) = (None, false, false);
         if !content.ready() {
             return None;
         }
+        ORDER.into_iter().for_each(|kind| self.seed(kind, content));
         for kind in ORDER {
-            if let Some(frame) = self.updates(kind, content, now) {
+            if let Some(frame) = self.updates(kind, content, moment) {
                 self.follow(kind, &frame.resources, content);
                 return Some(Send { kind: Some(kind), frame });
             }
         }
-        if let Some(frame) = self.removals(content, now) {
+        if let Some(frame) = self.removals(content, moment) {
             return Some(Send { kind: Some(ResourceType::Cluster), frame });
         }
         let (url, names) = self.unknown.pop()?;
@@ -70,27 +71,42 @@ impl Session {
         Some(Send { kind: None, frame })
     }
 
-    fn updates(&mut self, kind: ResourceType, content: &Content, now: Instant) -> Option<Arc<Frame>> {
+    /// What the proxy may have is not touched: the view may be the older one.
+    pub(super) fn frozen(&self, moment: &Moment<'_>) -> bool {
+        !moment.fresh || self.trust == Trust::Stale
+    }
+
+    /// Compares a type with what the proxy reported, once that may be done. What it does not have is sent in any case.
+    fn seed(&mut self, kind: ResourceType, content: &Content) {
+        let Some(state) = self.kind(kind).filter(|k| !k.seeded()) else { return };
+        if state.reports() && self.trust == Trust::Unknown {
+            self.unsure = true;
+            return;
+        }
+        let (touched, stale) = (self.touched.remove(&kind).unwrap_or_default(), self.trust == Trust::Stale);
+        if let Some(state) = self.slot(kind) {
+            state.seed(content, &touched, stale);
+        }
+    }
+
+    fn updates(&mut self, kind: ResourceType, content: &Content, moment: &Moment<'_>) -> Option<Arc<Frame>> {
         // Taken out so that the gates can look at the other types meanwhile.
-        let mut state = self.slot(kind).take()?;
-        let frame = self.step(&mut state, content, now);
+        let mut state = self.slot(kind).take_if(|state| state.seeded())?;
+        let frame = self.step(&mut state, content, moment);
         *self.slot(kind) = Some(state);
         frame
     }
 
-    fn step(&mut self, state: &mut Kind, content: &Content, now: Instant) -> Option<Arc<Frame>> {
-        if !state.seeded() {
-            let touched = self.touched.remove(&state.kind).unwrap_or_default();
-            state.seed(content, &touched);
-        }
-        absorb(state, content);
+    fn step(&mut self, state: &mut Kind, content: &Content, moment: &Moment<'_>) -> Option<Arc<Frame>> {
+        let now = moment.now;
+        absorb(state, content, self.frozen(moment));
         if state.in_flight.len() >= limit(state.kind) {
             return None;
         }
         if let Some(part) = state.parts.pop_front() {
             return Some(launch(state, part, now));
         }
-        let frames: Vec<Arc<Frame>> = match self.decide(state, content, now) {
+        let frames: Vec<Arc<Frame>> = match self.decide(state, content, moment) {
             Due::Wait => return None,
             Due::Nothing => Vec::new(),
             Due::Shared => {
@@ -123,7 +139,7 @@ impl Session {
         None
     }
 
-    fn decide(&mut self, state: &mut Kind, content: &Content, now: Instant) -> Due {
+    fn decide(&mut self, state: &mut Kind, content: &Content, moment: &Moment<'_>) -> Due {
         let kind = state.kind;
         let gated = match kind {
             ResourceType::Listener => true,
@@ -131,32 +147,38 @@ impl Session {
             ResourceType::Cluster | ResourceType::Route => state.sent > Seq(0),
             ResourceType::Endpoints | ResourceType::Secret => false,
         };
-        if !gated && state.exceptions.is_empty() {
+        if !gated && state.exceptions.is_empty() && state.withheld.is_empty() {
             return Due::Shared;
         }
         let mut private = false;
         let mut plain = BTreeSet::new();
         for name in content.changed(kind, state.sent) {
             let Some(entry) = content.get(kind, &name).filter(|_| state.subscription.contains(&name)) else { continue };
+            if state.withheld.contains(&name) {
+                private = true;
+                continue;
+            }
             let new = state.is_new(&name, entry.created);
             match state.exceptions.get(&name) {
                 Some(Exception::Parked { parked, .. }) if parked.version == entry.resource.version => private = true,
                 Some(Exception::Held { .. }) => {}
-                None if !(gated && gate::waits(self.clusters(state), &entry.resource, new, content).is_some()) => {
+                None if !gated || self.lacks(state, entry, new, content, moment).nothing() => {
                     plain.insert(name);
                 }
                 _ => {
+                    state.taken.entry(Arc::clone(&name)).or_insert(state.acked);
                     state.exceptions.insert(name, Exception::Wanted { new, group: None });
                 }
             }
         }
+        let frozen = self.frozen(moment);
         let mut removed = Vec::new();
-        if kind == ResourceType::Listener && state.sent > Seq(0) {
+        if kind == ResourceType::Listener && state.sent > Seq(0) && !frozen {
             let gone = content.gone(kind, state.removed).map(|(n, _)| n).filter(|n| state.subscription.contains(n));
             removed.extend(gone.cloned());
         }
         private |= removed.iter().any(|n| state.exceptions.contains_key(n));
-        let (wanted, held) = self.ripe(state, content, now, plain.is_empty());
+        let (wanted, held) = self.ripe(state, content, moment, plain.is_empty());
         private |= held || !wanted.is_empty();
         if held && kind == ResourceType::Listener && !state.answered && state.sent == Seq(0) {
             // The first response is whole (O28): it waits for its slowest listener.
@@ -165,7 +187,9 @@ impl Session {
         for (name, exception) in &state.exceptions {
             if kind == ResourceType::Listener && matches!(exception, Exception::Gone { .. }) {
                 private = true;
-                removed.push(Arc::clone(name));
+                if !frozen {
+                    removed.push(Arc::clone(name));
+                }
             }
         }
         if plain.is_empty() && wanted.is_empty() && removed.is_empty() {
@@ -184,12 +208,13 @@ impl Session {
         &mut self,
         state: &mut Kind,
         content: &Content,
-        now: Instant,
+        moment: &Moment<'_>,
         mut idle: bool,
     ) -> (BTreeSet<Arc<str>>, bool) {
         let (mut ripe, mut held, mut groups) = (BTreeSet::new(), false, Vec::new());
         for (name, exception) in &state.exceptions {
-            if let Exception::Wanted { .. } | Exception::Held { .. } = exception {
+            let due = matches!(exception, Exception::Wanted { .. } | Exception::Held { .. });
+            if due && !state.withheld.contains(name) {
                 groups.push((Arc::clone(name), exception.clone()));
             }
         }
@@ -197,23 +222,20 @@ impl Session {
         for (name, exception) in groups {
             let new = exception.is_new();
             let Some(entry) = content.get(state.kind, &name) else {
-                if self.absence(state, &name, content) {
+                if !self.frozen(moment) && self.absence(state, &name, content) {
                     ripe.insert(name);
                 }
                 continue;
             };
-            if let Some(newest) = gate::waits(self.clusters(state), &entry.resource, new, content) {
-                let since = match exception {
-                    // Content that names yet another cluster has a time of its own.
-                    Exception::Held { since, newest: before, .. } if newest <= before => since,
-                    _ => now,
-                };
-                if now < since + gate::WARM {
-                    self.wake_at(since + gate::WARM);
-                    state.exceptions.insert(name, Exception::Held { new, since, newest });
-                    held = true;
-                    continue;
-                }
+            let lacks = self.lacks(state, entry, new, content, moment);
+            let before = match &exception {
+                Exception::Held { hold, .. } => Some(&**hold),
+                _ => None,
+            };
+            if let Some(hold) = self.hold(before, &lacks, moment) {
+                state.exceptions.insert(name, Exception::Held { new, hold: Box::new(hold) });
+                held = true;
+                continue;
             }
             match exception {
                 Exception::Wanted { group: Some(group), .. } => suspects.push((group, name)),
@@ -230,7 +252,7 @@ impl Session {
     }
 
     /// The CDS state, also while it is the one that is taken out.
-    fn clusters<'a>(&'a self, state: &'a Kind) -> Option<&'a Kind> {
+    pub(super) fn clusters<'a>(&'a self, state: &'a Kind) -> Option<&'a Kind> {
         if state.kind == ResourceType::Cluster { Some(state) } else { self.kind(ResourceType::Cluster) }
     }
 
@@ -324,15 +346,17 @@ impl Kind {
     }
 }
 
-/// Takes over tombstones, and drops exceptions that the view has overtaken.
-fn absorb(state: &mut Kind, content: &Content) {
+/// Takes over tombstones, and drops exceptions that the view has overtaken. Listeners go by their cursor, unless nothing
+/// may go now.
+fn absorb(state: &mut Kind, content: &Content, frozen: bool) {
     let kind = state.kind;
-    if kind == ResourceType::Cluster {
+    if kind == ResourceType::Cluster || (kind == ResourceType::Listener && frozen) {
         if state.sent > Seq(0) && state.removed < content.seq() {
             for (name, tombstone) in content.gone(kind, state.removed) {
                 if state.subscription.contains(name) {
                     let (seq, new) = (tombstone.seq, state.is_new(name, tombstone.created));
-                    let gone = Exception::Gone { new, seq, drain: Some(tombstone.drain), now: false };
+                    let edges = Edges::taking(tombstone.revision);
+                    let gone = Exception::Gone { new, seq, drain: Some(tombstone.drain), now: false, edges };
                     state.exceptions.insert(Arc::clone(name), gone);
                 }
             }
@@ -347,4 +371,6 @@ fn absorb(state: &mut Kind, content: &Content) {
             _ => true,
         }
     });
+    let exceptions = &state.exceptions;
+    state.taken.retain(|name, _| exceptions.contains_key(name));
 }

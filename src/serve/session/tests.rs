@@ -411,14 +411,16 @@ fn unknown_types_are_absent_and_cost_nobody_else_anything() {
 fn streams_that_ask_for_the_same_share_a_frame_unless_an_exception_is_in_the_way() {
     let mut world = World::running();
     let shared = Arc::clone(&world.session.fanouts);
-    let mut other = Session::new(shared, Duration::from_secs(600), world.now);
+    let mut other = Session::new(shared, Role::Edge, Duration::from_secs(600), world.now);
     for kind in [Cluster, Listener] {
         let request = Request { url: kind.url().into(), ..Request::default() };
         other.on_request(request, &world.reader.view().read(), world.now).unwrap();
     }
     let mut all = |world: &World| {
         let content = world.reader.view().read();
-        std::iter::from_fn(|| other.poll(&content, world.now)).map(|s| s.frame).collect::<Vec<_>>()
+        let (sites, watermarks) = (Sites::default(), Watermarks::new());
+        let moment = Moment { now: world.now, fresh: true, sites: &sites, watermarks: &watermarks };
+        std::iter::from_fn(|| other.poll(&content, &moment)).map(|s| s.frame).collect::<Vec<_>>()
     };
     all(&world);
     world.publish(vec![cluster("a", "2")], &[]);
@@ -474,4 +476,52 @@ fn a_route_that_names_yet_another_new_cluster_waits_for_that_too() {
     world.ack(Cluster);
     // The refused one is waited for no longer than before it was joined.
     assert_eq!(world.after(15), ["RDS +r"]);
+}
+
+#[test]
+fn a_route_that_could_not_be_compiled_holds_what_it_named_until_it_is_back() {
+    let mut world = World::running();
+    world.publish(vec![], &[(Route, "r"), (Cluster, "a"), (Endpoints, "a")]);
+    assert_eq!(world.settle(), NOTHING);
+    assert_eq!(world.after(10_000), NOTHING);
+    world.publish(vec![rds("2", &["b"])], &[]);
+    assert_eq!(world.settle(), ["RDS +r"]);
+    assert_eq!(world.after(5), ["CDS -a"]);
+}
+
+#[test]
+fn a_lost_route_that_nobody_has_or_no_listener_names_holds_nothing() {
+    let mut world = World::running();
+    world.publish(vec![], &[(Listener, "l"), (Route, "r"), (Cluster, "a"), (Endpoints, "a")]);
+    assert_eq!(world.settle(), ["LDS -l"]);
+    // Its connections drain.
+    assert_eq!(world.after(599), NOTHING);
+    assert_eq!(world.after(1), ["CDS -a"]);
+}
+
+#[test]
+fn a_proxy_that_never_answers_anything_holds_removals_for_sixty_seconds() {
+    let mut world = World::new();
+    world.publish(vec![cluster("a", "1")], &[]);
+    world.subscribe(Cluster, &[]);
+    world.out();
+    world.publish(vec![], &[(Cluster, "a")]);
+    assert_eq!(world.out(), NOTHING);
+    assert_eq!(world.after(59), NOTHING);
+    assert_eq!(world.after(1), NOTHING);
+    assert_eq!(world.after(5), ["CDS -a"]);
+}
+
+#[test]
+fn a_cluster_of_a_listener_that_changed_waits_for_the_drain_time_at_a_reconnect_too() {
+    let mut world = World::running();
+    world.publish(vec![lds("2"), rds("2", &["b"])], &[(Cluster, "a"), (Endpoints, "a")]);
+    world.reconnect();
+    world.report(Cluster, &[], &[("a", "1"), ("b", "1")]);
+    world.report(Endpoints, &["a", "b"], &[("a", "1"), ("b", "1")]);
+    world.report(Listener, &[], &[("l", "2")]);
+    world.report(Route, &["r"], &[("r", "2")]);
+    assert_eq!(world.settle(), NOTHING);
+    assert_eq!(world.after(599), NOTHING);
+    assert_eq!(world.after(1), ["CDS -a", "EDS -a"]);
 }

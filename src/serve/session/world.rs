@@ -10,7 +10,7 @@ use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
 
 use super::*;
 use crate::{
-    model::{Audience, Revision, Role},
+    model::{Audience, Revision, Role, SiteEntry, SiteState, Sites, Watermark, Watermarks},
     snapshot::{Publish, Reader, Views},
     xds::Resource,
 };
@@ -21,22 +21,55 @@ pub(super) struct World {
     pub(super) reader: Reader,
     pub(super) session: Session,
     pub(super) now: Instant,
+    pub(super) fresh: bool,
+    pub(super) sites: Sites,
+    pub(super) watermarks: Watermarks,
+    /// The configuration of the next publish.
+    pub(super) revision: u64,
     /// Nonces that are not answered yet, by type, oldest first.
     pub(super) open: BTreeMap<ResourceType, Vec<u64>>,
 }
 
 impl World {
     pub(super) fn new() -> Self {
+        Self::of(Role::Edge)
+    }
+
+    pub(super) fn of(role: Role) -> Self {
         let views = Views::default();
-        let audience = Audience { site: "fra".into(), role: Role::Edge, proven: true, cohort: "".into() };
+        let audience = Audience { site: "fra".into(), role, proven: true, cohort: "".into() };
         let reader = views.open(&audience);
         let now = Instant::now();
-        Self { views, reader, session: session(now), now, open: BTreeMap::new() }
+        let sites = Sites { drain_time: Duration::from_secs(300), ..Sites::default() };
+        Self {
+            session: session(role, now),
+            views,
+            reader,
+            now,
+            fresh: true,
+            sites,
+            watermarks: Watermarks::new(),
+            revision: 1,
+            open: BTreeMap::new(),
+        }
     }
 
     pub(super) fn reconnect(&mut self) {
-        self.session = session(self.now);
+        self.reconnect_unsure();
+        self.session.trust(true);
+    }
+
+    /// To a replica that does not know yet whether it has read everything.
+    pub(super) fn reconnect_unsure(&mut self) {
+        self.session = session(self.reader.view().audience().role, self.now);
         self.open.clear();
+    }
+
+    /// A site, and how far it has come.
+    pub(super) fn site(&mut self, name: &str, role: Role, watermark: Watermark) {
+        let entry = SiteEntry { role, region: "eu".into(), zone: "".into(), state: SiteState::Active };
+        self.sites.sites.insert(name.into(), entry);
+        self.watermarks.insert(name.into(), watermark);
     }
 
     pub(super) fn publish(&mut self, upserts: Vec<Resource>, removals: &[(ResourceType, &str)]) {
@@ -44,7 +77,7 @@ impl World {
             upserts: upserts.into_iter().map(Arc::new).collect(),
             removals: removals.iter().map(|(k, n)| (*k, (*n).into())).collect(),
         };
-        self.reader.view().publish(self.views.next_seq(), Revision(1), changes);
+        self.reader.view().publish(self.views.next_seq(), Revision(self.revision), changes);
     }
 
     pub(super) fn request(&mut self, kind: ResourceType, request: Request) {
@@ -84,7 +117,8 @@ impl World {
 
     pub(super) fn poll(&mut self) -> Option<Send> {
         let content = self.reader.view().read();
-        let send = self.session.poll(&content, self.now);
+        let moment = Moment { now: self.now, fresh: self.fresh, sites: &self.sites, watermarks: &self.watermarks };
+        let send = self.session.poll(&content, &moment);
         drop(content);
         if let Some(Send { kind: Some(kind), frame }) = &send {
             self.open.entry(*kind).or_default().push(frame.nonce);
@@ -142,8 +176,8 @@ impl World {
     }
 }
 
-pub(super) fn session(now: Instant) -> Session {
-    Session::new(Arc::new(Fanouts::new("test".into())), Duration::from_secs(600), now)
+pub(super) fn session(role: Role, now: Instant) -> Session {
+    Session::new(Arc::new(Fanouts::new("test".into())), role, Duration::from_secs(600), now)
 }
 
 pub(super) fn owned(names: &[&str]) -> Vec<String> {

@@ -24,6 +24,8 @@ pub(super) const REVISION: &str = "revision";
 pub(super) const COMPACTED: &str = "compacted";
 /// The last lease that was granted.
 pub(super) const LAST_LEASE: &str = "lease";
+/// Which store it is.
+pub(super) const IDENTITY: &str = "identity";
 /// The layout of the file; see [`LAYOUT`].
 pub(super) const LAYOUT_KEY: &str = "layout";
 /// The one layout that this version reads and writes.

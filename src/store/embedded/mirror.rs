@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::History;
 use crate::{
     model::Revision,
-    store::{Batch, Change, KeyValue, Listing, StoreError},
+    store::{Batch, Change, KeyValue, Listing, StoreError, StoreId},
 };
 
 /// Revisions that one look at the history covers, so that a long replay does not hold the lock.
@@ -40,6 +40,7 @@ impl Value {
 /// The state of the store. Revisions in `log` have no gaps: they are `compacted + 1 ..= revision`.
 #[derive(Debug, Default)]
 pub(super) struct Mirror {
+    store: StoreId,
     revision: u64,
     compacted: u64,
     kv: BTreeMap<String, Value>,
@@ -49,8 +50,8 @@ pub(super) struct Mirror {
 
 impl Mirror {
     /// A store's state as its file holds it; keys and batches follow by [`Mirror::put`] and [`Mirror::remember`].
-    pub(super) fn at(revision: u64, compacted: u64) -> Self {
-        Mirror { revision, compacted, ..Mirror::default() }
+    pub(super) fn at(store: StoreId, revision: u64, compacted: u64) -> Self {
+        Mirror { store, revision, compacted, ..Mirror::default() }
     }
 
     /// The revision of the last commit.
@@ -161,7 +162,7 @@ impl Shared {
         let mirror = self.read();
         let below = mirror.kv.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
         let entries = below.take_while(|(key, _)| key.starts_with(prefix)).map(|(key, value)| value.key_value(key));
-        Listing { revision: Revision(mirror.revision), entries: entries.collect() }
+        Listing { store: mirror.store, revision: Revision(mirror.revision), entries: entries.collect() }
     }
 
     pub(super) fn get(&self, key: &str) -> Option<KeyValue> {

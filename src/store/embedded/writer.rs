@@ -14,13 +14,13 @@ use tokio::sync::oneshot;
 
 use super::{
     History, Place,
-    disk::{COMPACTED, Disk, KV, LAST_LEASE, LAYOUT, LAYOUT_KEY, LEASES, LOG, META, REVISION},
+    disk::{COMPACTED, Disk, IDENTITY, KV, LAST_LEASE, LAYOUT, LAYOUT_KEY, LEASES, LOG, META, REVISION},
     mirror::{Mirror, Shared},
     record::{self, Entry, LogEntry},
 };
 use crate::{
     model::Revision,
-    store::{Batch, Change, Compare, KeyValue, LeaseId, Op, StoreError, Transaction, TxnOutcome},
+    store::{Batch, Change, Compare, KeyValue, LeaseId, Op, StoreError, StoreId, Transaction, TxnOutcome},
 };
 
 /// Jobs that share one commit, at most.
@@ -83,7 +83,7 @@ impl Writer {
             let ttl = Duration::from_secs(seconds.value());
             leases.insert(LeaseId(id.value()), Lease { ttl, ends: now + ttl, keys: BTreeSet::new() });
         }
-        let mut mirror = Mirror::at(number(REVISION)?, number(COMPACTED)?);
+        let mut mirror = Mirror::at(StoreId(number(IDENTITY)?), number(REVISION)?, number(COMPACTED)?);
         for row in read.open_table(KV).map_err(|e| words(e.into()))?.iter().map_err(|e| words(e.into()))? {
             let (key, value) = row.map_err(|e| words(e.into()))?;
             let key = key.value();
@@ -224,6 +224,10 @@ fn prepare(disk: &Disk) -> Result<(), StoreError> {
         let mut meta = txn.open_table(META).map_err(|e| disk.words(e))?;
         if meta.get(LAYOUT_KEY).map_err(|e| disk.words(e))?.is_none() {
             meta.insert(LAYOUT_KEY, LAYOUT).map_err(|e| disk.words(e))?;
+        }
+        // Also in a file of a version that knew of none.
+        if meta.get(IDENTITY).map_err(|e| disk.words(e))?.is_none() {
+            meta.insert(IDENTITY, fastrand::u64(1..)).map_err(|e| disk.words(e))?;
         }
         txn.open_table(KV).map_err(|e| disk.words(e))?;
         txn.open_table(LOG).map_err(|e| disk.words(e))?;

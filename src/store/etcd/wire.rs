@@ -86,6 +86,10 @@ pub(super) fn is_old_token(error: &Error) -> bool {
     message(error).contains("revision of auth store is old")
 }
 
+/// What etcd's alarm NOSPACE means, and the way out.
+const NOSPACE: &str = "etcd is out of space (alarm NOSPACE): free some with `etcdctl compact REVISION`, then \
+                       `etcdctl defrag`, then `etcdctl alarm disarm`, and give it a larger --quota-backend-bytes";
+
 /// An error of etcd, as the contract says it.
 pub(super) fn words(error: &Error) -> StoreError {
     match error {
@@ -103,7 +107,7 @@ pub(super) fn words(error: &Error) -> StoreError {
             if text.contains("lease not found") {
                 StoreError::LeaseNotFound
             } else if text.contains("database space exceeded") {
-                StoreError::Refused("etcd is out of space: compact, defragment, then disarm its alarm".to_owned())
+                StoreError::Full(NOSPACE.to_owned())
             } else if refusals.iter().any(|refusal| text.contains(refusal)) {
                 StoreError::Refused(text.to_owned())
             } else if status.code() == tonic::Code::PermissionDenied {

@@ -155,3 +155,33 @@ fn a_port_of_several_has_its_own_number_at_each_endpoint() {
     assert_eq!(found("shop/web:80"), ["10.0.0.1:8080 1", "10.0.0.2:8080 1"]);
     assert_eq!(found("shop/web:81"), ["10.0.0.1:9090 1", "10.0.0.2:8080 1"]);
 }
+
+#[test]
+fn a_route_says_which_core_must_have_taken_what_before_requests_may_come() {
+    // Five objects of the world, two cores, then the sets: at ams as 7, at fra2 as 8.
+    let mut world = world(&["ams", "fra2"], &["ams", "fra2"]);
+    let compiled = |world: &World| {
+        let unit =
+            Unit { kind: crate::xds::ResourceType::Route, name: "http/80".into(), scope: scope(80, &["infra/gw"]) };
+        let compiled = crate::compile::compile(&unit, &reader(world), &mut crate::compile::HostCache::default());
+        compiled.resource.expect("a route configuration")
+    };
+    let needs = |resource: &crate::xds::Resource| {
+        let site = |at: &crate::xds::NeedAt| format!("{}@{}", at.site, at.revision);
+        let need = |need: &crate::xds::ServiceNeed| {
+            let sites: Vec<String> = need.sites.iter().map(site).collect();
+            format!("{} in {}: {}", need.service, need.group, sites.join(" "))
+        };
+        resource.services.iter().map(need).collect::<Vec<_>>()
+    };
+    let before = compiled(&world);
+    assert_eq!(needs(&before), ["shop/web:80 in backbone/-/ams+fra2: ams@7 fra2@8"]);
+    // A later write of the service may have brought the port; one of the set brings nothing.
+    world.put(set("shop/web", "ams"));
+    world.put(service("shop/web", &[80]));
+    let after = compiled(&world);
+    assert_eq!(needs(&after), ["shop/web:80 in backbone/-/ams+fra2: ams@10 fra2@10"]);
+    assert_eq!(before, after, "no edge is told anything because of it");
+    assert_eq!(needs(&compiled(&world.with(set("shop/web", "gone")))).len(), 1);
+    assert_eq!(needs(&compiled(&self::world(&["ams"], &[]))), ["shop/web:80 in backbone/-/none: "]);
+}

@@ -133,6 +133,22 @@ fn the_older_gateway_goes_on_in_a_conflict_of_hosts() {
 }
 
 #[test]
+fn an_accepted_gateway_goes_before_an_older_one_that_came_past_admission() {
+    let mut world = World::of([gateway("z/raw", vec![http(80, None)])]);
+    world.apply(gateway("z/old", vec![http(80, Some("a.example"))]));
+    world.apply(gateway("a/new", vec![http(80, Some("a.example"))]));
+    world.put(certificate("z/c"));
+    world.put(gateway("z/raw", vec![https(80, None, "z/c"), https(80, Some("a.example"), "z/c")]));
+    for (name, gateway) in [("r", "z/raw"), ("o", "z/old"), ("n", "a/new")] {
+        world.put(route(&format!("z/{name}"), gateway).rule(rule(name, PathMatch::Prefix("/".into()))));
+    }
+    let all = ["z/raw", "z/old", "a/new"];
+    assert_eq!(spelled(&routes(&world, "http/80", &all)), ["a.example: o"], "the oldest of the accepted");
+    world.agree();
+    assert!(listener(&world, 80, &all).is_some_and(|plan| matches!(plan.shape, ListenerShape::Https { .. })));
+}
+
+#[test]
 fn the_older_gateway_decides_the_protocol_of_a_port() {
     let world = World::of([
         certificate("infra/c"),

@@ -1,0 +1,217 @@
+//! Which objects' conditions have to be looked at, and which of them have to be written. No I/O.
+//!
+//! Objects that changed come first, then those that proxies have not all taken, then one after the other in a slow
+//! sweep. What is written stands under `observed/v1/status/<kind-plural>/[<namespace>/]<name>`: the status as `get`
+//! shows it, and under `by` the replica that wrote it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::{OBJECTS_MAX, batch};
+use crate::{
+    model::{Keyspace, ObjectRef, Revision},
+    pipeline::State,
+    replicas::Fence,
+    store::{Listing, Op, Transaction},
+};
+
+/// How often objects that are not programmed everywhere are looked at.
+const UNFINISHED: Duration = Duration::from_millis(500);
+/// How often the sweep looks at its next objects.
+const SWEEP: Duration = Duration::from_secs(1);
+/// How much of a proxy's words about a refusal is kept.
+const ERROR_MAX: usize = 300;
+
+/// The fingerprint of a status without its author.
+type Digest = blake3::Hash;
+
+/// What a transaction has put in place: a key and its fingerprint, none where it was deleted.
+pub(super) type Written = Vec<(String, Option<Digest>)>;
+
+/// What stands, and what is to be done.
+pub(super) struct Books {
+    prefix: String,
+    by: Arc<str>,
+    /// What stands in the store.
+    standing: BTreeMap<String, Digest>,
+    /// What has to stand there, where it differs; none: nothing.
+    wanted: BTreeMap<String, Option<(Bytes, Digest)>>,
+    /// All objects of the newest state.
+    objects: BTreeSet<ObjectRef>,
+    observed: Option<Arc<State>>,
+    seen: Revision,
+    dirty: BTreeSet<ObjectRef>,
+    unfinished: BTreeSet<ObjectRef>,
+    unfinished_due: Option<Instant>,
+    /// The sweep goes on after this one.
+    swept: Option<ObjectRef>,
+    sweep_due: Option<Instant>,
+}
+
+impl Books {
+    pub(super) fn new(keyspace: &Keyspace, by: &Arc<str>) -> Self {
+        Self {
+            prefix: format!("{}status/", keyspace.observed()),
+            by: Arc::clone(by),
+            standing: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            objects: BTreeSet::new(),
+            observed: None,
+            seen: Revision(0),
+            dirty: BTreeSet::new(),
+            unfinished: BTreeSet::new(),
+            unfinished_due: None,
+            swept: None,
+            sweep_due: None,
+        }
+    }
+
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Takes note of what stands at the beginning of a term.
+    pub(super) fn reset(&mut self, listing: &Listing) {
+        let digest = |value: &Bytes| {
+            let mut status: Value = serde_json::from_slice(value).unwrap_or_default();
+            status.as_object_mut().and_then(|fields| fields.remove("by"));
+            fingerprint(&status)
+        };
+        self.standing = listing.entries.iter().map(|entry| (entry.key.clone(), digest(&entry.value))).collect();
+    }
+
+    /// Takes note of a state: what was written since the one before is looked at first, and what is gone goes.
+    pub(super) fn observe(&mut self, state: &Arc<State>) {
+        if self.observed.as_ref().is_some_and(|observed| Arc::ptr_eq(observed, state)) {
+            return;
+        }
+        let mut objects = BTreeSet::new();
+        for stored in state.configuration.iter() {
+            objects.insert((*stored.reference).clone());
+            if stored.mod_revision > self.seen {
+                self.dirty.insert((*stored.reference).clone());
+            }
+        }
+        // An object that cannot be read has a status too: it says why.
+        for problem in state.problems.iter() {
+            let Some(object) = &problem.object else { continue };
+            objects.insert(object.clone());
+            if problem.revision > self.seen {
+                self.dirty.insert(object.clone());
+            }
+        }
+        let keys: BTreeSet<String> = objects.iter().map(|object| self.key(object)).collect();
+        self.wanted.retain(|key, status| status.is_none() || keys.contains(key));
+        let gone = self.standing.keys().filter(|key| !keys.contains(*key));
+        self.wanted.extend(gone.map(|key| (key.clone(), None)));
+        let lost: Vec<ObjectRef> = self.objects.difference(&objects).cloned().collect();
+        for object in &lost {
+            self.dirty.remove(object);
+            self.unfinished.remove(object);
+        }
+        self.objects = objects;
+        self.seen = self.seen.max(state.revision);
+        self.observed = Some(Arc::clone(state));
+    }
+
+    /// The objects to look at now, at most as many as one transaction takes.
+    pub(super) fn next(&mut self, now: Instant) -> Vec<ObjectRef> {
+        let mut next: Vec<ObjectRef> = self.dirty.iter().take(OBJECTS_MAX).cloned().collect();
+        if next.len() < OBJECTS_MAX && self.unfinished_due.is_none_or(|due| due <= now) {
+            self.unfinished_due = Some(now + UNFINISHED);
+            let more = self.unfinished.iter().filter(|object| !self.dirty.contains(*object));
+            next.extend(more.take(OBJECTS_MAX - next.len()).cloned());
+        }
+        if next.is_empty() && self.sweep_due.is_none_or(|due| due <= now) {
+            self.sweep_due = Some(now + SWEEP);
+            let after = self.swept.take().map_or(Bound::Unbounded, Bound::Excluded);
+            next = self.objects.range((after, Bound::Unbounded)).take(OBJECTS_MAX).cloned().collect();
+            // At the end it begins anew.
+            self.swept = next.last().filter(|_| next.len() == OBJECTS_MAX).cloned();
+        }
+        for object in &next {
+            self.dirty.remove(object);
+            // What is unfinished still comes back behind the others.
+            self.unfinished.remove(object);
+        }
+        next
+    }
+
+    /// Takes in what was found out about objects: the status, and whether it is final until something changes.
+    pub(super) fn take(&mut self, found: Vec<(ObjectRef, Value, bool)>) {
+        for (object, mut status, finished) in found {
+            if !self.objects.contains(&object) {
+                continue;
+            }
+            if !finished {
+                self.unfinished.insert(object.clone());
+            }
+            shorten(&mut status);
+            let key = self.key(&object);
+            let digest = fingerprint(&status);
+            if self.standing.get(&key) == Some(&digest) {
+                self.wanted.remove(&key);
+                continue;
+            }
+            status["by"] = Value::from(&*self.by);
+            self.wanted.insert(key, Some((status.to_string().into(), digest)));
+        }
+    }
+
+    /// The next transaction, if something has to be written.
+    pub(super) fn plan(&self, fence: &Fence) -> Option<(Transaction, Written)> {
+        let op = |(key, status): (&String, &Option<(Bytes, Digest)>)| match status {
+            Some((value, _)) => Op::Put { key: key.clone(), value: value.clone(), lease: None },
+            None => Op::Delete { key: key.clone() },
+        };
+        let txn = batch(fence, self.wanted.iter().map(op));
+        let digest = |status: &Option<(Bytes, Digest)>| status.as_ref().map(|(_, digest)| *digest);
+        let written = self.wanted.iter().take(txn.ops.len()).map(|(key, status)| (key.clone(), digest(status)));
+        let written: Written = written.collect();
+        (!txn.ops.is_empty()).then_some((txn, written))
+    }
+
+    /// A transaction of [`Books::plan`] was committed.
+    pub(super) fn written(&mut self, written: Written) {
+        for (key, digest) in written {
+            let same = |status: &Option<(Bytes, Digest)>| status.as_ref().map(|(_, digest)| *digest) == digest;
+            if self.wanted.get(&key).is_some_and(same) {
+                self.wanted.remove(&key);
+            }
+            match digest {
+                Some(digest) => drop(self.standing.insert(key, digest)),
+                None => drop(self.standing.remove(&key)),
+            }
+        }
+    }
+
+    fn key(&self, object: &ObjectRef) -> String {
+        let ObjectRef { kind, namespace, name } = object;
+        let slash = if namespace.is_empty() { "" } else { "/" };
+        format!("{}{}/{namespace}{slash}{name}", self.prefix, kind.plural())
+    }
+}
+
+fn fingerprint(status: &Value) -> Digest {
+    // Keys of a JSON value are in order here, whatever the text's was.
+    blake3::hash(status.to_string().as_bytes())
+}
+
+/// A proxy's words may be long, and fifty proxies say the same.
+fn shorten(status: &mut Value) {
+    for laggard in status.get_mut("laggards").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(error) = laggard.get("error").and_then(Value::as_str)
+            && error.len() > ERROR_MAX
+        {
+            let short: String = error.chars().take(ERROR_MAX).chain(['…']).collect();
+            laggard["error"] = Value::from(short);
+        }
+    }
+}

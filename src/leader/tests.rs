@@ -1,0 +1,225 @@
+//! What the leader plans: conditions, watermarks, agreement. No store, no clock.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::{agreement::Agreement, conditions::Books, watermarks::Marks, *};
+use crate::{
+    catalog::{
+        accepted,
+        testing::{World, service},
+    },
+    model::{Kind, Watermark},
+    replicas::SiteReports,
+    status::SiteReport,
+    store::{Compare, KeyValue, Listing},
+};
+
+fn fence() -> Fence {
+    Fence { key: "/leader".into(), create_revision: Revision(4) }
+}
+
+fn listing(entries: &[(&str, Bytes)]) -> Listing {
+    let entry = |(key, value): &(&str, Bytes)| KeyValue {
+        key: (*key).into(),
+        value: value.clone(),
+        create_revision: Revision(1),
+        mod_revision: Revision(2),
+    };
+    Listing { revision: Revision(2), entries: entries.iter().map(entry).collect(), ..Listing::default() }
+}
+
+fn keys(txn: &Transaction) -> Vec<String> {
+    let key = |op: &Op| match op {
+        Op::Put { key, .. } => key.clone(),
+        Op::Delete { key } => format!("-{key}"),
+    };
+    txn.ops.iter().map(key).collect()
+}
+
+fn state(world: &World) -> Arc<State> {
+    Arc::new(State {
+        configuration: world.catalog.configuration().clone(),
+        runtime: world.catalog.runtime().clone(),
+        revision: world.listing().revision,
+        freshness: Freshness::Fresh,
+        problems: Arc::new(world.catalog.problems()),
+        unagreed: Arc::clone(world.catalog.unagreed()),
+    })
+}
+
+fn books() -> Books {
+    Books::new(&Keyspace::default(), &"a".into())
+}
+
+fn found(objects: Vec<ObjectRef>, say: &str) -> Vec<(ObjectRef, Value, bool)> {
+    objects.into_iter().map(|object| (object, json!({ "say": say }), true)).collect()
+}
+
+#[test]
+fn conditions_are_written_once_again_when_they_differ_and_go_with_their_objects() {
+    let mut world = World::of([service("shop/a", &[80]), service("shop/b", &[80])]);
+    let (mut books, mut now) = (books(), Instant::now());
+    books.observe(&state(&world));
+    let first = books.next(now);
+    assert_eq!(first.len(), 2);
+    assert!(books.next(now).len() <= 2, "the sweep at most");
+    books.take(found(first, "x"));
+    let (txn, written) = books.plan(&fence()).unwrap();
+    assert_eq!(txn.compares, [fence().compare()]);
+    let prefix = "/tidegate/observed/v1/status/services/shop";
+    assert_eq!(keys(&txn), [format!("{prefix}/a"), format!("{prefix}/b")]);
+    books.written(written);
+    assert!(books.plan(&fence()).is_none());
+
+    // The sweep finds one of them different.
+    now += Duration::from_secs(2);
+    let swept = books.next(now);
+    assert_eq!(swept.len(), 2);
+    books.take(found(swept[..1].to_vec(), "y"));
+    books.take(found(swept[1..].to_vec(), "x"));
+    let (txn, written) = books.plan(&fence()).unwrap();
+    assert_eq!(keys(&txn), [format!("{prefix}/a")]);
+    books.written(written);
+
+    world.remove(&ObjectRef::new(Kind::Service, "shop", "a"));
+    world.agree();
+    books.observe(&state(&world));
+    let (txn, written) = books.plan(&fence()).unwrap();
+    assert_eq!(keys(&txn), [format!("-{prefix}/a")]);
+    books.written(written);
+    // What a look finds out that began before the object went is too late.
+    books.take(found(vec![ObjectRef::new(Kind::Service, "shop", "a")], "z"));
+    assert!(books.plan(&fence()).is_none());
+}
+
+#[test]
+fn a_new_leader_writes_nothing_that_stands_whoever_wrote_it() {
+    let world = World::of([service("shop/a", &[80])]);
+    let mut books = books();
+    let key = "/tidegate/observed/v1/status/services/shop/";
+    let standing = |by: &str| Bytes::from(json!({ "by": by, "say": "x" }).to_string());
+    let (a, gone) = (format!("{key}a"), format!("{key}gone"));
+    books.reset(&listing(&[(&a, standing("b")), (&gone, standing("b"))]));
+    books.observe(&state(&world));
+    let next = books.next(Instant::now());
+    books.take(found(next, "x"));
+    let (txn, _) = books.plan(&fence()).unwrap();
+    assert_eq!(keys(&txn), [format!("-{gone}")]);
+}
+
+#[test]
+fn what_changed_is_looked_at_first_and_what_is_unfinished_again() {
+    let many: Vec<_> = (0..150).map(|n| service(&format!("shop/s{n:03}"), &[80])).collect();
+    let mut world = many.into_iter().fold(World::new(), World::with);
+    let (mut books, now) = (books(), Instant::now());
+    books.observe(&state(&world));
+    let looks: Vec<usize> = std::iter::repeat_with(|| books.next(now).len()).take(3).collect();
+    assert_eq!(looks, [60, 60, 30]);
+    world.put(service("shop/s100", &[81]));
+    books.observe(&state(&world));
+    let changed = ObjectRef::new(Kind::Service, "shop", "s100");
+    assert_eq!(books.next(now), std::slice::from_ref(&changed));
+    books.take(vec![(changed.clone(), json!({}), false)]);
+    let later = now + Duration::from_secs(1);
+    assert_eq!(books.next(later), [changed]);
+    // Then the sweep, part by part, and from the beginning again.
+    let sweep: Vec<usize> = (2..6).map(|n| books.next(now + Duration::from_secs(2 * n)).len()).collect();
+    assert_eq!(sweep, [60, 60, 30, 60]);
+}
+
+#[test]
+fn one_transaction_is_never_above_its_limits() {
+    let many: Vec<_> = (0..150).map(|n| service(&format!("shop/s{n:03}"), &[80])).collect();
+    let world = many.into_iter().fold(World::new(), World::with);
+    let mut books = books();
+    books.observe(&state(&world));
+    let laggards: Vec<Value> = (0..50).map(|_| json!({ "error": "x".repeat(10_000) })).collect();
+    for _ in 0..3 {
+        let objects = books.next(Instant::now());
+        books.take(objects.into_iter().map(|object| (object, json!({ "laggards": laggards }), true)).collect());
+    }
+    let mut all = 0;
+    while let Some((txn, written)) = books.plan(&fence()) {
+        let bytes: usize = txn.ops.iter().map(|op| if let Op::Put { value, .. } = op { value.len() } else { 0 }).sum();
+        assert!(txn.ops.len() <= 60 && bytes <= BYTES_MAX, "{} operations, {bytes} bytes", txn.ops.len());
+        all += txn.ops.len();
+        books.written(written);
+    }
+    assert_eq!(all, 150);
+}
+
+#[test]
+fn watermarks_are_written_where_they_differ_compared_with_what_was_read() {
+    let mut marks = Marks::new(&Keyspace::default());
+    let old = Watermark { revision: Revision(5), connected: true, ..Watermark::default() };
+    let standing =
+        [("/tidegate/v1/acked/a", crate::catalog::acked::encode(&old)), ("/tidegate/v1/acked/bad", "?".into())];
+    marks.reset(&listing(&standing));
+    let said = |site: &str, revision: u64| -> SiteReports {
+        let revision = Some(Revision(revision));
+        BTreeMap::from([(site.into(), SiteReport { gateways: 1, counted: 1, revision, ..SiteReport::default() })])
+    };
+    marks.take(vec![said("a", 5), said("bad", 6), said("c", 7)]);
+    let (txn, written) = marks.plan(&fence()).unwrap();
+    assert_eq!(keys(&txn), ["/tidegate/v1/acked/bad", "/tidegate/v1/acked/c"]);
+    let compares = [
+        fence().compare(),
+        Compare::ModRevision("/tidegate/v1/acked/bad".into(), Revision(2)),
+        Compare::ModRevision("/tidegate/v1/acked/c".into(), Revision(0)),
+    ];
+    assert_eq!(txn.compares, compares);
+    marks.written(written, Revision(9));
+    assert!(marks.plan(&fence()).is_none());
+    // Behind what stands nothing is written; that a site has lost its gateways is.
+    marks.take(vec![said("a", 4), said("bad", 6)]);
+    let (txn, _) = marks.plan(&fence()).unwrap();
+    assert_eq!(keys(&txn), ["/tidegate/v1/acked/c"]);
+    assert_eq!(txn.compares[1], Compare::ModRevision("/tidegate/v1/acked/c".into(), Revision(9)));
+}
+
+fn agree(agreement: &mut Agreement, state: &Arc<State>, now: Instant) -> Option<Transaction> {
+    let verdict = agreement.ask(state, now)?.judge();
+    agreement.answer(&verdict, Revision(3), &fence(), (now, 1_000))
+}
+
+#[test]
+fn raw_writes_get_their_copies_with_their_age_and_raw_deletions_lose_them() {
+    let mut world = World::new();
+    world.apply(service("shop/old", &[80]));
+    world.apply(service("shop/gone", &[80]));
+    world.put(service("shop/old", &[81]));
+    world.put(service("shop/new", &[80]));
+    world.remove(&ObjectRef::new(Kind::Service, "shop", "gone"));
+    let mut agreement = Agreement::new(&Keyspace::default(), &"a".into());
+    let txn = agree(&mut agreement, &state(&world), Instant::now()).unwrap();
+    let copy = "/tidegate/v1/accepted/services/shop/";
+    assert_eq!(keys(&txn)[..3], [format!("{copy}new"), format!("{copy}old"), format!("-{copy}gone")]);
+    assert!(keys(&txn)[3].contains("/audit/") && keys(&txn)[4] == "/tidegate/v1/head");
+    let object = |name: &str, revision| {
+        Compare::ModRevision(format!("/tidegate/v1/objects/services/shop/{name}"), Revision(revision))
+    };
+    let copied = |name: &str, revision| Compare::ModRevision(format!("{copy}{name}"), Revision(revision));
+    let head = Compare::ModRevision("/tidegate/v1/head".into(), Revision(3));
+    let expected = [
+        vec![fence().compare(), head],
+        vec![object("new", 4), copied("new", 0), object("old", 3), copied("old", 1), object("gone", 0)],
+        vec![copied("gone", 2)],
+    ];
+    assert_eq!(txn.compares, expected.concat());
+    let Op::Put { value, .. } = &txn.ops[1] else { panic!("{txn:?}") };
+    let entry =
+        KeyValue { key: String::new(), value: value.clone(), create_revision: Revision(9), mod_revision: Revision(9) };
+    assert_eq!(accepted::decode(&entry).unwrap().0, Revision(1), "an accepted object keeps its age");
+
+    // A state that has not read the transaction yet is not asked again; a later one is.
+    agreement.written(Revision(6));
+    assert!(agreement.ask(&state(&world), Instant::now()).is_none());
+    world.agree();
+    assert_eq!(agree(&mut agreement, &state(&world), Instant::now()), None);
+}

@@ -1,0 +1,82 @@
+//! Which watermarks have to be written, given what stands and what all replicas report. No I/O.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::OBJECTS_MAX;
+use crate::{
+    catalog::acked,
+    model::{Keyspace, Revision, StoreKey, Watermark, Watermarks},
+    replicas::{Fence, SiteReports},
+    status,
+    store::{Compare, Listing, Op, Transaction},
+};
+
+/// Sites and their watermarks, as a transaction puts them in place.
+pub(super) type Written = Vec<(Arc<str>, Watermark)>;
+
+/// What stands, and what has to stand.
+pub(super) struct Marks {
+    keyspace: Keyspace,
+    prefix: String,
+    standing: Watermarks,
+    /// The last write of each site's key, whatever it says.
+    revisions: BTreeMap<Arc<str>, Revision>,
+    wanted: Watermarks,
+}
+
+impl Marks {
+    pub(super) fn new(keyspace: &Keyspace) -> Self {
+        let prefix = keyspace.format(&StoreKey::Acked(String::new()));
+        let (standing, revisions, wanted) = (Watermarks::new(), BTreeMap::new(), Watermarks::new());
+        Self { keyspace: keyspace.clone(), prefix, standing, revisions, wanted }
+    }
+
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Takes note of what stands. A value that cannot be read is written over.
+    pub(super) fn reset(&mut self, listing: &Listing) {
+        (self.standing, self.revisions) = (Watermarks::new(), BTreeMap::new());
+        for entry in &listing.entries {
+            let Ok(StoreKey::Acked(site)) = self.keyspace.parse(&entry.key) else { continue };
+            let site: Arc<str> = site.into();
+            self.revisions.insert(Arc::clone(&site), entry.mod_revision);
+            if let Ok(watermark) = acked::decode(&entry.value) {
+                self.standing.insert(site, watermark);
+            }
+        }
+        // What was wanted may be behind what stands now; the next reports say.
+        self.wanted = self.standing.clone();
+    }
+
+    /// Takes in what all replicas report; with one missing nothing may be concluded.
+    pub(super) fn take(&mut self, reports: Vec<SiteReports>) {
+        self.wanted = status::merge_watermarks(&self.standing, reports);
+    }
+
+    /// The next transaction, if something has to be written.
+    pub(super) fn plan(&self, fence: &Fence) -> Option<(Transaction, Written)> {
+        let differs = self.wanted.iter().filter(|(site, wanted)| self.standing.get(*site) != Some(*wanted));
+        let written: Written = differs.take(OBJECTS_MAX).map(|(site, w)| (Arc::clone(site), w.clone())).collect();
+        if written.is_empty() {
+            return None;
+        }
+        let mut txn = Transaction { compares: vec![fence.compare()], ops: Vec::new() };
+        for (site, watermark) in &written {
+            let key = self.keyspace.format(&StoreKey::Acked(site.to_string()));
+            let seen = self.revisions.get(site).copied().unwrap_or_default();
+            txn.compares.push(Compare::ModRevision(key.clone(), seen));
+            txn.ops.push(Op::Put { key, value: acked::encode(watermark), lease: None });
+        }
+        Some((txn, written))
+    }
+
+    /// A transaction of [`Marks::plan`] was committed.
+    pub(super) fn written(&mut self, written: Written, at: Revision) {
+        for (site, watermark) in written {
+            self.revisions.insert(Arc::clone(&site), at);
+            self.standing.insert(site, watermark);
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! The replicas of the fleet: who they are, which one leads, and how they are asked.
+//!
+//! Every replica stands in the store under a leased key, `observed/v1/replicas/<name>`, and follows the keys of the
+//! others. The one that made the key `observed/v1/leader` under the same lease leads. Whatever it writes as the leader
+//! carries [`Fence::compare`], so that a leader which was paused past its lease writes nothing when it wakes up.
+
+mod membership;
+mod peers;
+mod registrar;
+mod standings;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod words;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::{Response, Status, transport::Channel};
+
+pub use standings::{Report, Standings, stale};
+pub use tls::{PeerTls, TrustDomain};
+pub use words::{SiteReports, laggard, site_reports, standing};
+
+use self::{peers::Peers, registrar::Registrar};
+use crate::{
+    model::{Keyspace, Revision},
+    rpc::{WatermarksRequest, peer_client::PeerClient},
+    store::{Compare, Store},
+};
+
+/// How long one question to another replica may take.
+pub const ASK: Duration = Duration::from_secs(2);
+
+/// Another replica, or this one, as its registration says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// `host:port` of its API; empty when it advertises none.
+    pub api: String,
+    /// Its version of Tidegate.
+    pub version: String,
+    /// Tells a process from another one of the same name.
+    instance: String,
+}
+
+/// All registered replicas by name.
+pub type Members = BTreeMap<Arc<str>, Member>;
+
+/// What proves that a replica leads: the leader key as this replica made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// The leader key.
+    pub key: String,
+    /// When this replica made it. A later leader makes it anew.
+    pub create_revision: Revision,
+}
+
+impl Fence {
+    /// The condition of every write of the leader.
+    pub fn compare(&self) -> Compare {
+        Compare::CreateRevision(self.key.clone(), self.create_revision)
+    }
+}
+
+/// What a replica says of itself.
+#[derive(Clone)]
+pub struct Settings {
+    /// Its name, unique in the fleet.
+    pub name: Arc<str>,
+    /// Where others reach its API; empty: nowhere.
+    pub advertise: String,
+    /// How long its registration outlives its last renewal.
+    pub ttl: Duration,
+    /// How it proves itself to others, and they to it; none: plain connections, for loopback.
+    pub tls: Option<PeerTls>,
+}
+
+/// A replica's sight of the fleet; cheap to clone.
+#[derive(Clone)]
+pub struct Replicas {
+    name: Arc<str>,
+    instance: Arc<str>,
+    advertise: Arc<str>,
+    members: watch::Receiver<Arc<Members>>,
+    leadership: watch::Receiver<Option<Fence>>,
+    complaint: watch::Receiver<Option<String>>,
+    peers: Arc<Peers>,
+}
+
+impl Replicas {
+    /// This replica's sight, and the task that keeps its registration, stands for election and follows the others until
+    /// `cancel`; then it gives the registration up.
+    pub fn join(
+        settings: Settings,
+        store: Arc<dyn Store>,
+        keyspace: &Keyspace,
+        cancel: CancellationToken,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let (members_in, members) = watch::channel(Arc::default());
+        let (leadership_in, leadership) = watch::channel(None);
+        let (complaint_in, complaint) = watch::channel(None);
+        let instance: Arc<str> = format!("{:016x}", fastrand::u64(..)).into();
+        let (name, advertise) = (Arc::clone(&settings.name), settings.advertise.as_str().into());
+        let peers = Arc::new(Peers::new(settings.tls.clone()));
+        let replicas = Self {
+            name,
+            instance: Arc::clone(&instance),
+            advertise,
+            members,
+            leadership,
+            complaint,
+            peers: Arc::clone(&peers),
+        };
+        let told = registrar::Told { members: members_in, leadership: leadership_in, complaint: complaint_in, peers };
+        let registrar = Registrar::new(&settings, &instance, store, keyspace, told);
+        (replicas, registrar.run(cancel))
+    }
+
+    /// The name of this replica.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// All registered replicas, as last known; this one is among them once it is registered.
+    pub fn members(&self) -> watch::Receiver<Arc<Members>> {
+        self.members.clone()
+    }
+
+    /// The fence while this replica leads.
+    pub fn leadership(&self) -> watch::Receiver<Option<Fence>> {
+        self.leadership.clone()
+    }
+
+    /// Why this replica is not registered, for its operator.
+    pub fn complaint(&self) -> Option<String> {
+        self.complaint.borrow().clone()
+    }
+
+    /// The replicas that have to be asked about what this one does not know: all but itself.
+    pub fn others(&self) -> Vec<(Arc<str>, Member)> {
+        let members = Arc::clone(&self.members.borrow());
+        let own = |name: &Arc<str>, member: &Member| {
+            // Another process of the same name has proxies of its own; an earlier life of this one has none.
+            *name == self.name && (member.instance == *self.instance || member.api == *self.advertise)
+        };
+        let others = members.iter().filter(|(name, member)| !own(name, member));
+        others.map(|(name, member)| (Arc::clone(name), member.clone())).collect()
+    }
+
+    /// A connection to another replica, made when it is first used and kept while the replica is registered.
+    ///
+    /// # Errors
+    /// In words: it advertises no address, or none that can be used.
+    pub fn client(&self, member: &Member) -> Result<PeerClient<Channel>, String> {
+        self.peers.client(&member.api)
+    }
+
+    /// What another replica says of its proxies, at first and whenever that differs, until it breaks off.
+    ///
+    /// # Errors
+    /// Why it broke off.
+    pub async fn follow_reports(&self, member: &Member, told: impl Fn(SiteReports)) -> Result<(), String> {
+        let mut client = self.client(member)?;
+        let asked = tokio::time::timeout(ASK, client.watermarks(WatermarksRequest {})).await;
+        let answer = asked.map_err(|_| format!("it did not answer within {ASK:?}"))?;
+        let mut reports = answer.map_err(|status| reason(&status))?.into_inner();
+        // It may well have nothing to say for hours; that it is gone is found by the connection's own checks.
+        while let Some(report) = reports.message().await.map_err(|status| reason(&status))? {
+            told(words::site_reports_from(report.sites));
+        }
+        Err("it ended the stream".to_owned())
+    }
+
+    /// Puts one question to all other replicas at once; each answers, or it is said why not, within [`ASK`].
+    pub async fn ask<T, F>(&self, question: impl Fn(PeerClient<Channel>) -> F) -> Vec<(Arc<str>, Result<T, Status>)>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let asked = self.others().into_iter().map(|(name, member)| {
+            let asked = self.client(&member).map(&question);
+            async move {
+                let answer = match asked {
+                    Err(why) => Err(Status::unavailable(why)),
+                    Ok(call) => match tokio::time::timeout(ASK, call).await {
+                        Ok(answer) => answer.map(Response::into_inner),
+                        Err(_) => Err(Status::deadline_exceeded(format!("it did not answer within {ASK:?}"))),
+                    },
+                };
+                (name, answer)
+            }
+        });
+        futures::future::join_all(asked).await
+    }
+}
+
+/// Why a replica did not answer, as one line: gRPC's message and what lies beneath it.
+pub fn reason(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = if text.is_empty() { more } else { format!("{text}: {more}") };
+        }
+        source = error.source();
+    }
+    if text.is_empty() { status.code().description().to_owned() } else { text }
+}

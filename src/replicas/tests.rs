@@ -1,0 +1,272 @@
+//! Who leads, who steps down, who is known; on one embedded store that all share, and on its faults.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
+
+use async_trait::async_trait;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use tokio::task::JoinSet;
+use tonic::codegen::Service;
+
+use super::*;
+use crate::store::{
+    Change, Embedded, Feed, KeyValue, LeaseId, Listing, Op, StoreError, Transaction, TxnOutcome, Watcher,
+};
+
+const TTL: Duration = Duration::from_secs(1);
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A way to a store that can be cut.
+struct Link {
+    store: Arc<dyn Store>,
+    cut: AtomicBool,
+}
+
+impl Link {
+    fn open(&self) -> Result<&Arc<dyn Store>, StoreError> {
+        if self.cut.load(Ordering::Relaxed) { Err(StoreError::Unavailable("cut".into())) } else { Ok(&self.store) }
+    }
+}
+
+#[async_trait]
+impl Store for Link {
+    async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
+        self.open()?.list(prefix).await
+    }
+    async fn get(&self, key: &str) -> Result<Option<KeyValue>, StoreError> {
+        self.open()?.get(key).await
+    }
+    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watcher, StoreError> {
+        self.open()?.watch(prefix, from).await
+    }
+    async fn txn(&self, txn: Transaction) -> Result<TxnOutcome, StoreError> {
+        self.open()?.txn(txn).await
+    }
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        self.open()?.grant(ttl).await
+    }
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.open()?.keep_alive(lease).await
+    }
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.open()?.revoke(lease).await
+    }
+}
+
+/// A replica, and its tasks.
+struct Joined {
+    replicas: Replicas,
+    link: Arc<Link>,
+    cancel: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+fn join(store: &Arc<dyn Store>, name: &str, advertise: &str) -> Joined {
+    let link = Arc::new(Link { store: Arc::clone(store), cut: AtomicBool::new(false) });
+    let settings = Settings { name: name.into(), advertise: advertise.into(), ttl: TTL, tls: None };
+    let cancel = CancellationToken::new();
+    let through: Arc<dyn Store> = Arc::clone(&link) as Arc<dyn Store>;
+    let (replicas, run) = Replicas::join(settings, through, &Keyspace::default(), cancel.clone());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(run);
+    Joined { replicas, link, cancel, tasks }
+}
+
+impl Joined {
+    fn fence(&self) -> Option<Fence> {
+        self.replicas.leadership().borrow().clone()
+    }
+
+    fn knows(&self) -> Vec<String> {
+        self.replicas.members().borrow().keys().map(ToString::to_string).collect()
+    }
+
+    async fn leads(&self) -> Fence {
+        let mut leadership = self.replicas.leadership();
+        let fence = tokio::time::timeout(LIMIT, leadership.wait_for(Option::is_some)).await.unwrap().unwrap().clone();
+        fence.unwrap()
+    }
+}
+
+async fn until(what: &str, done: impl Fn() -> bool) {
+    let end = Instant::now() + LIMIT;
+    while !done() {
+        assert!(Instant::now() < end, "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn shared() -> Arc<dyn Store> {
+    Embedded::in_memory().unwrap()
+}
+
+async fn write(store: &Arc<dyn Store>, fence: &Fence) -> TxnOutcome {
+    let op = Op::Put { key: "/x".into(), value: "1".into(), lease: None };
+    store.txn(Transaction { compares: vec![fence.compare()], ops: vec![op] }).await.unwrap()
+}
+
+#[tokio::test]
+async fn one_of_three_leads_and_hands_over_at_once_when_it_stops() {
+    let store = shared();
+    let mut all = vec![join(&store, "a", "h:1"), join(&store, "b", "h:2"), join(&store, "c", "h:3")];
+    until("all know all", || all.iter().all(|one| one.knows() == ["a", "b", "c"])).await;
+    until("one leads", || all.iter().filter(|one| one.fence().is_some()).count() == 1).await;
+    let at = all.iter().position(|one| one.fence().is_some()).unwrap();
+    let mut leader = all.remove(at);
+    let fence = leader.fence().unwrap();
+    assert!(matches!(write(&store, &fence).await, TxnOutcome::Committed(_)));
+    assert_eq!(leader.replicas.others().len(), 2);
+
+    let began = Instant::now();
+    leader.cancel.cancel();
+    leader.tasks.join_next().await.unwrap().unwrap();
+    until("another leads", || all.iter().any(|one| one.fence().is_some())).await;
+    assert!(began.elapsed() < TTL, "it waited for the lease: {:?}", began.elapsed());
+    assert!(matches!(write(&store, &fence).await, TxnOutcome::Conflict(_)), "the old fence opens nothing");
+    until("it is forgotten", || all.iter().all(|one| one.knows().len() == 2)).await;
+}
+
+#[tokio::test]
+async fn a_leader_that_cannot_renew_steps_down_by_itself_and_comes_back_as_a_follower() {
+    let store = shared();
+    let first = join(&store, "a", "h:1");
+    let fence = first.leads().await;
+    let second = join(&store, "b", "h:2");
+    until("both are known", || first.knows().len() == 2).await;
+
+    let began = Instant::now();
+    first.link.cut.store(true, Ordering::Relaxed);
+    until("it steps down", || first.fence().is_none()).await;
+    assert!(began.elapsed() < TTL + TTL / 2, "{:?}", began.elapsed());
+    assert_eq!(first.knows(), ["a", "b"], "the last known replicas stand");
+    let new = second.leads().await;
+    assert!(new.create_revision > fence.create_revision);
+    assert!(matches!(write(&store, &fence).await, TxnOutcome::Conflict(_)));
+    assert!(matches!(write(&store, &new).await, TxnOutcome::Committed(_)));
+    until("it says why", || first.replicas.complaint().is_some_and(|why| why.contains("cut"))).await;
+
+    first.link.cut.store(false, Ordering::Relaxed);
+    until("it is registered again", || second.knows() == ["a", "b"] && first.replicas.complaint().is_none()).await;
+    assert_eq!((first.fence(), second.fence()), (None, Some(new)));
+}
+
+#[tokio::test]
+async fn a_leader_key_that_somebody_deletes_costs_the_office_and_is_fought_for_anew() {
+    let store = shared();
+    let one = join(&store, "a", "h:1");
+    let fence = one.leads().await;
+    let op = Op::Delete { key: fence.key.clone() };
+    store.txn(Transaction { compares: vec![], ops: vec![op] }).await.unwrap();
+    until("it leads anew", || one.fence().is_some_and(|new| new.create_revision > fence.create_revision)).await;
+}
+
+#[tokio::test]
+async fn a_second_process_of_one_name_says_so_and_asks_the_first() {
+    let store = shared();
+    let first = join(&store, "a", "h:1");
+    first.leads().await;
+    let second = join(&store, "a", "h:2");
+    until("it says so", || second.replicas.complaint().is_some_and(|why| why.contains("--replica"))).await;
+    let asked: Vec<String> = second.replicas.others().into_iter().map(|(_, member)| member.api).collect();
+    assert_eq!(asked, ["h:1"]);
+    assert_eq!(first.replicas.others(), []);
+    assert_eq!((first.replicas.complaint(), second.fence()), (None, None));
+}
+
+#[tokio::test]
+async fn a_replica_that_does_not_answer_is_named_with_the_reason() {
+    let store = shared();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let closed = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let one = join(&store, "a", "h:1");
+    let (_two, _three) = (join(&store, "b", &closed), join(&store, "c", ""));
+    until("all are known", || one.knows().len() == 3).await;
+    let asked = one.replicas.standings(&[], Report { revision: Revision(7), ..Report::default() }).await;
+    let named = asked.unreachable();
+    assert!(named[0].starts_with("b: ") && named[0].contains("refused"), "{named:?}");
+    assert!(named[1].starts_with("c: ") && named[1].contains("--advertise"), "{named:?}");
+    assert_eq!((named.len(), asked.slowest), (2, ("a".into(), Revision(7))));
+}
+
+#[test]
+fn registrations_are_read_tolerantly_and_outages_change_nothing() {
+    let prefix = "/r/";
+    let entry = |key: &str, value: &str| KeyValue {
+        key: key.into(),
+        value: value.to_owned().into(),
+        create_revision: Revision(1),
+        mod_revision: Revision(1),
+    };
+    let entries = vec![
+        entry("/r/a", r#"{"api":"h:1","version":"9","more":[]}"#),
+        entry("/r/b", "garbage"),
+        entry("/r/c/d", "{}"),
+        entry("/r/", "{}"),
+    ];
+    let listing = Feed::Reset(Listing { revision: Revision(3), entries, ..Listing::default() });
+    let known = membership::members(&Members::new(), prefix, &listing).unwrap();
+    let apis: Vec<_> = known.iter().map(|(name, member)| (&**name, member.api.as_str())).collect();
+    assert_eq!(apis, [("a", "h:1"), ("b", "")]);
+    assert_eq!(membership::members(&known, prefix, &listing), None);
+    assert_eq!(membership::members(&known, prefix, &Feed::Down { reason: String::new() }), None);
+    let batch = crate::store::Batch { revision: Revision(4), changes: vec![Change::Delete("/r/b".into())] };
+    assert_eq!(membership::members(&known, prefix, &Feed::Batch(batch)).unwrap().len(), 1);
+    let many = (0..300).map(|n| entry(&format!("/r/{n:03}"), "{}")).collect();
+    let flood = Feed::Reset(Listing { revision: Revision(5), entries: many, ..Listing::default() });
+    assert_eq!(membership::members(&known, prefix, &flood).unwrap().len(), 256);
+}
+
+#[test]
+fn answers_are_summed_and_the_slowest_and_the_stale_are_named() {
+    use crate::status::Standing;
+    let report = |acked, revision, stale: &str| Report {
+        standings: vec![Standing { total: acked, acked, ..Standing::default() }],
+        revision: Revision(revision),
+        stale: stale.into(),
+    };
+    let all = [("a".into(), report(2, 9, "")), ("b".into(), report(3, 7, "the store is away"))];
+    let merged = standings::merge(1, &all, Vec::new());
+    assert_eq!((merged.standings[0].total, merged.standings[0].acked), (5, 5));
+    assert_eq!(merged.slowest, ("b".into(), Revision(7)));
+    assert_eq!(merged.stale, "b: the store is away");
+}
+
+#[tokio::test]
+async fn only_the_certificate_of_a_control_plane_of_the_trust_domain_is_taken_for_a_replicas() {
+    let dir = tempfile::tempdir().unwrap();
+    let planes = [("cp1".to_owned(), vec![]), ("cp2".to_owned(), vec![])];
+    let sites = [(crate::model::Role::Edge, "edge1".to_owned())];
+    crate::certs::dev_certs(dir.path(), "tidegate.local", &sites, &["ann".to_owned()], &planes).unwrap();
+    let certificates = |folder: &str| {
+        let file = |name: &str| dir.path().join(folder).join(name);
+        let chain = |name: &str| -> Vec<CertificateDer<'static>> {
+            CertificateDer::pem_file_iter(file(name)).unwrap().map(Result::unwrap).collect()
+        };
+        (chain("ca.crt"), chain("tls.crt"), PrivateKeyDer::from_pem_file(file("tls.key")).unwrap())
+    };
+    let meet = async |server: &str, domain: &'static str| {
+        let (ca, chain, key) = certificates(server);
+        let config = crate::serve::intake::mutual_tls(ca, chain, key).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (ca, chain, key) = certificates("control-plane/cp1");
+        let tls = PeerTls::new(ca, chain, key, Arc::new(move || domain.to_owned())).unwrap();
+        let accept = async {
+            let (socket, _) = listener.accept().await.unwrap();
+            drop(tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(socket).await);
+        };
+        let uri = format!("http://{address}").parse().unwrap();
+        let (met, ()) = tokio::join!(tls.connector().call(uri), accept);
+        met.map(drop).map_err(|error| error.to_string())
+    };
+    assert_eq!(meet("control-plane/cp2", "tidegate.local").await, Ok(()));
+    for (server, domain) in
+        [("edge/edge1", "tidegate.local"), ("operator/ann", "tidegate.local"), ("control-plane/cp2", "other")]
+    {
+        let refused = meet(server, domain).await.unwrap_err();
+        assert!(refused.contains("certificate"), "{server}: {refused}");
+    }
+}

@@ -1,0 +1,151 @@
+//! The order between the tiers: an edge's routes wait for their services to stand at the cores, and a core's clusters
+//! for the edges to send nothing there any more. Watermarks say how far each side has come.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Moment, Session,
+    kind::{Edges, Exception},
+};
+use crate::{
+    model::{Revision, Role, Watermarks},
+    snapshot::Content,
+    xds::{ResourceType, ServiceNeed},
+};
+
+/// How long a route waits where no core site is on its way; and for the other sites, once one is there.
+const CORES: Duration = Duration::from_secs(15);
+/// How long a core's cluster waits for edges that do not come on.
+const EDGES: Duration = Duration::from_secs(60);
+
+/// How far a service has come at the core sites of its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cover {
+    /// At each that can serve it: nothing to wait for.
+    All,
+    /// At one, and others are on their way.
+    Some,
+    /// At none, and some are on their way.
+    Coming,
+    /// At none, and none is on its way: nothing is connected there, or it refuses the service.
+    Nowhere,
+}
+
+fn cover(need: &ServiceNeed, watermarks: &Watermarks) -> Cover {
+    let (mut covered, mut coming) = (false, false);
+    for at in &need.sites {
+        let Some(watermark) = watermarks.get(&at.site) else { continue };
+        if watermark.revision < at.revision {
+            coming |= watermark.connected;
+        } else {
+            let refused = |kind: ResourceType| watermark.except.contains(&format!("{}/{}", kind.short(), need.service));
+            covered |= !refused(ResourceType::Cluster) && !refused(ResourceType::Endpoints);
+        }
+    }
+    match (covered, coming) {
+        // Without a core there is nothing to wait for, nor where nobody tells how far the sites are.
+        _ if need.sites.is_empty() || watermarks.is_empty() => Cover::All,
+        (true, false) => Cover::All,
+        (true, true) => Cover::Some,
+        (false, true) => Cover::Coming,
+        (false, false) => Cover::Nowhere,
+    }
+}
+
+/// Whether a route that newly names it has to wait.
+pub(super) fn uncovered(need: &ServiceNeed, watermarks: &Watermarks) -> bool {
+    cover(need, watermarks) != Cover::All
+}
+
+/// A service and its group.
+pub(super) type Key = (Arc<str>, Arc<str>);
+
+/// How long one service has been waited for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waited {
+    since: Instant,
+    /// When the first site had it.
+    covered: Option<Instant>,
+}
+
+impl Waited {
+    pub(super) fn begin(now: Instant) -> Self {
+        Self { since: now, covered: None }
+    }
+
+    /// When the wait ends: none, by a watermark alone; a time that is past, it has ended. `bare`: nothing serves
+    /// meanwhile, so that it is bounded in any case.
+    pub(super) fn until(&mut self, need: &ServiceNeed, bare: bool, moment: &Moment<'_>) -> Option<Instant> {
+        match cover(need, moment.watermarks) {
+            Cover::All => Some(self.since),
+            Cover::Some => Some(*self.covered.get_or_insert(moment.now) + CORES),
+            Cover::Coming if !bare => None,
+            Cover::Nowhere if bare => Some(self.since),
+            Cover::Coming | Cover::Nowhere => Some(self.since + CORES),
+        }
+    }
+}
+
+impl Session {
+    /// Services that the route configurations of a listener name and that the stream lacks, being new to it themselves.
+    pub(super) fn brought<'c>(
+        &self,
+        listener: &crate::xds::Resource,
+        content: &'c Content,
+    ) -> impl Iterator<Item = &'c ServiceNeed> {
+        let routes = listener.requires.iter().filter(|(kind, _)| *kind == ResourceType::Route);
+        let lacking = routes.filter_map(|(kind, name)| {
+            let entry = content.get(*kind, name)?;
+            let has =
+                self.kind(*kind).is_some_and(|rds| rds.subscription.contains(name) && !rds.is_new(name, entry.created));
+            (!has).then_some(entry)
+        });
+        let lacking: Vec<_> = lacking.collect();
+        lacking.into_iter().flat_map(|entry| entry.needs().map(|(need, _)| need))
+    }
+
+    /// Notes which removals at a core the edges have passed.
+    pub(super) fn mark_edges(&mut self, moment: &Moment<'_>) {
+        if self.role != Role::Core {
+            return;
+        }
+        let slowest = slowest_edge(moment);
+        let mut wakes = Vec::new();
+        let Some(cds) = self.slot(ResourceType::Cluster) else { return };
+        for exception in cds.exceptions.values_mut() {
+            let Exception::Gone { edges, .. } = exception else { continue };
+            if edges.passed.is_some() {
+                continue;
+            }
+            let limit = *edges.since.get_or_insert(moment.now) + EDGES;
+            if slowest.is_none_or(|slowest| slowest >= edges.revision) {
+                edges.passed = Some(moment.now);
+            } else if moment.now >= limit {
+                edges.passed = Some(limit);
+            } else {
+                wakes.push(limit);
+            }
+        }
+        self.awaits |= !wakes.is_empty();
+        wakes.into_iter().for_each(|limit| self.wake_at(limit));
+    }
+
+    /// Whether no edge sends requests for a removed cluster any more: they have taken that it went, and what they had
+    /// under way has drained. It is each proxy's own affair where there is no core.
+    pub(super) fn edges_drained(&mut self, edges: &Edges, moment: &Moment<'_>) -> bool {
+        if self.role != Role::Core {
+            return true;
+        }
+        edges.passed.is_some_and(|passed| self.reached(passed + moment.sites.drain_time, moment.now))
+    }
+}
+
+/// How far the slowest edge site with connected gateways is; none without any.
+fn slowest_edge(moment: &Moment<'_>) -> Option<Revision> {
+    let edge = |site: &str| moment.sites.get(site).is_some_and(|(_, entry)| entry.role == Role::Edge);
+    let connected = moment.watermarks.iter().filter(|(site, watermark)| watermark.connected && edge(site));
+    connected.map(|(_, watermark)| watermark.revision).min()
+}

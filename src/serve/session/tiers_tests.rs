@@ -1,0 +1,279 @@
+//! The order between the tiers: routes at an edge wait for cores, clusters at a core for edges.
+
+use std::collections::BTreeSet;
+
+use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
+
+use super::{world::*, *};
+use crate::{
+    model::{Revision, Watermark},
+    xds::{NeedAt, Resource, ServiceNeed},
+};
+
+const NOTHING: [&str; 0] = [];
+
+/// A service by its name, its group, and the core sites with what they must have.
+type Named<'a> = (&'a str, &'a str, &'a [(&'a str, u64)]);
+
+/// A route configuration that names these services.
+fn route(name: &str, payload: &str, services: &[Named<'_>]) -> Resource {
+    let mut route = resource(Route, name, payload);
+    route.requires = vec![(Cluster, "a".into())];
+    let need = |(service, group, sites): &Named<'_>| ServiceNeed {
+        service: (*service).into(),
+        group: (*group).into(),
+        sites: sites.iter().map(|(s, r)| NeedAt { site: (*s).into(), revision: Revision(*r) }).collect(),
+    };
+    route.services = services.iter().map(need).collect();
+    route
+}
+
+fn at(revision: u64, connected: bool, except: &[&str]) -> Watermark {
+    let except: BTreeSet<String> = except.iter().map(ToString::to_string).collect();
+    Watermark { revision: Revision(revision), except, connected }
+}
+
+/// An edge that serves, and two cores of which one is connected and up to revision 5.
+fn edge() -> World {
+    let mut world = World::running();
+    world.publish(vec![route("r", "old", &[("s/old:80", "g", &[("ams", 1)])])], &[]);
+    world.settle();
+    world.site("ams", Role::Core, at(5, true, &[]));
+    world.site("fra", Role::Core, at(5, true, &[]));
+    world
+}
+
+const BOTH: &[(&str, u64)] = &[("ams", 7), ("fra", 7)];
+
+#[test]
+fn a_route_waits_for_one_core_without_limit_and_then_fifteen_seconds_for_the_others() {
+    let mut world = edge();
+    world.publish(vec![route("r", "2", &[("s/new:80", "g", BOTH)]), route("other", "1", &[])], &[]);
+    assert_eq!(world.out(), NOTHING);
+    assert_eq!(world.after(100_000), NOTHING);
+    assert!(world.session.awaits_watermarks());
+    world.site("fra", Role::Core, at(7, true, &[]));
+    assert_eq!(world.out(), NOTHING);
+    assert_eq!(world.after(14), NOTHING);
+    assert!(world.session.next_deadline().is_some_and(|at| at <= world.now + Duration::from_secs(1)));
+    assert_eq!(world.after(1), ["RDS +r"]);
+    assert!(!world.session.awaits_watermarks());
+}
+
+#[test]
+fn a_route_goes_as_soon_as_every_connected_core_is_there() {
+    let mut world = edge();
+    world.publish(vec![route("r", "2", &[("s/new:80", "g", BOTH)])], &[]);
+    assert_eq!(world.out(), NOTHING);
+    world.site("ams", Role::Core, at(9, true, &[]));
+    assert_eq!(world.out(), NOTHING);
+    world.site("fra", Role::Core, at(5, false, &[]));
+    assert_eq!(world.out(), ["RDS +r"]);
+    world.ack(Route);
+    // One that is there already is waited for by nobody.
+    world.publish(vec![route("r", "3", &[("s/new:80", "g", BOTH), ("s/more:80", "g", &[("ams", 9)])])], &[]);
+    assert_eq!(world.out(), ["RDS +r"]);
+}
+
+#[test]
+fn cores_that_are_away_or_refuse_the_service_hold_a_route_for_fifteen_seconds_only() {
+    let away = [at(5, false, &[]), at(9, true, &["CDS/s/new:80"]), at(9, true, &["EDS/s/new:80"])];
+    for watermark in away {
+        let mut world = edge();
+        world.site("ams", Role::Core, watermark);
+        world.site("fra", Role::Core, at(5, false, &[]));
+        world.publish(vec![route("r", "2", &[("s/new:80", "g", BOTH)])], &[]);
+        assert_eq!(world.after(0), NOTHING);
+        assert_eq!(world.after(14), NOTHING);
+        assert_eq!(world.after(1), ["RDS +r"]);
+    }
+    let mut world = edge();
+    world.site("ams", Role::Core, at(9, true, &["CDS/s/another:80"]));
+    world.publish(vec![route("r", "2", &[("s/new:80", "g", &[("ams", 7)])])], &[]);
+    assert_eq!(world.out(), ["RDS +r"]);
+}
+
+#[test]
+fn nothing_waits_without_a_core_nor_where_nobody_tells_how_far_they_are() {
+    let mut world = edge();
+    world.publish(vec![route("r", "2", &[("s/new:80", "none", &[])])], &[]);
+    assert_eq!(world.out(), ["RDS +r"]);
+    world.ack(Route);
+    world.watermarks.clear();
+    world.publish(vec![route("r", "3", &[("s/newer:80", "g", BOTH)])], &[]);
+    assert_eq!(world.out(), ["RDS +r"]);
+}
+
+#[test]
+fn only_services_that_the_stream_did_not_name_in_that_group_are_waited_for() {
+    let mut world = edge();
+    world.publish(vec![route("r", "2", &[("s/old:80", "g", &[("ams", 99)])])], &[]);
+    assert_eq!(world.settle(), ["RDS +r"]);
+    let covered: Named<'_> = ("s/there:80", "g", &[("ams", 5)]);
+    world.publish(vec![route("r", "2b", &[("s/old:80", "g", &[("ams", 99)]), covered])], &[]);
+    assert_eq!(world.settle(), ["RDS +r"]);
+    world.publish(vec![route("r", "3", &[("s/old:80", "h", BOTH)])], &[]);
+    assert_eq!(world.settle(), NOTHING);
+    // Newer content of a route that waits, still with the service.
+    world.publish(vec![route("r", "4", &[("s/old:80", "h", BOTH)])], &[]);
+    assert_eq!(world.settle(), NOTHING);
+    world.publish(vec![route("r", "5", &[("s/old:80", "g", &[("ams", 99)])])], &[]);
+    assert_eq!(world.settle(), NOTHING, "it went and came again, so it is new");
+    world.site("ams", Role::Core, at(99, true, &[]));
+    assert_eq!(world.settle(), ["RDS +r"]);
+}
+
+#[test]
+fn a_refused_route_names_its_services_anew_in_its_next_version() {
+    let mut world = edge();
+    world.publish(vec![route("r", "2", &[("s/new:80", "g", &[("ams", 5)])])], &[]);
+    assert_eq!(world.out(), ["RDS +r"]);
+    world.nack(Route, "no good");
+    assert_eq!(world.out(), NOTHING);
+    world.site("ams", Role::Core, at(4, true, &[]));
+    world.publish(vec![route("r", "3", &[("s/new:80", "g", &[("ams", 5)])])], &[]);
+    assert_eq!(world.after(100), NOTHING);
+    world.site("ams", Role::Core, at(5, true, &[]));
+    assert_eq!(world.settle(), ["RDS +r"]);
+    world.site("ams", Role::Core, at(4, true, &[]));
+    world.publish(vec![route("r", "4", &[("s/new:80", "g", &[("ams", 5)])])], &[]);
+    assert_eq!(world.settle(), ["RDS +r"], "acknowledged since");
+}
+
+#[test]
+fn a_listener_waits_for_the_services_of_the_routes_that_it_brings_and_those_do_not() {
+    let mut world = edge();
+    let mut listener = lds("2");
+    listener.requires.push((Route, "new".into()));
+    world.publish(vec![listener, route("new", "1", &[("s/new:80", "g", &[("ams", 7)])])], &[]);
+    assert_eq!(world.after(100), NOTHING);
+    world.subscribe(Route, &["new"]);
+    assert_eq!(world.settle(), ["RDS +new", "LDS +l"], "the proxy asks for it, so it lacks nothing then");
+    let mut listener = lds("3");
+    listener.requires.push((Route, "newer".into()));
+    world.publish(vec![listener, route("newer", "1", &[("s/newer:80", "g", &[("ams", 7)])])], &[]);
+    assert_eq!(world.after(100), NOTHING);
+    world.site("ams", Role::Core, at(7, true, &[]));
+    assert_eq!(world.settle(), ["LDS +l"]);
+}
+
+#[test]
+fn a_listener_without_an_older_version_waits_fifteen_seconds_at_most() {
+    for (connected, wait) in [(true, 15), (false, 0)] {
+        let mut world = edge();
+        world.site("ams", Role::Core, at(5, connected, &[]));
+        world.publish(vec![route("r", "2", &[("s/new:80", "g", &[("ams", 7)])])], &[]);
+        world.reconnect();
+        world.subscribe(Cluster, &[]);
+        world.settle();
+        world.subscribe(Listener, &[]);
+        if wait > 0 {
+            assert_eq!(world.out(), NOTHING);
+            assert_eq!(world.after(wait - 1), NOTHING);
+            world.now += Duration::from_secs(1);
+        }
+        assert_eq!(world.settle(), ["LDS +l"]);
+        world.subscribe(Route, &["r"]);
+        assert_eq!(world.settle(), ["RDS +r"]);
+    }
+}
+
+#[test]
+fn a_reconnect_in_another_version_checks_every_service_and_one_in_an_equal_version_none() {
+    for (has, uncovered) in [("2", vec!["RDS +r"]), ("1", vec![])] {
+        let mut world = edge();
+        world.publish(vec![route("r", "2", &[("s/old:80", "g", &[("ams", 9)])])], &[]);
+        world.reconnect();
+        world.report(Cluster, &[], &[("a", "1"), ("b", "1")]);
+        world.report(Listener, &[], &[("l", "1")]);
+        world.report(Route, &["r"], &[("r", has)]);
+        assert_eq!(world.settle(), NOTHING);
+        assert_eq!(world.session.awaits_watermarks(), has == "1");
+        world.publish(vec![route("r", "3", &[("s/old:80", "g", &[("ams", 9)])])], &[]);
+        assert_eq!(world.settle(), uncovered);
+        world.site("ams", Role::Core, at(9, true, &[]));
+        assert_eq!(world.settle().len(), usize::from(has == "1"));
+    }
+}
+
+#[test]
+fn a_changed_listener_does_not_wait_while_the_routes_of_a_reconnect_are_not_compared_yet() {
+    let mut world = edge();
+    world.publish(vec![route("r", "2", &[("s/old:80", "g", &[("ams", 9)])])], &[]);
+    world.reconnect();
+    world.report(Cluster, &[], &[("a", "1"), ("b", "1")]);
+    world.report(Listener, &[], &[("l", "0")]);
+    world.report(Route, &["r"], &[("r", "2")]);
+    assert_eq!(world.settle(), ["LDS +l"]);
+}
+
+/// A core whose cluster `a` went in the configuration 8.
+fn core() -> World {
+    let mut world = World::of(Role::Core);
+    world.publish(vec![cluster("a", "1"), cluster("b", "1"), eds("a", "1"), eds("b", "1"), lds("1")], &[]);
+    for kind in [Cluster, Listener] {
+        world.subscribe(kind, &[]);
+    }
+    world.settle();
+    world.subscribe(Endpoints, &["a", "b"]);
+    world.subscribe(Secret, &["s"]);
+    world.subscribe(Route, &["r"]);
+    world.settle();
+    world.site("ams", Role::Core, at(1, true, &[]));
+    world.site("e1", Role::Edge, at(7, true, &[]));
+    world.site("e2", Role::Edge, at(8, true, &[]));
+    world.site("off", Role::Edge, at(1, false, &[]));
+    world.publish(vec![rds("1", &[])], &[]);
+    world.settle();
+    world.revision = 8;
+    world.publish(vec![], &[(Cluster, "a"), (Endpoints, "a")]);
+    world.settle();
+    world
+}
+
+#[test]
+fn a_core_keeps_a_removed_cluster_until_every_connected_edge_has_taken_it_and_drained() {
+    let mut world = core();
+    assert_eq!(world.after(50), NOTHING);
+    assert!(world.session.awaits_watermarks());
+    world.site("e1", Role::Edge, at(8, true, &[]));
+    assert_eq!(world.out(), NOTHING);
+    assert!(!world.session.awaits_watermarks());
+    // A watermark never goes back, and an edge that comes later never named it.
+    world.site("e3", Role::Edge, at(1, true, &[]));
+    assert_eq!(world.after(299), NOTHING);
+    assert_eq!(world.after(1), ["CDS -a"]);
+}
+
+#[test]
+fn an_edge_that_does_not_come_on_holds_a_core_for_sixty_seconds_and_the_drain_time() {
+    let mut world = core();
+    assert_eq!(world.after(60), NOTHING);
+    assert_eq!(world.after(299), NOTHING);
+    assert_eq!(world.after(1), ["CDS -a"]);
+}
+
+#[test]
+fn a_cluster_that_went_while_a_core_was_away_waits_for_the_edges_too() {
+    let mut world = core();
+    world.reconnect();
+    world.report(Cluster, &[], &[("a", "1"), ("b", "1")]);
+    world.report(Endpoints, &["a", "b"], &[("a", "1"), ("b", "1")]);
+    world.report(Listener, &[], &[("l", "1")]);
+    world.report(Route, &["r"], &[("r", "1")]);
+    // A name that went before the view was there: all that the view has must have come to the edges.
+    assert_eq!(world.settle(), NOTHING);
+    world.site("e1", Role::Edge, at(8, true, &[]));
+    assert_eq!(world.after(0), NOTHING);
+    assert_eq!(world.after(299), NOTHING);
+    assert_eq!(world.after(1), ["CDS -a", "EDS -a"]);
+}
+
+#[test]
+fn an_edge_removes_its_clusters_whatever_the_watermarks_say() {
+    let mut world = World::running();
+    world.site("e1", Role::Edge, at(0, true, &[]));
+    world.publish(vec![rds("2", &["b"])], &[(Cluster, "a"), (Endpoints, "a")]);
+    world.settle();
+    assert_eq!(world.after(5), ["CDS -a"]);
+}

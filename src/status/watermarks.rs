@@ -1,0 +1,84 @@
+//! How far each site has come: what one replica sees of its own proxies, and what that makes of the fleet's watermarks.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use crate::{
+    feedback::{Feedback, ProxyView},
+    model::{Revision, Watermark, Watermarks},
+    snapshot::{Content, Seq, Views},
+};
+
+/// What one replica says of a site.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SiteReport {
+    /// Gateways that are connected to it.
+    pub gateways: u32,
+    /// Those of them that have acknowledged everything once on their stream: only they say how far they are.
+    pub counted: u32,
+    /// The configuration that all counted ones have; none without any.
+    pub revision: Option<Revision>,
+    /// What some of them refuse, `<type>/<name>`.
+    pub except: BTreeSet<String>,
+}
+
+/// What this replica's own proxies have come to, by site.
+pub fn watermarks(views: &Views, feedback: &Feedback) -> BTreeMap<Arc<str>, SiteReport> {
+    let mut sites: BTreeMap<Arc<str>, SiteReport> = BTreeMap::new();
+    let open: BTreeMap<_, _> = views.all().into_iter().map(|view| (view.audience().clone(), view)).collect();
+    for proxy in feedback.proxies() {
+        let Some(audience) = &proxy.audience else { continue };
+        let report = sites.entry(Arc::clone(&audience.site)).or_default();
+        report.gateways += 1;
+        let Some(view) = open.get(audience).filter(|_| proxy.complete) else { continue };
+        let covered = covered(&proxy, &view.read());
+        report.counted += 1;
+        report.revision = Some(report.revision.map_or(covered, |least| least.min(covered)));
+        for (kind, state) in &proxy.types {
+            report.except.extend(state.parked.keys().map(|name| format!("{}/{name}", kind.short())));
+        }
+    }
+    sites
+}
+
+/// The newest configuration of which a proxy has acknowledged everything. What it refuses does not count, it is told
+/// apart; a name that is still on its way holds back what came with its content.
+fn covered(proxy: &ProxyView, content: &Content) -> Revision {
+    let mut seq = Seq(u64::MAX);
+    for (kind, state) in &proxy.types {
+        seq = seq.min(state.acked);
+        let pending = state.pending.iter().filter_map(|name| content.get(*kind, name));
+        seq = pending.map(|entry| Seq(entry.content.0.saturating_sub(1))).fold(seq, Seq::min);
+    }
+    content.covers(seq)
+}
+
+/// The fleet's watermarks, given the `stored` ones and what every replica says. The slowest counted gateway decides; a
+/// watermark never goes back, and stands still where no gateway counts. Leave nobody out: a replica that cannot be asked
+/// may have gateways that are behind.
+pub fn merge_watermarks(
+    stored: &Watermarks,
+    reports: impl IntoIterator<Item = BTreeMap<Arc<str>, SiteReport>>,
+) -> Watermarks {
+    let mut fleet: BTreeMap<Arc<str>, SiteReport> = BTreeMap::new();
+    for (site, report) in reports.into_iter().flatten() {
+        let sum = fleet.entry(site).or_default();
+        sum.gateways += report.gateways;
+        sum.counted += report.counted;
+        sum.revision = sum.revision.into_iter().chain(report.revision).min();
+        sum.except.extend(report.except);
+    }
+    let mut merged: Watermarks =
+        stored.iter().map(|(site, old)| (Arc::clone(site), Watermark { connected: false, ..old.clone() })).collect();
+    for (site, report) in fleet {
+        let watermark = merged.entry(site).or_default();
+        watermark.connected = report.gateways > 0;
+        if let Some(revision) = report.revision {
+            watermark.revision = watermark.revision.max(revision);
+            watermark.except = report.except;
+        }
+    }
+    merged
+}
