@@ -35,7 +35,7 @@ use crate::{
     rpc::{operator_server::OperatorServer, peer_server::PeerServer},
     serve::{
         intake::{self, Limits},
-        service::{AggregatedDiscovery, Fleet, Shared},
+        service::{self, Fleet, Shared},
     },
     snapshot::Views,
     store::{
@@ -315,7 +315,7 @@ async fn start_xds(
         cancel: cancel.clone(),
     };
     let tls = tls::server(args.xds_cert.as_deref(), args.xds_key.as_deref(), args.xds_ca.as_deref())?;
-    let routes = Routes::new(AggregatedDiscovery::new(shared));
+    let routes = service::routes(shared);
     listen(bind(args.xds_listen, "--xds-listen").await?, tls, routes, cancel, tasks)
 }
 

@@ -2,6 +2,7 @@
 
 pub mod fanout;
 pub mod intake;
+mod machine;
 pub mod service;
 pub mod session;
 pub mod sotw;

@@ -10,8 +10,8 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use prost::encoding::{self, WireType};
 
+use super::wire::{begin_message, end_message, put};
 use crate::{
     snapshot::{Content, Seq},
     xds::{Resource, ResourceType, Subscription},
@@ -19,9 +19,6 @@ use crate::{
 
 /// Responses are split here; the first CDS and LDS responses of a stream never are (O28).
 const SPLIT: usize = 1 << 20;
-
-/// Bytes before a gRPC message: a flag and the length.
-const PREFIX: usize = 5;
 
 /// Ranges that a fan-out remembers: streams are at most a few publishes apart.
 const REMEMBERED: usize = 8;
@@ -72,8 +69,7 @@ impl Frame {
             let bodies: usize = self.resources.iter().map(|r| r.body.len()).sum();
             let names: usize = self.removed.iter().map(|n| n.len() + 6).sum();
             let mut out = BytesMut::with_capacity(bodies + names + self.url.len() + self.identifier.len() + 64);
-            // Not compressed; the length is known at the end.
-            out.put_slice(&[0; PREFIX]);
+            begin_message(&mut out);
             put(1, self.seq.to_string().as_bytes(), &mut out);
             for resource in &self.resources {
                 out.put_slice(&resource.body);
@@ -86,17 +82,9 @@ impl Frame {
             let mut control_plane = BytesMut::with_capacity(self.identifier.len() + 8);
             put(1, self.identifier.as_bytes(), &mut control_plane);
             put(7, &control_plane, &mut out);
-            let length = u32::try_from(out.len() - PREFIX).unwrap_or(u32::MAX);
-            out[1..PREFIX].copy_from_slice(&length.to_be_bytes());
-            out.freeze()
+            end_message(out)
         })
     }
-}
-
-fn put(tag: u32, value: &[u8], out: &mut BytesMut) {
-    encoding::encode_key(tag, WireType::LengthDelimited, out);
-    encoding::encode_varint(value.len() as u64, out);
-    out.put_slice(value);
 }
 
 /// Cuts what has to be sent into frames; `whole` forbids that. At least one frame, if need be an empty one.

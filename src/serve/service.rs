@@ -1,4 +1,4 @@
-//! The gRPC side of ADS: one task per stream, owned by its response; admission of streams by node id.
+//! The gRPC side of xDS: each stream runs inside its response; admission of streams by node id.
 
 use std::{
     convert::Infallible,
@@ -15,14 +15,20 @@ use tonic::{
     Status, Streaming,
     codegen::{Body, BoxFuture, Service, StdError},
     server::NamedService,
+    service::Routes,
 };
 
-use super::{fanout::Fanouts, stream, wire::Requests};
+use super::{
+    fanout::Fanouts,
+    stream,
+    wire::{Requests, Variant},
+};
 use crate::{
     feedback::{Feedback, ProxyId},
     identity::Peer,
     model::{Audience, Sites, Watermarks},
     snapshot::Views,
+    xds::ResourceType,
 };
 
 /// Bytes of one request of somebody whom we may believe: a reconnect names everything that the proxy has.
@@ -62,10 +68,69 @@ pub struct Shared {
     pub cancel: CancellationToken,
 }
 
-/// `envoy.service.discovery.v3.AggregatedDiscoveryService`, delta.
+/// One streaming method of the xDS services.
+#[derive(Debug)]
+pub(super) struct Method {
+    name: &'static str,
+    pub(super) variant: Variant,
+    /// The one type of a service that is not aggregated.
+    pub(super) only: Option<ResourceType>,
+}
+
+const fn delta(name: &'static str, only: Option<ResourceType>) -> Method {
+    Method { name, variant: Variant::Delta, only }
+}
+
+const fn world(name: &'static str, only: Option<ResourceType>) -> Method {
+    Method { name, variant: Variant::World, only }
+}
+
+/// The services and their methods; the aggregated one first.
+static SERVICES: [(&str, [Method; 2]); 6] = {
+    use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
+    [
+        (
+            "envoy.service.discovery.v3.AggregatedDiscoveryService",
+            [delta("DeltaAggregatedResources", None), world("StreamAggregatedResources", None)],
+        ),
+        (
+            "envoy.service.cluster.v3.ClusterDiscoveryService",
+            [delta("DeltaClusters", Some(Cluster)), world("StreamClusters", Some(Cluster))],
+        ),
+        (
+            "envoy.service.endpoint.v3.EndpointDiscoveryService",
+            [delta("DeltaEndpoints", Some(Endpoints)), world("StreamEndpoints", Some(Endpoints))],
+        ),
+        (
+            "envoy.service.listener.v3.ListenerDiscoveryService",
+            [delta("DeltaListeners", Some(Listener)), world("StreamListeners", Some(Listener))],
+        ),
+        (
+            "envoy.service.route.v3.RouteDiscoveryService",
+            [delta("DeltaRoutes", Some(Route)), world("StreamRoutes", Some(Route))],
+        ),
+        (
+            "envoy.service.secret.v3.SecretDiscoveryService",
+            [delta("DeltaSecrets", Some(Secret)), world("StreamSecrets", Some(Secret))],
+        ),
+    ]
+};
+
+/// One service, by its place in [`SERVICES`].
 #[derive(Clone, Debug)]
-pub struct AggregatedDiscovery {
+struct Discovery<const SERVICE: usize> {
     inner: Arc<Inner>,
+}
+
+/// The xDS services, aggregated and of one type each.
+pub fn routes(shared: Shared) -> Routes {
+    let inner = Arc::new(Inner { shared, fanouts: Mutex::default(), streams: DashMap::new() });
+    Routes::new(Discovery::<0> { inner: Arc::clone(&inner) })
+        .add_service(Discovery::<1> { inner: Arc::clone(&inner) })
+        .add_service(Discovery::<2> { inner: Arc::clone(&inner) })
+        .add_service(Discovery::<3> { inner: Arc::clone(&inner) })
+        .add_service(Discovery::<4> { inner: Arc::clone(&inner) })
+        .add_service(Discovery::<5> { inner })
 }
 
 #[derive(Debug)]
@@ -73,13 +138,6 @@ pub(super) struct Inner {
     pub(super) shared: Shared,
     fanouts: Mutex<std::collections::BTreeMap<Audience, Weak<Fanouts>>>,
     streams: DashMap<ProxyId, Vec<CancellationToken>>,
-}
-
-impl AggregatedDiscovery {
-    /// The service.
-    pub fn new(shared: Shared) -> Self {
-        Self { inner: Arc::new(Inner { shared, fanouts: Mutex::default(), streams: DashMap::new() }) }
-    }
 }
 
 impl Inner {
@@ -95,9 +153,13 @@ impl Inner {
         new
     }
 
-    /// Registers a stream of `id`; beyond two the oldest is closed.
-    pub(super) fn admit(self: &Arc<Self>, id: &ProxyId) -> Admitted {
+    /// Registers a stream of `id`; beyond two that are aggregated the oldest is closed. Of the others a proxy needs one
+    /// for each resource (O26); the connection limits them.
+    pub(super) fn admit(self: &Arc<Self>, id: &ProxyId, aggregated: bool) -> Admitted {
         let token = CancellationToken::new();
+        if !aggregated {
+            return Admitted { inner: Arc::clone(self), id: id.clone(), token };
+        }
         let mut streams = self.streams.entry(id.clone()).or_default();
         streams.push(token.clone());
         if streams.len() > STREAMS_PER_PROXY {
@@ -127,11 +189,11 @@ impl Drop for Admitted {
     }
 }
 
-impl NamedService for AggregatedDiscovery {
-    const NAME: &'static str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
+impl<const SERVICE: usize> NamedService for Discovery<SERVICE> {
+    const NAME: &'static str = SERVICES[SERVICE].0;
 }
 
-impl<B> Service<http::Request<B>> for AggregatedDiscovery
+impl<const SERVICE: usize, B> Service<http::Request<B>> for Discovery<SERVICE>
 where
     B: Body + Send + 'static,
     B::Error: Into<StdError> + Send + 'static,
@@ -145,21 +207,19 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let method = request.uri().path().rsplit('/').next();
-        if method != Some("DeltaAggregatedResources") {
-            // State of the world comes with gRPC clients; load reports with steering.
-            return Box::pin(async {
-                Ok(Status::unimplemented("only DeltaAggregatedResources is served").into_http())
-            });
-        }
+        let called = request.uri().path().rsplit('/').next().unwrap_or_default();
+        let Some(method) = SERVICES[SERVICE].1.iter().find(|method| method.name == called) else {
+            let refusal = Status::unimplemented("the streaming methods are served, Fetch… is not");
+            return Box::pin(std::future::ready(Ok(refusal.into_http())));
+        };
         let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
         let shared = &self.inner.shared;
         let believable = peer.spiffe.is_some() || peer.loopback || shared.allow_unproven;
         let limit = if believable { MAX_REQUEST } else { MAX_REQUEST_UNPROVEN };
-        let requests = Streaming::new_request(Requests, request.into_body(), None, Some(limit));
+        let requests = Streaming::new_request(Requests(method.variant), request.into_body(), None, Some(limit));
         // Room for one frame being written and one that waits: what is newer is decided when there is room again.
         let (tx, frames) = mpsc::channel(1);
-        let stream = Box::pin(stream::run(Arc::clone(&self.inner), peer, requests, tx));
+        let stream = Box::pin(stream::run(Arc::clone(&self.inner), peer, method, requests, tx));
         let body = tonic::body::Body::new(Responses { frames, stream: Some(stream), ended: None });
         Box::pin(std::future::ready(Ok(grpc_response(body))))
     }

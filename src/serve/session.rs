@@ -13,7 +13,7 @@ mod poll;
 mod stale_tests;
 #[cfg(test)]
 mod tests;
-mod tiers;
+pub(super) mod tiers;
 #[cfg(test)]
 mod tiers_tests;
 #[cfg(test)]
@@ -97,7 +97,7 @@ pub struct Moment<'a> {
 
 /// Whether the view may be compared with what a proxy brought along from another stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trust {
+pub(super) enum Trust {
     /// It may be older than what the proxy has, without anybody knowing.
     Unknown,
     /// It is at least as new as all that the proxy was sent before this stream.

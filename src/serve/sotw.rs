@@ -19,11 +19,12 @@ use std::{
 };
 
 use self::kind::{Flight, Kind};
-use super::session::{MAX_NAME, MAX_NAMES, Violation};
+use super::session::{MAX_NAME, MAX_NAMES, Moment, Trust, Violation, tiers};
 use crate::{
     feedback,
+    model::Role,
     snapshot::{Content, Seq},
-    xds::{Resource, ResourceType, Version},
+    xds::{Resource, ResourceType, ServiceNeed, Version},
 };
 
 /// Make before break, as in delta.
@@ -67,6 +68,12 @@ pub struct Response {
 /// One stream.
 #[derive(Debug)]
 pub struct Session {
+    role: Role,
+    trust: Trust,
+    /// A type waits for `trust`.
+    unsure: bool,
+    /// Something waits for a watermark.
+    awaits: bool,
     /// How long connections of a replaced listener live on at this client.
     drain: Duration,
     started: Instant,
@@ -77,9 +84,48 @@ pub struct Session {
 }
 
 impl Session {
-    /// A stream that begins now; `drain` is how long the client's listeners drain.
-    pub fn new(drain: Duration, now: Instant) -> Self {
-        Self { drain, started: now, first_ack: None, kinds: BTreeMap::new(), nonce: 0, deadline: None }
+    /// A stream of a client of that role that begins now; `drain` is how long its listeners drain.
+    pub fn new(role: Role, drain: Duration, now: Instant) -> Self {
+        Self {
+            role,
+            trust: Trust::Unknown,
+            unsure: false,
+            awaits: false,
+            drain,
+            started: now,
+            first_ack: None,
+            kinds: BTreeMap::new(),
+            nonce: 0,
+            deadline: None,
+        }
+    }
+
+    /// It has to be told, by [`Session::trust`], whether the view is as new as all that was written before the stream
+    /// began; until then a client that says a version is answered with silence.
+    pub fn unsure(&self) -> bool {
+        self.unsure && self.trust == Trust::Unknown
+    }
+
+    /// The view is as new as all that was written before now, or that cannot be known.
+    pub fn trust(&mut self, confirmed: bool) {
+        self.trust = if confirmed { Trust::Confirmed } else { Trust::Stale };
+    }
+
+    /// The client must be compared anew, on another stream, once the replica is fresh.
+    pub fn stale(&self) -> bool {
+        self.trust == Trust::Stale
+    }
+
+    /// A change of a watermark is a reason to poll.
+    pub fn awaits_watermarks(&self) -> bool {
+        self.awaits
+    }
+
+    /// Whether the client has taken all that the view has of what it asks for, clusters and listeners among it.
+    pub fn complete(&self, content: &Content) -> bool {
+        let asked = [ResourceType::Cluster, ResourceType::Listener].iter().all(|kind| self.kinds.contains_key(kind));
+        let taken = |state: &Kind| !state.flying() && !state.delayed && state.seen >= content.seq();
+        asked && !self.stale() && content.ready() && self.kinds.values().all(taken)
     }
 
     /// Takes one request: an acknowledgement, a new set of names, or both at once.
@@ -113,15 +159,15 @@ impl Session {
     }
 
     /// The next response, if there is one; call it again until there is none. Only then is the deadline known.
-    pub fn poll(&mut self, content: &Content, now: Instant) -> Option<Response> {
-        self.deadline = None;
+    pub fn poll(&mut self, content: &Content, moment: &Moment<'_>) -> Option<Response> {
+        (self.deadline, self.awaits, self.unsure) = (None, false, false);
         if !content.ready() {
             return None;
         }
         for kind in ORDER {
             // Taken out so that it can be held against the other types meanwhile.
             let Some(mut state) = self.kinds.remove(&kind) else { continue };
-            let due = self.due(&mut state, content, now);
+            let due = self.due(&mut state, content, moment);
             let response = due.map(|(version, sent, set)| {
                 self.nonce += 1;
                 let seq = content.seq();
@@ -157,7 +203,7 @@ impl Session {
     }
 
     /// What one type has to send: its version, the resources, and for LDS and CDS the set that they are.
-    fn due(&mut self, state: &mut Kind, content: &Content, now: Instant) -> Option<Due> {
+    fn due(&mut self, state: &mut Kind, content: &Content, moment: &Moment<'_>) -> Option<Due> {
         if state.flying() || !state.stirred(content) {
             return None;
         }
@@ -165,14 +211,20 @@ impl Session {
             state.settle(content);
             return None;
         }
+        if state.reports() && self.trust != Trust::Confirmed {
+            // The client has something, perhaps newer than what this replica knows (or it is not known yet).
+            self.unsure = true;
+            state.stir();
+            return None;
+        }
         if state.resumes(content) {
             return None;
         }
         let mut delayed = false;
         let due = if state.kind.wildcard() {
-            self.whole(state, content, now, &mut delayed)
+            self.whole(state, content, moment, &mut delayed)
         } else {
-            self.changed(state, content, now, &mut delayed)
+            self.changed(state, content, moment, &mut delayed)
         };
         if due.is_none() && !delayed {
             state.settle(content);
@@ -182,11 +234,11 @@ impl Session {
     }
 
     /// LDS and CDS: all that there is, and what may not go yet.
-    fn whole(&mut self, state: &mut Kind, content: &Content, now: Instant, delayed: &mut bool) -> Option<Due> {
+    fn whole(&mut self, state: &mut Kind, content: &Content, moment: &Moment<'_>, delayed: &mut bool) -> Option<Due> {
         let mut set = BTreeMap::new();
         for (name, entry) in state.wanted(content) {
             let resource = Arc::clone(&entry.resource);
-            if !self.waits(state, &resource, content, now) {
+            if !self.waits(state, &resource, content, moment) {
                 set.insert(name, resource);
                 continue;
             }
@@ -202,7 +254,7 @@ impl Session {
             let gone: Vec<_> = state.held.iter().filter(|(name, _)| !set.contains_key(*name)).collect();
             let gone: Vec<_> = gone.into_iter().map(|(name, old)| (Arc::clone(name), Arc::clone(old))).collect();
             for (name, old) in gone {
-                if state.wants(&name) && !self.may_go(state, &name, content, now) {
+                if state.wants(&name) && !self.may_go(state, &name, content, moment) {
                     *delayed = true;
                     set.insert(name, old);
                 }
@@ -213,7 +265,7 @@ impl Session {
     }
 
     /// The other types: what the client lacks or has in another version, and what has to follow its parent.
-    fn changed(&mut self, state: &mut Kind, content: &Content, now: Instant, delayed: &mut bool) -> Option<Due> {
+    fn changed(&mut self, state: &mut Kind, content: &Content, moment: &Moment<'_>, delayed: &mut bool) -> Option<Due> {
         let mut sent = Vec::new();
         for (name, entry) in state.wanted(content) {
             let resource = &entry.resource;
@@ -223,7 +275,7 @@ impl Session {
                 continue;
             }
             // What the client lacks is never delayed: an empty route configuration is 404s.
-            if old.is_some() && self.waits(state, resource, content, now) {
+            if old.is_some() && self.waits(state, resource, content, moment) {
                 *delayed = true;
                 continue;
             }
@@ -236,19 +288,26 @@ impl Session {
         Some((version_of(all.into_iter()), sent, None))
     }
 
-    /// Whether a listener or route configuration needs a cluster that the client has not acknowledged.
-    fn waits(&mut self, state: &mut Kind, resource: &Resource, content: &Content, now: Instant) -> bool {
+    /// Whether a listener or route configuration needs a cluster that the client has not acknowledged, or a service
+    /// that does not stand at the cores yet.
+    fn waits(&mut self, state: &mut Kind, resource: &Resource, content: &Content, moment: &Moment<'_>) -> bool {
         if !matches!(resource.kind, ResourceType::Listener | ResourceType::Route) {
             return false;
         }
-        let Some(cds) = self.kinds.get(&ResourceType::Cluster) else { return false };
-        let mut lacks = false;
-        content.reach(resource, &mut |cluster| {
-            lacks |= content.get(ResourceType::Cluster, cluster).is_some()
-                && cds.wants(cluster)
-                && !cds.held.contains_key(cluster)
-                && !cds.refused_at_all(cluster);
-        });
+        let now = moment.now;
+        let known = state.held.get(&resource.name).map(|old| &old.services);
+        let newly = |need: &&ServiceNeed| known.is_none_or(|known| !known.contains(need));
+        let uncovered = |need| tiers::uncovered(need, moment.watermarks);
+        let awaits = resource.services.iter().filter(newly).any(uncovered);
+        let mut lacks = awaits;
+        if let Some(cds) = self.kinds.get(&ResourceType::Cluster) {
+            content.reach(resource, &mut |cluster| {
+                lacks |= content.get(ResourceType::Cluster, cluster).is_some()
+                    && cds.wants(cluster)
+                    && !cds.held.contains_key(cluster)
+                    && !cds.refused_at_all(cluster);
+            });
+        }
         if !lacks {
             state.since.remove(&resource.name);
             return false;
@@ -259,17 +318,23 @@ impl Session {
         }
         let until = *since + WARM;
         self.wake_at(until, now);
+        self.awaits |= awaits && now < until;
         now < until
     }
 
     /// Whether a cluster that the view lacks may leave the set.
-    fn may_go(&mut self, state: &mut Kind, name: &Arc<str>, content: &Content, now: Instant) -> bool {
-        if self.uses(name, content, now) {
+    fn may_go(&mut self, state: &mut Kind, name: &Arc<str>, content: &Content, moment: &Moment<'_>) -> bool {
+        let now = moment.now;
+        if !moment.fresh || self.trust == Trust::Stale || self.uses(name, content, now) {
             state.unused.remove(name);
             return false;
         }
         let drain = content.tombstone(ResourceType::Cluster, name).is_none_or(|tombstone| tombstone.drain);
-        let wait = if drain { self.drain.max(LINGER) } else { LINGER };
+        let mut wait = if drain { self.drain.max(LINGER) } else { LINGER };
+        if self.role == Role::Core {
+            // The edges send requests there until they have heard of it, and their connections have drained.
+            wait = wait.max(moment.sites.drain_time);
+        }
         let at = *state.unused.entry(Arc::clone(name)).or_insert(now) + wait;
         self.wake_at(at, now);
         if now < at {

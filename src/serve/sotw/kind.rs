@@ -231,6 +231,11 @@ impl Kind {
         true
     }
 
+    /// The client said that it has something, and that is not compared yet.
+    pub(super) fn reports(&self) -> bool {
+        self.first && !self.reported.is_empty()
+    }
+
     /// Whether a set of that version has to be sent: the first always, an empty one too (rule 31).
     pub(super) fn due_again(&self, version: Version) -> bool {
         let asked = self.first || !self.again.is_empty();

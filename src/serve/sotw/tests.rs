@@ -4,7 +4,7 @@ use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
 
 use super::*;
 use crate::{
-    model::{Audience, Revision, Role},
+    model::{Audience, Revision, Role, Sites, Watermarks},
     snapshot::{Publish, Reader, Views},
 };
 
@@ -34,7 +34,7 @@ impl World {
         let audience = Audience { site: "fra".into(), role: Role::Edge, proven: true, cohort: "".into() };
         let reader = views.open(&audience);
         let now = Instant::now();
-        let world = Self { views, reader, session: Session::new(Duration::from_secs(60), now), now };
+        let world = Self { views, reader, session: Session::new(Role::Edge, Duration::from_secs(60), now), now };
         world.publish(upserts, &[]);
         world
     }
@@ -58,7 +58,9 @@ impl World {
     fn poll(&mut self) -> Option<Response> {
         let view = Arc::clone(self.reader.view());
         let content = view.read();
-        self.session.poll(&content, self.now)
+        let (sites, watermarks) = (Sites::default(), Watermarks::default());
+        let moment = Moment { now: self.now, fresh: true, sites: &sites, watermarks: &watermarks };
+        self.session.poll(&content, &moment)
     }
 
     /// The next response, which is of that type and has these names.
@@ -252,7 +254,12 @@ fn a_cluster_stays_until_nothing_names_it_and_requests_are_through() {
 fn a_client_that_comes_back_with_the_version_of_all_is_sent_nothing() {
     let mut world = World::new(vec![cluster("a", "1")]);
     let version = world.takes(Cluster, &[], &["a"]).version.to_string();
-    world.session = Session::new(Duration::from_secs(60), world.now);
+    let anew = |now| {
+        let mut session = Session::new(Role::Edge, Duration::from_secs(60), now);
+        session.trust(true);
+        session
+    };
+    world.session = anew(world.now);
     let again = |version: &str, names: Vec<String>| Request {
         url: Cluster.url().into(),
         version: version.into(),
@@ -266,7 +273,7 @@ fn a_client_that_comes_back_with_the_version_of_all_is_sent_nothing() {
     world.sent(Cluster, &["a"]);
     // Another version, or names of its own: it may lack what it asks for.
     for request in [again("0123456789abcdef", vec![]), again(&version, vec!["a".into()])] {
-        world.session = Session::new(Duration::from_secs(60), world.now);
+        world.session = anew(world.now);
         world.session.on_request(&request, &view.read(), world.now).unwrap();
         world.sent(Cluster, &["a"]);
     }
@@ -282,4 +289,21 @@ fn a_first_listener_waits_for_its_clusters_with_all_the_others() {
     world.quiet();
     world.request(Cluster, &[], clusters.nonce, None);
     world.sent(Listener, &["x", "y"]);
+}
+
+#[test]
+fn a_client_that_has_something_waits_until_it_may_be_compared() {
+    let mut world = World::new(vec![cluster("a", "1")]);
+    let request = Request { url: Cluster.url().into(), version: "other".into(), ..Request::default() };
+    let view = Arc::clone(world.reader.view());
+    world.session.on_request(&request, &view.read(), world.now).unwrap();
+    world.quiet();
+    assert!(world.session.unsure());
+    world.session.trust(false);
+    world.quiet();
+    assert!(world.session.stale());
+    world.session = Session::new(Role::Edge, Duration::from_secs(60), world.now);
+    world.session.on_request(&request, &view.read(), world.now).unwrap();
+    world.session.trust(true);
+    world.sent(Cluster, &["a"]);
 }
