@@ -10,6 +10,7 @@ mod failover;
 mod features;
 mod fleet;
 mod flow;
+mod forms;
 mod hostile;
 mod https;
 mod moves;
