@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 use tidegate::{
     model::Revision,
-    store::{Change, Etcd as EtcdStore, EtcdConfig, Store as _, WatchEvent},
+    store::{Change, Etcd as EtcdStore, EtcdConfig, Op, Store as _, Transaction, TxnOutcome, WatchEvent},
 };
 
 use crate::{
@@ -148,7 +148,12 @@ fn nobody_else_wrote(pair: &Pair<'_>) -> usize {
         EtcdConfig { endpoints: vec![pair.etcd.url()], ca: None, cert: None, key: None, user: None, password: None };
     runtime.block_on(async {
         let store = EtcdStore::connect(config).await.unwrap();
-        let end = store.list(&format!("{}/", pair.prefix)).await.unwrap().revision;
+        // Others write to this etcd too: where this fleet's history ends is said by a key of its own.
+        let key = format!("{}/end", pair.prefix);
+        let ops = vec![Op::Put { key, value: "".into(), lease: None }];
+        let TxnOutcome::Committed(end) = store.txn(Transaction { compares: vec![], ops }).await.unwrap() else {
+            panic!("a write without a condition is refused")
+        };
         let mut history = store.watch(&format!("{}/", pair.prefix), Revision(1)).await.unwrap();
         let observed = format!("{}/observed/v1/", pair.prefix);
         let acked = format!("{}/v1/acked/", pair.prefix);
@@ -157,10 +162,7 @@ fn nobody_else_wrote(pair: &Pair<'_>) -> usize {
         while at < end {
             let batch = match tokio::time::timeout(SOON, history.recv()).await.unwrap().unwrap().unwrap() {
                 WatchEvent::Batch(batch) => batch,
-                WatchEvent::Progress(revision) => {
-                    at = revision;
-                    continue;
-                }
+                WatchEvent::Progress(_) => continue,
                 WatchEvent::Compacted(revision) => panic!("history is gone up to {revision}"),
             };
             at = batch.revision;

@@ -29,10 +29,10 @@ use crate::{
 };
 
 const SOON: Duration = Duration::from_secs(10);
-const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+pub(crate) const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
 
-const SITES: &str = "
+pub(crate) const SITES: &str = "
 apiVersion: tidegate.dev/v1alpha1
 kind: Site
 metadata: {name: core1}
@@ -70,18 +70,18 @@ fn services(namespace: &str, count: usize) -> String {
 }
 
 /// An ADS client that does what it is told, and nothing by itself.
-struct Client {
+pub(crate) struct Client {
     runtime: Runtime,
     requests: mpsc::Sender<DeltaDiscoveryRequest>,
     responses: Streaming<DeltaDiscoveryResponse>,
 }
 
-fn node(site: &str, id: &str) -> Option<Node> {
+pub(crate) fn node(site: &str, id: &str) -> Option<Node> {
     let locality = Some(Locality { sub_zone: site.into(), ..Locality::default() });
     Some(Node { id: id.into(), cluster: "core".into(), locality, ..Node::default() })
 }
 
-fn ask(type_url: &str, names: &[String]) -> DeltaDiscoveryRequest {
+pub(crate) fn ask(type_url: &str, names: &[String]) -> DeltaDiscoveryRequest {
     let resource_names_subscribe = names.to_vec();
     DeltaDiscoveryRequest { type_url: type_url.into(), resource_names_subscribe, ..DeltaDiscoveryRequest::default() }
 }
@@ -100,7 +100,7 @@ impl Client {
         Ok(Self { runtime, requests, responses: responses.into_inner() })
     }
 
-    fn core(address: SocketAddr, id: &str) -> Self {
+    pub(crate) fn core(address: SocketAddr, id: &str) -> Self {
         Self::open(address, DeltaDiscoveryRequest { node: node("core1", id), ..ask(CLUSTER, &[]) }).unwrap()
     }
 
@@ -108,7 +108,7 @@ impl Client {
         self.runtime.block_on(self.requests.send(request)).expect("the stream stands");
     }
 
-    fn within(&mut self, limit: Duration) -> Option<Result<Option<DeltaDiscoveryResponse>, Status>> {
+    pub(crate) fn within(&mut self, limit: Duration) -> Option<Result<Option<DeltaDiscoveryResponse>, Status>> {
         self.runtime.block_on(async { timeout(limit, self.responses.message()).await.ok() })
     }
 
@@ -122,7 +122,7 @@ impl Client {
         }
     }
 
-    fn answer(&self, response: &DeltaDiscoveryResponse, refusal: Option<&str>) {
+    pub(crate) fn answer(&self, response: &DeltaDiscoveryResponse, refusal: Option<&str>) {
         let error_detail = refusal.map(|m| Rpc { code: 3, message: m.into(), ..Rpc::default() });
         let response_nonce = response.nonce.clone();
         self.send(DeltaDiscoveryRequest { response_nonce, error_detail, ..ask(&response.type_url, &[]) });
@@ -162,7 +162,7 @@ fn rss(control: &mut Tidegate) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-fn start() -> (Addresses, Tidegate) {
+pub(crate) fn start() -> (Addresses, Tidegate) {
     let addresses = Addresses::next();
     let control = Tidegate::serve(addresses.take(), "memory", &[]);
     control.apply(SITES, &[]).ok();

@@ -5,7 +5,9 @@ mod harness;
 mod harness_works;
 
 mod accepted;
+mod attacks;
 mod change;
+mod csds;
 mod failover;
 mod features;
 mod fleet;
@@ -13,6 +15,8 @@ mod flow;
 mod forms;
 mod hostile;
 mod https;
+mod load;
+mod rotation;
 mod moves;
 mod outage;
 mod roles;

@@ -58,24 +58,29 @@ impl Machine {
 impl World {
     /// As [`World::start`], while no other world runs.
     pub(crate) fn start_alone(store: &str) -> Self {
-        Self::start_on(store, Machine::alone())
+        Self::start_on(store, &[], Machine::alone())
     }
 
     /// A world beside others; see [`World::start_on`].
     pub(crate) fn start(store: &str) -> Self {
-        Self::start_on(store, Machine::shared())
+        Self::start_with(store, &[])
+    }
+
+    /// As [`World::start`], with further flags for the control plane.
+    pub(crate) fn start_with(store: &str, flags: &[&str]) -> Self {
+        Self::start_on(store, flags, Machine::shared())
     }
 
     /// Control plane on `store`, sites `edge1`, `core1` (near) and `core2` (far), their Envoys, and the namespace
     /// `shop` with a Gateway `web` on the plain port.
-    fn start_on(store: &str, machine: Machine) -> Self {
+    fn start_on(store: &str, flags: &[&str], machine: Machine) -> Self {
         let addresses = Addresses::next();
         let certs = TempDir::new().unwrap();
         let dir = certs.path().to_str().unwrap();
         let sites = ["--site", "edge1:edge", "--site", "core1:core", "--site", "core2:core"];
         let others = ["--operator", "ann", "--control-plane", "cp1"];
         tidegate(&[&["dev-certs", dir], &sites[..], &others[..]].concat()).ok();
-        let control = Self::control(&addresses, certs.path(), store);
+        let control = Self::control(&addresses, certs.path(), store, flags);
         let edge_ip = addresses.take();
         let core_ips = vec![addresses.take(), addresses.take()];
         let setup = control.apply(&sites_yaml(edge_ip, &core_ips), &[]);
@@ -90,10 +95,11 @@ impl World {
         world
     }
 
-    fn control(addresses: &Addresses, certs: &Path, store: &str) -> Tidegate {
+    fn control(addresses: &Addresses, certs: &Path, store: &str, flags: &[&str]) -> Tidegate {
         let file = |name: &str| certs.join("control-plane").join("cp1").join(name).to_str().unwrap().to_owned();
         let (cert, key, ca) = (file("tls.crt"), file("tls.key"), file("ca.crt"));
-        Tidegate::serve(addresses.take(), store, &["--xds-cert", &cert, "--xds-key", &key, "--xds-ca", &ca])
+        let tls = ["--xds-cert", &cert, "--xds-key", &key, "--xds-ca", &ca];
+        Tidegate::serve(addresses.take(), store, &[&tls[..], flags].concat())
     }
 
     /// A back end of the world, on an address of its own.

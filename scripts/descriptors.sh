@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # What compile and bootstrap write, and what appears in an `Any` of theirs. A type that is missing here is refused by
-# validation as unknown: add its file.
+# validation as unknown: add its file. And csds.proto, which the API port serves: reflection hands it out.
 files=(
   envoy/config/accesslog/v3/accesslog.proto
   envoy/config/bootstrap/v3/bootstrap.proto
@@ -50,6 +50,7 @@ files=(
   envoy/extensions/transport_sockets/tls/v3/tls.proto
   envoy/extensions/upstreams/http/v3/http_protocol_options.proto
   envoy/service/discovery/v3/discovery.proto
+  envoy/service/status/v3/csds.proto
   google/protobuf/wrappers.proto
   google/protobuf/empty.proto
   validate/validate.proto

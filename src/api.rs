@@ -2,10 +2,12 @@
 
 mod apply;
 mod http;
+mod load;
 mod objects;
 mod operator;
 mod peer;
 mod proxies;
+mod reflection;
 mod register;
 mod store;
 #[cfg(test)]
@@ -29,6 +31,7 @@ use crate::{
 pub use http::{HttpState, router};
 pub use operator::OperatorService;
 pub use peer::PeerService;
+pub use reflection::with_reflection;
 
 /// What every call needs; cheap to clone.
 #[derive(Clone)]

@@ -34,7 +34,9 @@ use crate::{
     replicas::{self, Replicas},
     rpc::{operator_server::OperatorServer, peer_server::PeerServer},
     serve::{
+        csds::{self, ClientStatus},
         intake::{self, Limits},
+        lrs::{self, LoadReporting},
         service::{self, Fleet, Shared},
     },
     snapshot::Views,
@@ -74,6 +76,7 @@ impl App {
     /// In words: a port that is taken, a store file that cannot be opened, a certificate that cannot be read. A store
     /// that is merely away is no error: `/readyz` says so, and it is tried again.
     pub async fn start(args: &ServeArgs) -> Result<Self> {
+        raise_file_limit(args.max_connections);
         let (cancel, mut tasks) = (CancellationToken::new(), JoinSet::new());
         let store = start_store(args, &cancel, &mut tasks).await?;
         Self::start_on(args, store, cancel, tasks).await
@@ -90,7 +93,7 @@ impl App {
         let replica: Arc<str> = args.replica.clone().unwrap_or_else(host_name).into();
 
         let views = Arc::new(Views::default());
-        let feedback = Arc::new(Feedback::default());
+        let feedback = Arc::new(Feedback::new(args.load_report_interval));
         let (state_in, state) = watch::channel(Arc::new(State::starting()));
         let (sites_in, sites) = watch::channel(Arc::new(Sites::default()));
         let catalog = Catalog::new(keyspace.clone(), parse_stored, manifest::parse_endpoint);
@@ -129,8 +132,9 @@ impl App {
             control,
         };
         start_leader(&context, &cancel, &mut tasks);
+        let known = sites.clone();
         let xds = start_xds(args, &context, Fleet { sites, watermarks, fresh }, &cancel, &mut tasks).await?;
-        let api = start_api(args, api, context.clone(), &cancel, &mut tasks).await?;
+        let api = start_api(args, (api, known), context.clone(), &cancel, &mut tasks).await?;
         #[cfg(test)]
         let kept = context.clone();
         let http = start_http(args, context, &cancel, &mut tasks).await?;
@@ -185,6 +189,20 @@ impl App {
 
 fn parse_stored(reference: &ObjectRef, bytes: &[u8], mode: Mode) -> Result<(Object, Vec<String>), Vec<String>> {
     manifest::read_stored(reference, bytes, mode).map_err(|faults| faults.iter().map(ToString::to_string).collect())
+}
+
+/// As many open files as connections may need, as far as the system allows.
+fn raise_file_limit(connections: usize) {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    let wanted = u64::try_from(connections).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(1_000);
+    let raised = limit.maximum.map_or(wanted, |most| most.min(wanted));
+    if limit.current.is_some_and(|current| current < raised) {
+        limit.current = Some(raised);
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::warn!(%error, wanted, "the limit of open files stays as it is, and may end before connections do");
+        }
+    }
 }
 
 fn host_name() -> String {
@@ -306,6 +324,13 @@ async fn start_xds(
     cancel: &CancellationToken,
     tasks: &mut JoinSet<Result<()>>,
 ) -> Result<SocketAddr> {
+    let reporting = LoadReporting::new(lrs::Shared {
+        views: Arc::clone(&context.views),
+        feedback: Arc::clone(&context.feedback),
+        sites: fleet.sites.clone(),
+        allow_unproven: args.allow_unproven,
+        cancel: cancel.clone(),
+    });
     let shared = Shared {
         views: Arc::clone(&context.views),
         feedback: Arc::clone(&context.feedback),
@@ -314,25 +339,30 @@ async fn start_xds(
         allow_unproven: args.allow_unproven,
         cancel: cancel.clone(),
     };
-    let tls = tls::server(args.xds_cert.as_deref(), args.xds_key.as_deref(), args.xds_ca.as_deref())?;
-    let routes = service::routes(shared);
-    listen(bind(args.xds_listen, "--xds-listen").await?, tls, routes, cancel, tasks)
+    let files = [&args.xds_cert, &args.xds_key, &args.xds_ca].map(Option::as_deref);
+    let tls = tls::server(files, tasks, cancel)?;
+    let routes = service::routes(shared).add_service(reporting);
+    let limits = Limits { age: args.max_connection_age, ..limits(args) };
+    listen(bind(args.xds_listen, "--xds-listen").await?, (tls, limits), routes, cancel, tasks)
 }
 
 async fn start_api(
     args: &ServeArgs,
-    listener: TcpListener,
+    (listener, sites): (TcpListener, watch::Receiver<Arc<Sites>>),
     context: api::Context,
     cancel: &CancellationToken,
     tasks: &mut JoinSet<Result<()>>,
 ) -> Result<SocketAddr> {
-    let tls = tls::server(args.api_cert.as_deref(), args.api_key.as_deref(), args.api_ca.as_deref())?;
+    let files = [&args.api_cert, &args.api_key, &args.api_ca].map(Option::as_deref);
+    let tls = tls::server(files, tasks, cancel)?;
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<OperatorServer<OperatorService>>().await;
+    let (views, feedback) = (Arc::clone(&context.views), Arc::clone(&context.feedback));
+    let status = csds::service(ClientStatus { views, feedback, sites });
     let peer = PeerServer::new(PeerService::new(context.clone())).max_decoding_message_size(API_REQUEST_MAX);
     let operator = OperatorServer::new(OperatorService::new(context)).max_decoding_message_size(API_REQUEST_MAX);
-    let routes = Routes::new(operator).add_service(peer).add_service(health_service);
-    listen(listener, tls, routes, cancel, tasks)
+    let routes = Routes::new(operator).add_service(status).add_service(peer).add_service(health_service);
+    listen(listener, (tls, limits(args)), api::with_reflection(routes)?, cancel, tasks)
 }
 
 /// The leader's task: it sleeps while this replica does not lead.
@@ -373,16 +403,20 @@ fn replica_settings(
     Ok(replicas::Settings { name: Arc::clone(replica), advertise, ttl: args.lease_ttl, tls })
 }
 
+fn limits(args: &ServeArgs) -> Limits {
+    Limits { connections: args.max_connections, per_address: args.max_connections_per_address, ..Limits::default() }
+}
+
 /// Serves gRPC on a port.
 fn listen(
     listener: TcpListener,
-    tls: Option<Arc<rustls::ServerConfig>>,
+    (tls, limits): (Option<intake::Tls>, Limits),
     routes: Routes,
     cancel: &CancellationToken,
     tasks: &mut JoinSet<Result<()>>,
 ) -> Result<SocketAddr> {
     let address = listener.local_addr()?;
-    let serving = intake::serve(listener, tls, routes, Limits::default(), cancel.clone());
+    let serving = intake::serve(listener, tls, routes, limits, cancel.clone());
     tasks.spawn(async move { Ok(serving.await?) });
     Ok(address)
 }

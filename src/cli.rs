@@ -24,6 +24,7 @@ mod summary;
 mod target;
 #[cfg(test)]
 mod tests;
+mod top;
 mod values;
 
 use std::io::{Read, Write};
@@ -33,7 +34,7 @@ use clap::CommandFactory;
 
 pub use args::{
     ApplyArgs, BootstrapArgs, Cli, Command, DeleteArgs, DemoArgs, DescribeArgs, DevCertsArgs, DiffArgs, GetArgs,
-    Global, Output, ProxyCommand, ProxyConfigArgs, ProxyStatusArgs, ReadyArgs, RegisterArgs, StoreCommand,
+    Global, Output, ProxyCommand, ProxyConfigArgs, ProxyStatusArgs, ReadyArgs, RegisterArgs, StoreCommand, TopArgs,
     TranslateArgs, WaitArgs,
 };
 pub use failure::Failure;
@@ -101,6 +102,7 @@ async fn dispatch(cli: Cli, offline: &dyn Offline, io: &mut Io<'_>) -> Result<()
         Command::Proxy(ProxyCommand::Bootstrap(args)) => offline.bootstrap(*args, io).await,
         Command::Proxy(ProxyCommand::Status(args)) => proxy::status(&global, &args, io).await,
         Command::Proxy(ProxyCommand::Config(args)) => proxy::config(&global, &args, io).await,
+        Command::Top(args) => top::top(&global, &args, io).await,
         Command::Register(args) if !args.etcd.is_empty() => offline.register_etcd(args, io).await,
         Command::Register(args) => register::register(&global, &args, io).await,
         Command::Store(StoreCommand::Accept) => store::accept(&global, io).await,

@@ -1,4 +1,7 @@
-//! What proxies have taken: cursors, exceptions and refusals, by proxy and type. In memory, never written to the store.
+//! What proxies have taken: cursors, exceptions and refusals, by proxy and type; and the load that they report. In
+//! memory, never written to the store.
+
+pub mod load;
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -208,10 +211,17 @@ impl ProxyView {
 /// All connected proxies; a proxy has as many entries as streams, the newest speaks for it.
 #[derive(Debug, Default)]
 pub struct Feedback {
+    /// What they report of their load.
+    pub loads: Arc<load::Loads>,
     proxies: DashMap<ProxyId, Vec<Arc<ProxyState>>>,
 }
 
 impl Feedback {
+    /// Nobody is connected yet; each proxy is to report its load every `load_interval`.
+    pub fn new(load_interval: std::time::Duration) -> Self {
+        Self { loads: Arc::new(load::Loads::new(load_interval)), proxies: DashMap::new() }
+    }
+
     /// A stream begins. It is forgotten when the guard is dropped.
     pub fn connect(self: &Arc<Self>, id: ProxyId, since: SystemTime, who: Result<Audience, String>) -> Connected {
         let state = Arc::new(ProxyState {

@@ -3,6 +3,7 @@
 pub mod canonical;
 pub mod descriptor;
 pub mod json;
+pub mod redact;
 mod resource;
 pub mod validate;
 mod seq;

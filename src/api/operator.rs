@@ -5,12 +5,13 @@ use std::pin::Pin;
 use futures::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Context, apply, objects, proxies, register, store};
+use super::{Context, apply, load, objects, proxies, register, store};
 use crate::identity::{self, Peer};
 use crate::rpc::{
     AcceptStoreRequest, AcceptStoreResponse, ApplyRequest, ApplyResponse, DeleteRequest, DeleteResponse, GetRequest,
-    GetResponse, ProxyConfigRequest, ProxyConfigResponse, ProxyStatusRequest, ProxyStatusResponse, RegisterRequest,
-    RegisterResponse, VersionRequest, VersionResponse, WaitRequest, WaitResponse, operator_server::Operator,
+    GetResponse, LoadRequest, LoadResponse, ProxyConfigRequest, ProxyConfigResponse, ProxyStatusRequest,
+    ProxyStatusResponse, RegisterRequest, RegisterResponse, VersionRequest, VersionResponse, WaitRequest, WaitResponse,
+    operator_server::Operator,
 };
 
 /// The operator API of one replica.
@@ -72,6 +73,11 @@ impl Operator for OperatorService {
     ) -> Result<Response<ProxyConfigResponse>, Status> {
         principal(&self.context, &request)?;
         proxies::config(&self.context, &request.into_inner()).await.map(Response::new)
+    }
+
+    async fn load(&self, request: Request<LoadRequest>) -> Result<Response<LoadResponse>, Status> {
+        principal(&self.context, &request)?;
+        Ok(Response::new(load::load(&self.context, &request.into_inner())))
     }
 
     type RegisterStream = Pin<Box<dyn Stream<Item = Result<RegisterResponse, Status>> + Send>>;

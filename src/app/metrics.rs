@@ -1,6 +1,6 @@
 //! The metrics page, computed from the newest state when it is asked for.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use crate::{
     api::Context,
@@ -38,6 +38,7 @@ pub(super) fn text(context: &Context) -> String {
         named.get_or_create(&labels).set(1);
     }
     proxies(context, &registry);
+    load(context, &registry);
     registry.encode()
 }
 
@@ -64,6 +65,23 @@ fn proxies(context: &Context, registry: &Registry) {
     for ((kind, state), count) in counts {
         let labels = vec![("type", kind.short().to_owned()), ("state", state.to_owned())];
         states.get_or_create(&labels).set(number(count));
+    }
+}
+
+/// What proxies report: with labels for the first 1,000 pairs of site and cluster, the rest of a site as one.
+fn load(context: &Context, registry: &Registry) {
+    let counters = [
+        registry.counters::<Labels>("load_requests", "Requests that proxies began, retries included"),
+        registry.counters::<Labels>("load_errors", "Requests of proxies that ended badly"),
+        registry.counters::<Labels>("load_dropped", "Requests that proxies dropped before they chose a destination"),
+    ];
+    for cluster in context.feedback.loads.clusters(Instant::now()) {
+        let name = if cluster.named { cluster.cluster.to_string() } else { "(others)".to_owned() };
+        let labels = vec![("site", cluster.site.to_string()), ("cluster", name)];
+        let totals = cluster.totals();
+        for (counter, value) in counters.iter().zip([totals.issued, totals.failed, cluster.dropped]) {
+            counter.get_or_create(&labels).inc_by(value);
+        }
     }
 }
 

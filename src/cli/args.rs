@@ -121,6 +121,11 @@ pub enum Command {
     /// Look at the proxies
     #[command(subcommand)]
     Proxy(ProxyCommand),
+    /// Show the load that the proxies report, the busiest first
+    #[command(
+        help_template = TEMPLATE, before_help = "Examples:\n  tidegate top\n  tidegate top edge1 -o wide\n  tidegate top --watch"
+    )]
+    Top(TopArgs),
     /// Speak about the store itself
     #[command(subcommand)]
     Store(StoreCommand),
@@ -258,6 +263,17 @@ pub struct WaitArgs {
     /// How long to wait
     #[arg(long, default_value = "30s", value_parser = parse_duration, value_name = "DURATION")]
     pub timeout: Duration,
+}
+
+/// `tidegate top`.
+#[derive(Args, Clone, Debug)]
+pub struct TopArgs {
+    /// Only this site
+    #[arg(value_name = "SITE")]
+    pub site: Option<String>,
+    /// Show it again with each interval of reports, until stopped
+    #[arg(short, long)]
+    pub watch: bool,
 }
 
 /// `tidegate proxy …`.

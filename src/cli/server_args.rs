@@ -110,6 +110,18 @@ pub struct ServeArgs {
     /// Believe what proxies without a certificate claim, on any address (they still get no secrets)
     #[arg(long, env = "TIDEGATE_ALLOW_UNPROVEN")]
     pub allow_unproven: bool,
+    /// How often each proxy reports its load
+    #[arg(long, env = "TIDEGATE_LOAD_REPORT_INTERVAL", value_name = "DURATION", default_value = "10s", value_parser = parse_interval)]
+    pub load_report_interval: Duration,
+    /// Connections at a time, on the xDS and on the API port each
+    #[arg(long, env = "TIDEGATE_MAX_CONNECTIONS", value_name = "NUMBER", default_value_t = 20_000)]
+    pub max_connections: usize,
+    /// Connections at a time from one address (of IPv6: from one /64)
+    #[arg(long, env = "TIDEGATE_MAX_CONNECTIONS_PER_ADDRESS", value_name = "NUMBER", default_value_t = 2_000)]
+    pub max_connections_per_address: usize,
+    /// Proxies are asked to connect anew after this, give or take a fifth [default: never]
+    #[arg(long, env = "TIDEGATE_MAX_CONNECTION_AGE", value_name = "DURATION", value_parser = parse_interval)]
+    pub max_connection_age: Option<Duration>,
     /// Prefix of all keys in the store
     #[arg(long, env = "TIDEGATE_PREFIX", value_name = "KEY", default_value = "/tidegate")]
     pub prefix: String,
@@ -125,6 +137,12 @@ pub struct ServeArgs {
     /// How etcd is reached, where it is the store.
     #[command(flatten)]
     pub etcd: EtcdArgs,
+}
+
+/// A duration of a second at least: an Envoy that is to report more often makes its own choice.
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let interval = parse_duration(text)?;
+    if interval < Duration::from_secs(1) { Err("a second is the least".to_owned()) } else { Ok(interval) }
 }
 
 impl ServeArgs {

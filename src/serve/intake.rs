@@ -1,250 +1,211 @@
-//! Admission of connections: a cap, deadlines for the handshake and the first bytes, TLS, and who the peer is.
+//! Admission of connections: caps, deadlines, TLS, who the peer is; and HTTP/2 with every limit set.
 
-use std::{
-    future::Future,
-    io,
-    net::SocketAddr,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+mod connection;
+mod places;
+mod tls;
 
-use rustls::{
-    RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer},
-    server::WebPkiClientVerifier,
-};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use hyper::{Request, body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::watch,
     task::JoinSet,
-    time::{Sleep, sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    service::Routes,
-    transport::{Server, server::Connected},
-};
+use tonic::{codegen::Service, service::Routes};
 
+use self::{
+    connection::{Connection, Socket},
+    places::{Full, Place, Places},
+};
 use crate::identity::{self, Peer};
+
+pub use self::tls::mutual_tls;
+
+/// The TLS of a port: new handshakes use what is newest.
+pub type Tls = watch::Receiver<Arc<rustls::ServerConfig>>;
 
 /// What one listener admits.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Connections at a time; more are closed at once.
     pub connections: usize,
+    /// Connections at a time from one address.
+    pub per_address: usize,
     /// For the TLS handshake.
     pub handshake: Duration,
-    /// From then to the first bytes: HTTP/2 keep-alive does not cover the time before the preface.
+    /// From then to the HTTP/2 preface: keep-alive does not cover the time before it.
     pub preface: Duration,
-    /// For streams to end once the listener is cancelled.
+    /// After this, give or take a fifth, a connection is asked to go, so that proxies spread over replicas anew.
+    pub age: Option<Duration>,
+    /// For streams to end once their connection was asked to go.
     pub grace: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { connections: 20_000, handshake: seconds(5), preface: seconds(10), grace: seconds(5) }
+        Self {
+            connections: 20_000,
+            per_address: 2_000,
+            handshake: seconds(5),
+            preface: seconds(4),
+            age: None,
+            grace: seconds(5),
+        }
     }
 }
 
-/// TLS for proxies: their certificate is required and has to chain to `ca`; HTTP/2 only.
-///
-/// # Errors
-/// When the certificates or the key are unusable.
-pub fn mutual_tls(
-    ca: impl IntoIterator<Item = CertificateDer<'static>>,
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-) -> Result<rustls::ServerConfig, rustls::Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = RootCertStore::empty();
-    for certificate in ca {
-        roots.add(certificate)?;
-    }
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
-    let verifier = verifier.build().map_err(|e| rustls::Error::General(e.to_string()))?;
-    let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    let mut config = builder.with_client_cert_verifier(verifier).with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(config)
+/// HTTP/2, hardened: what no client of ours needs is refused, and what a hostile one can make us keep is bounded.
+fn hardened() -> http2::Builder<TokioExecutor> {
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    http.timer(TokioTimer::new())
+        // Envoy needs two, grpcurl and the command line one.
+        .max_concurrent_streams(100)
+        // Without it a flood of malformed headers becomes memory (RUSTSEC-2024-0003).
+        .max_local_error_reset_streams(1024)
+        // Rapid reset (CVE-2023-44487).
+        .max_pending_accept_reset_streams(20)
+        .max_header_list_size(16 << 10)
+        .max_frame_size(16 << 10)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(1 << 20)
+        .keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(20));
+    http
 }
 
 /// Serves `routes` on `listener` until `cancel`, then for at most the grace period.
 /// With `tls` (which has to require client certificates) handlers find a proven [`Peer`] in the request's extensions.
 ///
 /// # Errors
-/// When the HTTP/2 server itself fails; a connection that fails ends alone.
+/// None today; a connection that fails ends alone.
 pub async fn serve(
     listener: TcpListener,
-    tls: Option<Arc<rustls::ServerConfig>>,
+    tls: Option<Tls>,
     routes: Routes,
     limits: Limits,
     cancel: CancellationToken,
 ) -> io::Result<()> {
-    let (admitted, incoming) = mpsc::channel(16);
-    let server = Server::builder()
-        .max_concurrent_streams(100)
-        // tonic's default is no limit at all, which a flood of malformed headers turns into memory (RUSTSEC-2024-0003).
-        .http2_max_local_error_reset_streams(Some(1024))
-        .http2_max_pending_accept_reset_streams(Some(20))
-        .http2_keepalive_interval(Some(Duration::from_secs(20)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-        .http2_max_header_list_size(16 << 10)
-        .add_routes(routes);
-    let shutdown = cancel.clone();
-    let serving = server.serve_with_incoming_shutdown(ReceiverStream::new(incoming), shutdown.cancelled_owned());
-    let deadline = async {
-        cancel.cancelled().await;
-        sleep(limits.grace).await;
-    };
-    tokio::select! {
-        served = serving => served.map_err(io::Error::other),
-        () = accept(&listener, tls.map(TlsAcceptor::from), limits, admitted, &cancel) => Ok(()),
-        () = deadline => Ok(()),
-    }
-}
-
-/// Accepts for ever: a failing accept is waited out, never the end of the listener.
-async fn accept(
-    listener: &TcpListener,
-    tls: Option<TlsAcceptor>,
-    limits: Limits,
-    admitted: mpsc::Sender<io::Result<Connection>>,
-    cancel: &CancellationToken,
-) {
-    let places = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
-    let mut handshakes = JoinSet::new();
+    let intake = Arc::new(Intake { tls, routes: routes.prepare(), limits, http: hardened(), cancel });
+    let places = Places::new(limits.connections, limits.per_address);
+    let mut connections = JoinSet::new();
+    let mut full = Complaint::default();
     loop {
         tokio::select! {
-            () = cancel.cancelled() => {
-                // New connections end here; those that are served get their grace.
-                handshakes.abort_all();
-                return std::future::pending().await;
-            }
-            Some(_) = handshakes.join_next() => {}
+            () = intake.cancel.cancelled() => break,
+            Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
+                // A failing accept is waited out, never the end of the listener.
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept connections");
                     sleep(Duration::from_millis(50)).await;
                 }
-                Ok((socket, address)) => {
-                    let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
-                    let (tls, admitted) = (tls.clone(), admitted.clone());
-                    handshakes.spawn(async move {
-                        match admit(socket, address, tls, limits, place).await {
-                            Ok(connection) => {
-                                let _ = timeout(limits.handshake, admitted.send(Ok(connection))).await;
-                            }
-                            Err(error) => tracing::debug!(%address, %error, "connection refused"),
-                        }
-                    });
-                }
+                Ok((socket, address)) => match places.take(address.ip()) {
+                    Ok(place) => drop(connections.spawn(Arc::clone(&intake).carry(socket, address, place))),
+                    Err(why) => full.note(why, address),
+                },
             },
         }
     }
+    // From here on whoever comes is sent to another replica; those that are here get their grace.
+    drop(listener);
+    let rest = async { while connections.join_next().await.is_some() {} };
+    // Who has not ended in time is aborted when the set is dropped.
+    drop(timeout(limits.grace, rest).await);
+    Ok(())
 }
 
-async fn admit(
-    socket: TcpStream,
-    address: SocketAddr,
-    tls: Option<TlsAcceptor>,
+/// What all connections of a listener share.
+struct Intake {
+    tls: Option<Tls>,
+    routes: Routes,
     limits: Limits,
-    place: OwnedSemaphorePermit,
-) -> io::Result<Connection> {
-    socket.set_nodelay(true)?;
-    let mut peer = Peer::plain(address.ip());
-    let socket = match tls {
-        None => Socket::Plain(socket),
-        Some(tls) => {
-            let stream = timeout(limits.handshake, tls.accept(socket)).await??;
-            let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-            peer.spiffe = certificate.map(|certificate| identity::spiffe(certificate));
-            Socket::Tls(Box::new(stream))
-        }
-    };
-    Ok(Connection { socket, peer, preface: Some(Box::pin(sleep(limits.preface))), _place: place })
+    http: http2::Builder<TokioExecutor>,
+    cancel: CancellationToken,
 }
 
-/// An admitted connection.
-#[derive(Debug)]
-struct Connection {
-    socket: Socket,
-    peer: Peer,
-    /// Runs until the first bytes have come.
-    preface: Option<Pin<Box<Sleep>>>,
-    _place: OwnedSemaphorePermit,
-}
-
-#[derive(Debug)]
-enum Socket {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-trait Duplex: AsyncRead + AsyncWrite + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
-
-impl Connection {
-    fn socket(&mut self) -> Pin<&mut dyn Duplex> {
-        match &mut self.socket {
-            Socket::Plain(socket) => Pin::new(socket),
-            Socket::Tls(socket) => Pin::new(&mut **socket),
-        }
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = self.socket().poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.preface = None;
-        } else if let (Poll::Pending, Some(deadline)) = (&read, self.preface.as_mut()) {
-            ready!(deadline.as_mut().poll(cx));
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "no HTTP/2 preface")));
-        }
-        read
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.socket().poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.socket().poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match &self.socket {
-            Socket::Plain(socket) => socket.is_write_vectored(),
-            Socket::Tls(socket) => socket.is_write_vectored(),
+impl Intake {
+    /// One connection from its first byte to its last.
+    async fn carry(self: Arc<Self>, socket: TcpStream, address: SocketAddr, place: Place) {
+        let admitted = tokio::select! {
+            () = self.cancel.cancelled() => return,
+            admitted = self.admit(socket, address, place) => admitted,
+        };
+        let ended = match admitted {
+            Ok((connection, peer)) => Box::pin(self.serve(connection, peer)).await,
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%address, %error, "a connection failed");
         }
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.socket().poll_flush(cx)
+    async fn admit(&self, socket: TcpStream, address: SocketAddr, place: Place) -> io::Result<(Connection, Peer)> {
+        socket.set_nodelay(true)?;
+        let mut peer = Peer::plain(address.ip());
+        let socket = match &self.tls {
+            None => Socket::Plain(socket),
+            Some(tls) => {
+                let acceptor = TlsAcceptor::from(Arc::clone(&tls.borrow()));
+                let stream = timeout(self.limits.handshake, acceptor.accept(socket)).await??;
+                let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+                peer.spiffe = certificate.map(|certificate| identity::spiffe(certificate));
+                Socket::Tls(Box::new(stream))
+            }
+        };
+        Ok((Connection::new(socket, self.limits.preface, place), peer))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.socket().poll_shutdown(cx)
+    async fn serve(&self, connection: Connection, peer: Peer) -> Result<(), tonic::codegen::StdError> {
+        let routes = &self.routes;
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer.clone());
+            // Routes are always ready.
+            routes.clone().call(request)
+        });
+        let mut connection = pin!(self.http.serve_connection(TokioIo::new(connection), service));
+        tokio::select! {
+            ended = connection.as_mut() => return Ok(ended?),
+            () = self.cancel.cancelled() => {}
+            () = self.old() => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        timeout(self.limits.grace, connection).await.unwrap_or(Ok(())).map_err(Into::into)
+    }
+
+    /// Waits until a connection is old enough; each at its own time, so that those of a storm do not go together.
+    async fn old(&self) {
+        match self.limits.age {
+            Some(age) => sleep(age.mul_f64(0.8 + 0.4 * fastrand::f64())).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Says now and then that connections are turned away: a flood of them is not to become one of the log.
+#[derive(Default)]
+struct Complaint {
+    told: Option<Instant>,
+    since: u64,
+}
+
+impl Complaint {
+    const EVERY: Duration = Duration::from_secs(10);
+
+    fn note(&mut self, why: Full, address: SocketAddr) {
+        self.since += 1;
+        if self.told.is_none_or(|told| told.elapsed() >= Self::EVERY) {
+            let flag = match why {
+                Full::Total => "--max-connections",
+                Full::Address => "--max-connections-per-address",
+            };
+            tracing::warn!(%address, turned_away = self.since, "no more connections are taken; {flag} is the limit");
+            *self = Self { told: Some(Instant::now()), since: 0 };
+        }
     }
 }

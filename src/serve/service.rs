@@ -3,13 +3,20 @@
 use std::{
     convert::Infallible,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use dashmap::DashMap;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Sleep, sleep},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Status, Streaming,
@@ -124,7 +131,8 @@ struct Discovery<const SERVICE: usize> {
 
 /// The xDS services, aggregated and of one type each.
 pub fn routes(shared: Shared) -> Routes {
-    let inner = Arc::new(Inner { shared, fanouts: Mutex::default(), streams: DashMap::new() });
+    let inner =
+        Arc::new(Inner { shared, fanouts: Mutex::default(), streams: DashMap::new(), open: AtomicUsize::new(0) });
     Routes::new(Discovery::<0> { inner: Arc::clone(&inner) })
         .add_service(Discovery::<1> { inner: Arc::clone(&inner) })
         .add_service(Discovery::<2> { inner: Arc::clone(&inner) })
@@ -138,6 +146,8 @@ pub(super) struct Inner {
     pub(super) shared: Shared,
     fanouts: Mutex<std::collections::BTreeMap<Audience, Weak<Fanouts>>>,
     streams: DashMap<ProxyId, Vec<CancellationToken>>,
+    /// Streams whose end is not sent yet.
+    open: AtomicUsize,
 }
 
 impl Inner {
@@ -220,7 +230,8 @@ where
         // Room for one frame being written and one that waits: what is newer is decided when there is room again.
         let (tx, frames) = mpsc::channel(1);
         let stream = Box::pin(stream::run(Arc::clone(&self.inner), peer, method, requests, tx));
-        let body = tonic::body::Body::new(Responses { frames, stream: Some(stream), ended: None });
+        let end = End::new(Arc::clone(&self.inner));
+        let body = tonic::body::Body::new(Responses { frames, stream: Some(stream), ended: None, end });
         Box::pin(std::future::ready(Ok(grpc_response(body))))
     }
 }
@@ -239,6 +250,48 @@ struct Responses {
     stream: Running,
     /// How it ended, until that is said.
     ended: Option<Status>,
+    end: End,
+}
+
+/// The end of a stream, which at shutdown is put off for a while of its own: proxies whose streams end together come
+/// back together, all of them to the next replica.
+#[derive(Debug)]
+struct End {
+    inner: Arc<Inner>,
+    wait: Option<Pin<Box<Sleep>>>,
+}
+
+/// What shutdown adds for each stream, and at most.
+const APART: Duration = Duration::from_micros(200);
+const APART_MAX: Duration = Duration::from_secs(2);
+
+/// Over how much time so many streams end.
+pub(super) fn apart(streams: usize) -> Duration {
+    APART.saturating_mul(u32::try_from(streams).unwrap_or(u32::MAX)).min(APART_MAX)
+}
+
+impl End {
+    fn new(inner: Arc<Inner>) -> Self {
+        inner.open.fetch_add(1, Ordering::Relaxed);
+        Self { inner, wait: None }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let inner = &self.inner;
+        if !inner.shared.cancel.is_cancelled() {
+            return Poll::Ready(());
+        }
+        let wait = self
+            .wait
+            .get_or_insert_with(|| Box::pin(sleep(apart(inner.open.load(Ordering::Relaxed)).mul_f64(fastrand::f64()))));
+        wait.as_mut().poll(context)
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.inner.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A stream that runs, until it has ended.
@@ -260,6 +313,9 @@ impl Body for Responses {
         }
         if let Some(frame) = std::task::ready!(self.frames.poll_recv(context)) {
             return Poll::Ready(Some(Ok(http_body::Frame::data(frame))));
+        }
+        if self.ended.is_some() {
+            std::task::ready!(self.end.poll(context));
         }
         let Some(status) = self.ended.take() else { return Poll::Ready(None) };
         let mut trailers = http::HeaderMap::new();

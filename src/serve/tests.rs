@@ -32,7 +32,7 @@ use tonic::{
 
 use super::{
     intake::{self, Limits},
-    service::{self, Fleet, Shared},
+    service::{self, Fleet, Shared, apart},
 };
 use crate::{
     feedback::{Acked, Feedback},
@@ -83,7 +83,7 @@ async fn server_with(limits: Limits, tls: Option<Arc<rustls::ServerConfig>>) -> 
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let serving = intake::serve(listener, tls, routes, limits, cancel.clone());
+    let serving = intake::serve(listener, tls.map(|tls| watch::channel(tls).1), routes, limits, cancel.clone());
     #[allow(clippy::disallowed_methods, reason = "aborted with its handle")]
     let task = AbortOnDropHandle::new(tokio::spawn(serving));
     Server { address, views, feedback, sites: known, watermarks: said, fresh: freshness, cancel, _task: task }
@@ -354,6 +354,27 @@ async fn a_certificate_proves_the_site_and_without_one_there_is_no_connection() 
         let mut ads = AggregatedDiscoveryServiceClient::new(channel);
         assert!(ads.delta_aggregated_resources(tokio_stream::pending()).await.is_err());
     }
+}
+
+#[tokio::test]
+async fn an_old_connection_is_asked_to_go_and_then_closed() {
+    let soon = Duration::from_millis(200);
+    let server = server(Limits { age: Some(soon), grace: soon, ..Limits::default() }).await;
+    let mut client = server.client("envoy-1", "fra").await;
+    timeout(SOON, server.views.interest()).await.unwrap();
+    server.publish("one");
+    client.next().await;
+    client.end().await;
+    server.until(|f| f.proxies().is_empty()).await;
+    let _next = server.client("envoy-1", "fra").await;
+    server.until(|f| f.proxies().len() == 1).await;
+}
+
+#[test]
+fn at_shutdown_streams_end_apart_in_proportion_to_their_number() {
+    assert_eq!(apart(10), Duration::from_millis(2));
+    assert_eq!(apart(5_000), Duration::from_secs(1));
+    assert_eq!(apart(usize::MAX), Duration::from_secs(2));
 }
 
 /// The first request of a proxy that comes from another stream with a cluster in that version.

@@ -1,12 +1,13 @@
 //! The wire side of xDS: slim request messages that skip the node's extension list, read straight off the wire.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::{
     Message,
     encoding::{self, WireType},
 };
+use prost_types::value::Kind;
 use tonic::{
     Status,
     codec::{DecodeBuf, Decoder},
@@ -48,10 +49,13 @@ pub(super) struct Node {
     id: String,
     #[prost(string, tag = "2")]
     cluster: String,
-    #[prost(message, optional, tag = "3")]
-    metadata: Option<prost_types::Struct>,
+    /// A `google.protobuf.Struct`, read when it is known to be small.
+    #[prost(bytes = "bytes", tag = "3")]
+    metadata: Bytes,
     #[prost(message, optional, tag = "4")]
     locality: Option<Locality>,
+    #[prost(string, repeated, tag = "10")]
+    client_features: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -63,26 +67,46 @@ struct Locality {
 /// The key of our part of the node metadata: a struct of `cohort` and `drain_time_s`.
 const METADATA: &str = "tidegate.dev";
 
+/// Bytes of a node's metadata.
+const METADATA_MAX: usize = 64 << 10;
+
 impl Node {
-    fn metadata(&self, key: &str) -> Option<&prost_types::value::Kind> {
-        let ours = self.metadata.as_ref()?.fields.get(METADATA)?;
-        let Some(prost_types::value::Kind::StructValue(ours)) = &ours.kind else { return None };
-        ours.fields.get(key)?.kind.as_ref()
+    /// Our part of the metadata.
+    fn metadata(&self) -> Result<BTreeMap<String, prost_types::Value>, Status> {
+        if self.metadata.len() > METADATA_MAX {
+            let most = METADATA_MAX >> 10;
+            return Err(Status::invalid_argument(format!("node.metadata is larger than {most} KiB")));
+        }
+        let read = prost_types::Struct::decode(self.metadata.clone());
+        let mut read = read.map_err(|error| Status::invalid_argument(format!("node.metadata: {error}")))?;
+        match read.fields.remove(METADATA).and_then(|ours| ours.kind) {
+            Some(Kind::StructValue(ours)) => Ok(ours.fields),
+            _ => Ok(BTreeMap::new()),
+        }
     }
 
-    pub(super) fn claim(&self) -> NodeClaim {
-        let cohort = match self.metadata("cohort") {
-            Some(prost_types::value::Kind::StringValue(text)) => text.clone(),
+    /// Who it says that it is.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` for metadata that is too large, or none.
+    pub(super) fn claim(&self) -> Result<NodeClaim, Status> {
+        let cohort = match self.metadata()?.remove("cohort").and_then(|cohort| cohort.kind) {
+            Some(Kind::StringValue(text)) => text,
             _ => String::new(),
         };
         let site = self.locality.as_ref().map(|l| l.sub_zone.clone()).unwrap_or_default();
-        NodeClaim { id: self.id.clone(), cluster: self.cluster.clone(), site, cohort }
+        Ok(NodeClaim { id: self.id.clone(), cluster: self.cluster.clone(), site, cohort })
+    }
+
+    /// Whether the client says that it can do `feature`.
+    pub(super) fn can(&self, feature: &str) -> bool {
+        self.client_features.iter().any(|known| known == feature)
     }
 
     /// Seconds that the proxy's listeners drain (`--drain-time-s`), between 0 and a day.
     pub(super) fn drain_time(&self) -> Option<std::time::Duration> {
-        let Some(prost_types::value::Kind::NumberValue(seconds)) = self.metadata("drain_time_s") else { return None };
-        (0.0..=86_400.0).contains(seconds).then(|| std::time::Duration::from_secs_f64(*seconds))
+        let Some(Kind::NumberValue(seconds)) = self.metadata().ok()?.remove("drain_time_s")?.kind else { return None };
+        (0.0..=86_400.0).contains(&seconds).then(|| std::time::Duration::from_secs_f64(seconds))
     }
 }
 
@@ -278,7 +302,7 @@ mod tests {
         let slim = DeltaRequest::decode(request.encode_to_vec().as_slice()).unwrap();
         assert!(slim.encoded_len() < 200);
         let node = slim.node.unwrap();
-        let claim = node.claim();
+        let claim = node.claim().unwrap();
         let said = [claim.id, claim.cluster, claim.site, claim.cohort];
         assert_eq!(said, ["envoy-1", "edge", "fra", "canary"]);
         assert_eq!(node.drain_time(), Some(Duration::from_secs(30)));

@@ -10,9 +10,12 @@ pub(super) const MAX_DEPTH: usize = 100;
 /// `google.protobuf.Any`, the door in every walk through which another type comes.
 pub(super) const ANY: &str = "google.protobuf.Any";
 
+/// The descriptors as they are stored, a `FileDescriptorSet`.
+pub const BYTES: &[u8] = include_bytes!("../../proto/envoy.binpb");
+
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     // Cannot fail: the bytes are part of the binary, and a test decodes them.
-    DescriptorPool::decode(include_bytes!("../../proto/envoy.binpb").as_ref()).unwrap_or_default()
+    DescriptorPool::decode(BYTES).unwrap_or_default()
 });
 
 /// Descriptors of every Envoy message that we write, with the options that carry validation rules

@@ -14,8 +14,20 @@ fn parse(words: &[&str]) -> Result<Cli, clap::Error> {
 #[test]
 fn the_arguments_are_well_formed_and_every_command_shows_examples_before_usage() {
     Cli::command().debug_assert();
-    let commands =
-        ["apply", "get", "describe", "delete", "diff", "translate", "wait", "ready", "register", "serve", "demo"];
+    let commands = [
+        "apply",
+        "get",
+        "describe",
+        "delete",
+        "diff",
+        "translate",
+        "wait",
+        "top",
+        "ready",
+        "register",
+        "serve",
+        "demo",
+    ];
     for words in commands.map(|command| vec![command]).into_iter().chain([vec!["store", "accept"]]) {
         let help = parse(&[&words[..], &["--help"]].concat()).expect_err("help is an early end").to_string();
         let (examples, usage) = (help.find("Examples:"), help.find("Usage:"));

@@ -27,6 +27,8 @@ pub(super) struct Answers {
     pub(super) wait: Option<rpc::WaitResponse>,
     pub(super) status: Option<rpc::ProxyStatusResponse>,
     pub(super) config: Option<rpc::ProxyConfigResponse>,
+    /// One for each call, in order.
+    pub(super) load: VecDeque<rpc::LoadResponse>,
     pub(super) accept_store: Option<Result<rpc::AcceptStoreResponse, Status>>,
     /// Never answers `apply`.
     pub(super) hang: bool,
@@ -121,6 +123,11 @@ impl Operator for Fake {
     ) -> Result<Response<rpc::ProxyConfigResponse>, Status> {
         self.note(&request);
         self.answer(|a| a.config.clone())
+    }
+
+    async fn load(&self, request: Request<rpc::LoadRequest>) -> Result<Response<rpc::LoadResponse>, Status> {
+        self.note(&request);
+        self.answer(|a| a.load.pop_front())
     }
 
     type RegisterStream = ReceiverStream<Result<rpc::RegisterResponse, Status>>;

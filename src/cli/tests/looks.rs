@@ -230,3 +230,50 @@ async fn proxy_config_shows_resources() {
     let (done, _) = against(config(), &["proxy", "config", "e1", "xds"], "").await;
     assert_eq!(done.code, 2, "{}", done.err);
 }
+
+fn cluster_load(site: &str, cluster: &str, per_second: f64) -> rpc::ClusterLoad {
+    let to = |site: &str, part: f64| rpc::DestinationLoad {
+        region: "eu".into(),
+        site: site.into(),
+        requests: 70,
+        errors: 1,
+        in_progress: 2,
+        requests_per_second: per_second * part,
+        errors_per_second: 0.25,
+        ..Default::default()
+    };
+    let destinations = vec![to("core1", 0.75), to("core2", 0.25)];
+    let (site, cluster, role) = (site.into(), cluster.into(), "edge".into());
+    rpc::ClusterLoad { site, role, cluster, destinations, dropped: 3, dropped_per_second: 0.1, proxies: 2 }
+}
+
+#[tokio::test]
+async fn top_sums_destinations_and_wide_shows_each() {
+    let answers = || {
+        let clusters = vec![cluster_load("edge1", "backbone/-/core1+core2", 40.0)];
+        Answers { load: [rpc::LoadResponse { clusters, interval_ms: 10_000 }].into(), ..Default::default() }
+    };
+    let (done, asked) = against(answers(), &["top", "edge1"], "").await;
+    assert_eq!(
+        done.out,
+        "SITE    CLUSTER                  REQ/S   ERR/S   DROP/S   ACTIVE   REQUESTS   PROXIES\n\
+         edge1   backbone/-/core1+core2   40      0.5     0.1      4        140        2\n"
+    );
+    assert!(asked[0].contains("\"edge1\""), "{asked:?}");
+    let (done, _) = against(answers(), &["top", "-o", "wide"], "").await;
+    assert!(done.out.contains("eu/core1   30      0.2     2        70         1"), "{}", done.out);
+    let (done, _) = against(answers(), &["top", "-o", "json"], "").await;
+    assert!(done.out.contains("\"requestsPerSecond\": 10.0"), "{}", done.out);
+    let none = Answers { load: [rpc::LoadResponse::default()].into(), ..Default::default() };
+    let (done, _) = against(none, &["top"], "").await;
+    assert_eq!((done.code, done.out.as_str(), done.err.as_str()), (0, "", "no proxy has reported load yet\n"));
+}
+
+#[tokio::test]
+async fn top_watch_shows_every_interval_until_the_control_plane_is_gone() {
+    let answer = |per_second| rpc::LoadResponse { clusters: vec![cluster_load("e", "c", per_second)], interval_ms: 0 };
+    let answers = Answers { load: [answer(1.0), answer(2.0)].into(), ..Default::default() };
+    let (done, _) = against(answers, &["top", "--watch"], "").await;
+    assert_eq!((done.code, done.out.matches("SITE").count()), (1, 2), "{done:?}");
+    assert!(done.out.contains("1.0") && done.out.contains("2.0"), "{}", done.out);
+}
