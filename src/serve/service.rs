@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    panic::AssertUnwindSafe,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError, Weak,
@@ -13,6 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use dashmap::DashMap;
+use futures::FutureExt;
 use tokio::{
     sync::{mpsc, watch},
     time::{Sleep, sleep},
@@ -229,7 +231,13 @@ where
         let requests = Streaming::new_request(Requests(method.variant), request.into_body(), None, Some(limit));
         // Room for one frame being written and one that waits: what is newer is decided when there is room again.
         let (tx, frames) = mpsc::channel(1);
-        let stream = Box::pin(stream::run(Arc::clone(&self.inner), peer, method, requests, tx));
+        let stream = stream::run(Arc::clone(&self.inner), peer, method, requests, tx);
+        // A panic ends this stream and no other of its connection.
+        let stream = Box::pin(
+            AssertUnwindSafe(stream)
+                .catch_unwind()
+                .map(|ended| ended.unwrap_or_else(|_| Err(Status::unavailable("internal error; please reconnect")))),
+        );
         let end = End::new(Arc::clone(&self.inner));
         let body = tonic::body::Body::new(Responses { frames, stream: Some(stream), ended: None, end });
         Box::pin(std::future::ready(Ok(grpc_response(body))))
@@ -243,8 +251,7 @@ fn grpc_response(body: tonic::body::Body) -> http::Response<tonic::body::Body> {
 }
 
 /// The responses of one stream, and the stream itself, which runs whenever its connection can take something: no task
-/// of its own, no queue, no copy of what all streams share. While the proxy reads nothing, nothing is read of it; a
-/// panic ends its connection and no other.
+/// of its own, no queue, no copy of what all streams share. While the proxy reads nothing, nothing is read of it.
 struct Responses {
     frames: mpsc::Receiver<Bytes>,
     stream: Running,
