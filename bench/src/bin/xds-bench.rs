@@ -1,0 +1,3 @@
+fn main() -> anyhow::Result<()> {
+    tidegate_bench::scenario::run(&tidegate_bench::scenario::Plan)
+}
