@@ -103,6 +103,7 @@ pub enum Event<'a> {
 /// Cuts bytes into frames, and the bytes of DATA frames into gRPC messages.
 #[derive(Default)]
 pub struct Reader {
+    preface: usize,
     head: [u8; 9],
     have: usize,
     left: usize,
@@ -115,13 +116,20 @@ pub struct Reader {
 }
 
 impl Reader {
+    /// At a server's end: the client's preface comes before the first frame.
+    pub fn after_preface() -> Self {
+        Self { preface: PREFACE.len(), ..Self::default() }
+    }
+
     /// Bytes of DATA since the last call.
     pub fn taken(&mut self, at_least: u32) -> Option<u32> {
         (self.data >= at_least).then(|| std::mem::take(&mut self.data))
     }
 
     /// The next bytes; what they complete goes to `on`.
-    pub fn feed(&mut self, mut data: &[u8], on: &mut impl FnMut(Event<'_>)) {
+    pub fn feed(&mut self, data: &[u8], on: &mut impl FnMut(Event<'_>)) {
+        let (preface, mut data) = data.split_at(self.preface.min(data.len()));
+        self.preface -= preface.len();
         while !data.is_empty() {
             if self.have < 9 {
                 let take = (9 - self.have).min(data.len());

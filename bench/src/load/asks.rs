@@ -84,7 +84,7 @@ fn node(settings: &Settings) -> Vec<u8> {
         let mut extension = Vec::new();
         put(1, format!("envoy.filters.http.synthetic_{number}").as_bytes(), &mut extension);
         put(2, b"envoy.filters.http", &mut extension);
-        put(5, format!("envoy.extensions.filters.http.synthetic.v3.Filter{number}").as_bytes(), &mut extension);
+        put(6, format!("envoy.extensions.filters.http.synthetic.v3.Filter{number}").as_bytes(), &mut extension);
         put(9, &extension, &mut node);
         number += 1;
     }

@@ -116,11 +116,27 @@ impl Stage {
     }
 }
 
+/// Writes the file of `count` resources of each type, as Tidegate makes them, if it is not there yet.
+///
+/// # Errors
+/// In words.
+pub fn prepare(count: usize, setup: &Setup) -> Result<()> {
+    let file = setup.resources(count);
+    if file.exists() {
+        return Ok(());
+    }
+    let cell = Cell { kind: Kind::Tidegate, asks: Asks::Eds, clients: 0, resources: count, rounds: 0 };
+    let mut stage = Stage::set(&cell, setup, &[])?;
+    stage.load.order(&format!("capture {}", file.display()))?;
+    Ok(())
+}
+
 /// Measures a cell.
 ///
 /// # Errors
 /// A client that did not get everything: then there are no figures.
 pub fn measure(cell: &Cell, setup: &Setup) -> Result<Measured> {
+    prepare(cell.resources, setup)?;
     let mut stage = Stage::set(cell, setup, &[])?;
     let before = stage.server.process.cpu()?;
     let loaded = stage.load.order("open cold")?;
