@@ -171,7 +171,7 @@ fn finished(pool: &mut Pool, wait: &Wait) -> Option<Value> {
         "ages": ages,
         "totals": pool.totals,
     });
-    if !complete {
+    if !complete || pool.totals.lost > 0 {
         answer["faults"] = json!(pool.faults);
     }
     Some(answer)

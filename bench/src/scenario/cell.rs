@@ -140,6 +140,9 @@ pub fn measure(cell: &Cell, setup: &Setup) -> Result<Measured> {
     let mut stage = Stage::set(cell, setup, &[])?;
     let before = stage.server.process.cpu()?;
     let loaded = stage.load.order("open cold")?;
+    if let Some(faults) = loaded["faults"].as_array() {
+        eprintln!("{}: connections were lost: {:?}", cell.kind.name(), faults.first());
+    }
     let load_cpu = stage.server.process.cpu()?.since(before).total();
     std::thread::sleep(Duration::from_secs(1));
     let idle = stage.server.process.memory("VmRSS")?.saturating_sub(stage.empty);
