@@ -237,7 +237,8 @@ async fn start_xds(
     };
     let tls = tls::server(args.xds_cert.as_deref(), args.xds_key.as_deref(), args.xds_ca.as_deref())?;
     let routes = Routes::new(AggregatedDiscovery::new(shared));
-    listen(args.xds_listen, "--xds-listen", tls, routes, cancel, tasks).await
+    let limits = Limits { connections: args.max_connections, ..Limits::default() };
+    listen((args.xds_listen, "--xds-listen"), limits, tls, routes, cancel, tasks).await
 }
 
 async fn start_api(
@@ -251,13 +252,13 @@ async fn start_api(
     health.set_serving::<OperatorServer<OperatorService>>().await;
     let operator = OperatorServer::new(OperatorService::new(context)).max_decoding_message_size(API_REQUEST_MAX);
     let routes = Routes::new(operator).add_service(health_service);
-    listen(args.api_listen, "--api-listen", tls, routes, cancel, tasks).await
+    listen((args.api_listen, "--api-listen"), Limits::default(), tls, routes, cancel, tasks).await
 }
 
 /// Binds a port and serves gRPC on it.
 async fn listen(
-    address: SocketAddr,
-    flag: &str,
+    (address, flag): (SocketAddr, &str),
+    limits: Limits,
     tls: Option<Arc<rustls::ServerConfig>>,
     routes: Routes,
     cancel: &CancellationToken,
@@ -265,7 +266,7 @@ async fn listen(
 ) -> Result<SocketAddr> {
     let listener = bind(address, flag).await?;
     let address = listener.local_addr()?;
-    let serving = intake::serve(listener, tls, routes, Limits::default(), cancel.clone());
+    let serving = intake::serve(listener, tls, routes, limits, cancel.clone());
     tasks.spawn(async move { Ok(serving.await?) });
     Ok(address)
 }

@@ -98,6 +98,9 @@ pub struct ServeArgs {
     /// Believe what proxies without a certificate claim, on any address (they still get no secrets)
     #[arg(long, env = "TIDEGATE_ALLOW_UNPROVEN")]
     pub allow_unproven: bool,
+    /// Connections of proxies at a time; more are closed at once
+    #[arg(long, env = "TIDEGATE_MAX_CONNECTIONS", value_name = "N", default_value_t = 20_000)]
+    pub max_connections: usize,
     /// Prefix of all keys in the store
     #[arg(long, env = "TIDEGATE_PREFIX", value_name = "KEY", default_value = "/tidegate")]
     pub prefix: String,

@@ -48,6 +48,8 @@ pub struct Client {
     pub socket: TcpStream,
     pub id: usize,
     pub connected: bool,
+    /// The server has said something: it has taken the connection.
+    pub greeted: bool,
     /// Waits for its socket to take more.
     pub writing: bool,
     /// Grants no window and acknowledges nothing, but answers PINGs.
@@ -99,6 +101,7 @@ impl Client {
             socket: socket.into(),
             id,
             connected: false,
+            greeted: false,
             writing: true,
             stalled: false,
             counts: [0, 0],
@@ -174,6 +177,7 @@ impl Client {
             Err(error) => return Err(error),
         };
         progress.bytes = read as u64;
+        self.greeted = true;
         self.take(&scratch[..read], habits, now, &mut progress)?;
         if !self.stalled
             && let Some(taken) = self.reader.taken(self.window / 2)

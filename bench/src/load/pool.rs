@@ -253,7 +253,7 @@ impl Pool {
             eds: scouting || self.settings.mode == Mode::Eds,
             delayed: self.settings.ack_delay_ms > 0 && !scouting,
         };
-        let (was_connected, was_writing) = (client.connected, client.writing);
+        let (was_connected, was_greeted, was_writing) = (client.connected, client.greeted, client.writing);
         let now = clock::now();
         let mut done = Ok(Progress::default());
         if flags.intersects(epoll::EventFlags::OUT | epoll::EventFlags::ERR) && client.writing {
@@ -267,7 +267,8 @@ impl Pool {
             let modified = epoll::modify(&self.epoll, client.socket.as_fd(), epoll::EventData::new_u64(token), wanted);
             done = done.and_then(|progress| modified.map(|()| progress).map_err(Into::into));
         }
-        let connected = client.connected && !was_connected && !scouting;
+        // Not when it is connected: the kernel does that, and forgets who does not fit into the server's accept queue.
+        let greeted = client.greeted && !was_greeted && !scouting;
         match done {
             Ok(progress) if !scouting => self.count(id, progress, now),
             Ok(_) => {}
@@ -277,7 +278,7 @@ impl Pool {
             }
             Err(error) => self.fault(id, &error),
         }
-        if connected {
+        if greeted {
             self.opening = self.opening.saturating_sub(1);
         }
     }
@@ -320,7 +321,7 @@ impl Pool {
             self.faults.push(format!("client {id}: {error}"));
         }
         if let Some(place) = self.clients.get_mut(id)
-            && place.take().is_some_and(|client| !client.connected)
+            && place.take().is_some_and(|client| !client.greeted)
         {
             self.opening = self.opening.saturating_sub(1);
         }

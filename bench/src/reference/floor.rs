@@ -66,6 +66,7 @@ pub(super) fn serve(address: SocketAddr, data: Data) -> Result<()> {
     println!("ready");
     let mut floor = Floor { data, epoll, connections: Vec::new(), first: HashMap::new() };
     let (mut events, mut scratch) = (Vec::with_capacity(1_024), vec![0; 256 << 10]);
+    let mut line = String::new();
     loop {
         events.clear();
         epoll::wait(&floor.epoll, rustix::buffer::spare_capacity(&mut events), None)?;
@@ -73,14 +74,18 @@ pub(super) fn serve(address: SocketAddr, data: Data) -> Result<()> {
             let (data, flags) = (event.data, event.flags);
             match data.u64() {
                 INPUT => {
-                    let mut line = [0; 256];
-                    let read = stdin.lock().read(&mut line)?;
+                    let mut bytes = [0; 256];
+                    let read = stdin.lock().read(&mut bytes)?;
                     if read == 0 {
                         return Ok(());
                     }
-                    floor.change(std::str::from_utf8(&line[..read])?)?;
-                    println!("done");
-                    std::io::stdout().flush()?;
+                    // A line may come in pieces; the next one is not sent before this one is answered.
+                    line.push_str(std::str::from_utf8(&bytes[..read])?);
+                    if line.ends_with('\n') {
+                        floor.change(&std::mem::take(&mut line))?;
+                        println!("done");
+                        std::io::stdout().flush()?;
+                    }
                 }
                 LISTENER => floor.accept(&listener)?,
                 token => floor.event(token as usize, flags, &mut scratch)?,

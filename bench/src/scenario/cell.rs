@@ -69,6 +69,8 @@ pub struct Measured {
     /// Microseconds of the server's CPU per delivery, its ACK included.
     pub cpu_us: f64,
     pub user_us: f64,
+    /// Milliseconds of the server's CPU per change, all its deliveries included: at few clients, what a change itself costs.
+    pub change_ms: f64,
     /// Of the generator.
     pub load_us: f64,
     /// Milliseconds from change to receipt; the last one's to its ACK. Medians over the rounds.
@@ -168,6 +170,7 @@ pub fn measure(cell: &Cell, setup: &Setup) -> Result<Measured> {
         peak_bytes: stage.server.process.memory("VmHWM")? as f64,
         cpu_us: used.total() * 1e6 / deliveries,
         user_us: used.user * 1e6 / deliveries,
+        change_ms: used.total() * 1e3 / rounds.len() as f64,
         load_us: load_used.total() * 1e6 / deliveries,
         p50_ms: median("p50_us"),
         p99_ms: median("p99_us"),

@@ -47,7 +47,8 @@ pub fn run(plan: &Plan) -> Result<()> {
     let setup = Setup {
         dir: folder(&plan.out.join("run"))?,
         tidegate: plan.tidegate.canonicalize().context("the tidegate binary is missing: cargo build --release")?,
-        go: plan.go.clone().filter(|path| path.exists()),
+        // It is started in another folder.
+        go: plan.go.as_ref().and_then(|path| path.canonicalize().ok()),
     };
     let mut report = Report::new(plan, &setup);
     let wanted = |name: &str| plan.only.as_ref().is_none_or(|only| only.split(',').any(|o| o == name));
@@ -107,13 +108,14 @@ fn spread(values: Vec<f64>, digits: usize) -> String {
     format!("{middle} ({}–{})", shown(low), shown(high))
 }
 
-const CELL_HEAD: [&str; 13] = [
+const CELL_HEAD: [&str; 14] = [
     "server",
     "asks",
     "N",
     "M",
     "CPU µs/delivery",
     "of it user",
+    "CPU ms/change",
     "× floor",
     "generator µs",
     "p50 ms",
@@ -147,6 +149,7 @@ fn cells(title: &str, note: &str, cells: &[Cell], plan: &Plan, setup: &Setup) ->
         let rest = [
             of(|m| m.cpu_us, 1),
             of(|m| m.user_us, 1),
+            of(|m| m.change_ms, 1),
             ratio,
             of(|m| m.load_us, 1),
             of(|m| m.p50_ms, 0),

@@ -138,7 +138,8 @@ impl Driver {
     /// It does not get ready in time.
     pub fn connect(api: SocketAddr, http: SocketAddr, etcd: Option<String>) -> Result<Self> {
         wait_for("tidegate is ready", || page(http, "/readyz").is_ok_and(|text| text.starts_with("HTTP/1.1 200")))?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        // A thread of its own: the connection answers PINGs while nobody calls.
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let channel = runtime.block_on(Channel::from_shared(format!("http://{api}"))?.connect())?;
         let grpc = Grpc::new(channel).max_decoding_message_size(64 << 20);
         Ok(Self { runtime, grpc, registration: None, etcd })
