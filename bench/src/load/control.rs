@@ -9,6 +9,7 @@
 //! | `round [NAME]` | at once `{"armed":true}`; then, when all clients (that ask for it) have a change from after the order |
 //! | `measure`, `measured` | at once: ages of changes at their receipt in between |
 //! | `stall COUNT` | at once |
+//! | `opening COUNT` | at once: so many connections are begun and not yet taken by the server at a time |
 //! | `drop` | all connections are closed |
 //! | `totals` | at once |
 
@@ -118,6 +119,10 @@ fn obey(pool: &mut Pool, line: &str) -> Result<Option<Wait>> {
         ["stall", count] => {
             pool.stall(count.parse().context("stall COUNT")?);
             json!({"stalled": count})
+        }
+        ["opening", count] => {
+            pool.settings.opening = count.parse().context("opening COUNT")?;
+            json!({"opening": count})
         }
         ["drop"] => {
             pool.drop_all();

@@ -150,7 +150,7 @@ impl Pool {
     fn open_more(&mut self) {
         let now = clock::now();
         while self.opening < self.settings.opening
-            && let Some((_, id)) = self.to_open.pop_front_if(|(due, _)| *due <= now)
+            && let Some((_, id)) = pop_if(&mut self.to_open, |(due, _)| *due <= now)
         {
             let opened = Client::open(self.settings.server, id, self.settings.window).and_then(|client| {
                 epoll::add(&self.epoll, client.socket.as_fd(), epoll::EventData::new_u64(id as u64), both())?;
@@ -235,7 +235,7 @@ impl Pool {
 
     fn acknowledge(&mut self) {
         let now = clock::now();
-        while let Some((_, id, cluster, nonce)) = self.delayed.pop_front_if(|(due, ..)| *due <= now) {
+        while let Some((_, id, cluster, nonce)) = pop_if(&mut self.delayed, |(due, ..)| *due <= now) {
             let client = self.clients.get_mut(id).and_then(Option::as_mut);
             if let Some(Err(error)) = client.map(|client| client.acknowledge(cluster, &nonce)) {
                 self.fault(id, &error);
@@ -330,4 +330,8 @@ impl Pool {
 
 fn both() -> epoll::EventFlags {
     epoll::EventFlags::IN | epoll::EventFlags::OUT
+}
+
+fn pop_if<T>(queue: &mut VecDeque<T>, ready: impl FnOnce(&T) -> bool) -> Option<T> {
+    if queue.front().is_some_and(ready) { queue.pop_front() } else { None }
 }

@@ -235,6 +235,7 @@ impl AggregatedDiscoveryService for Service {
         let hub = Arc::clone(&self.hub);
         let mut requests = request.into_inner();
         let (sender, responses) = mpsc::channel(QUEUE);
+        #[expect(clippy::disallowed_methods, reason = "it ends with its stream, and the process with its input")]
         tokio::spawn(async move {
             let id = {
                 let mut hub = hub.lock().await;

@@ -379,9 +379,10 @@ fn s6(plan: &Plan, setup: &Setup) -> Result<Table> {
         Cell { kind: Kind::Tidegate, asks: Asks::Eds, clients: plan.clients(10_000), resources: 1_000, rounds: 0 };
     let mut runs = Vec::new();
     for _ in 0..plan.runs {
-        let mut stage = Stage::set(&cell, setup, &["opening=4096".to_owned()])?;
+        let mut stage = Stage::set(&cell, setup, &[])?;
         let cold = stage.load.order("open cold")?;
         stage.load.order("drop")?;
+        stage.load.order("opening 4096")?;
         std::thread::sleep(Duration::from_secs(2));
         let before = stage.server.process.cpu()?;
         stage.server.change(Change::Endpoints, 0)?;
