@@ -43,7 +43,10 @@ fn main() -> Result<()> {
 async fn run(services: usize) -> Result<()> {
     let mut world = World::start(services).await?;
     println!("\n{services} services × {ENDPOINTS} endpoints × {SITES} sites ({CORES} core), {services} routes\n");
-    println!("| step | ms | RSS MiB | resources (bytes) of one core view | of one edge view |\n|{}", " --- |".repeat(5));
+    println!(
+        "| step | ms | RSS MiB | resources (bytes) of one core view | of one edge view |\n|{}",
+        " --- |".repeat(5)
+    );
     world.row("the listing is read", world.began.elapsed(), None)?;
     for (what, role, count) in [
         ("one core view", Role::Core, 1),
