@@ -116,7 +116,9 @@ impl Server {
         let (api, http) = (free_port()?, free_port()?);
         let etcd = (kind == Kind::TidegateEtcd).then(|| Etcd::start(&setup.dir)).transpose()?;
         let store = etcd.as_ref().map_or("memory".to_owned(), |etcd| format!("etcd:{}", etcd.url));
-        let flags = ["--log-level", "warn", "serve", "--store", &store].map(str::to_owned);
+        // All connections come from one address.
+        let caps = ["--max-connections", "30000", "--max-connections-per-address", "30000"];
+        let flags = ["--log-level", "warn", "serve", "--store", &store].into_iter().chain(caps).map(str::to_owned);
         let ports = [("--xds-listen", xds), ("--api-listen", api), ("--http-listen", http)];
         let ports = ports.iter().flat_map(|(flag, at)| [(*flag).to_owned(), at.to_string()]);
         let words: Vec<String> = [setup.tidegate.display().to_string()].into_iter().chain(flags).chain(ports).collect();
