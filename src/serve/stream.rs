@@ -38,6 +38,8 @@ const KEPT: usize = 64;
 const KEPT_BYTES: usize = 32 << 20;
 /// Whether the replica has read everything is known within this, or counts as not known.
 const CONFIRM: Duration = Duration::from_secs(60);
+/// Between two such questions of one stream.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Streams of a replica that was stale begin anew within this, once it is fresh: not all at once.
 const RENEWED: Duration = Duration::from_secs(10);
 
@@ -230,7 +232,11 @@ impl Stream {
                 }
                 confirmed = answer(confirming), if confirming.is_some() => {
                     self.confirming = None;
-                    self.session.trust(confirmed);
+                    if !self.session.stale() {
+                        self.session.trust(confirmed);
+                    } else if confirmed {
+                        self.ends = Some(Instant::now() + RENEWED.mul_f64(fastrand::f64()));
+                    }
                 }
                 changed = self.fleet.watermarks.changed(), if awaits => {
                     changed.map_err(|_| Status::unavailable("shutting down"))?;
@@ -308,18 +314,27 @@ impl Stream {
             self.proxy.set_complete();
         }
         if self.session.unsure() && self.confirming.is_none() {
-            let confirmed = tokio::time::timeout(CONFIRM, self.who.inner.shared.views.confirm());
-            self.confirming = Some(Box::pin(async { confirmed.await.unwrap_or(false) }));
+            self.confirm(Duration::ZERO);
         }
         full
     }
 
-    /// A proxy that was compared with a view of unknown age is compared anew when the replica is fresh again.
+    /// A proxy that was compared with a view of unknown age is compared anew when the replica is fresh again; that is
+    /// proven first, since one that was just cut off thinks that it is.
     fn renew(&mut self) {
         if !self.session.stale() || !*self.fleet.fresh.borrow() {
             self.ends = None;
-        } else if self.ends.is_none() {
-            self.ends = Some(Instant::now() + RENEWED.mul_f64(fastrand::f64()));
+        } else if self.ends.is_none() && self.confirming.is_none() {
+            self.confirm(AGAIN);
         }
+    }
+
+    /// Asks whether the replica has read everything.
+    fn confirm(&mut self, after: Duration) {
+        let views = Arc::clone(&self.who.inner.shared.views);
+        self.confirming = Some(Box::pin(async move {
+            tokio::time::sleep(after).await;
+            timeout(CONFIRM, views.confirm()).await.unwrap_or(false)
+        }));
     }
 }

@@ -417,6 +417,10 @@ async fn a_proxy_that_a_stale_replica_served_is_sent_to_be_compared_anew_once_th
     let left = timeout(Duration::from_millis(20), client.responses.message()).await;
     assert!(left.is_err(), "its version may be the newer one");
     server.fresh.send_replace(true);
+    let probe = timeout(SOON, server.views.probe()).await.expect("it is asked again");
+    server.views.confirmed(probe, false);
+    let probe = timeout(SOON, server.views.probe()).await.expect("and again: it was not fresh yet");
+    server.views.confirmed(probe, true);
     let status =
         timeout(SOON + Duration::from_secs(5), client.responses.message()).await.expect("in time").unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::Unavailable, "fresh again; please reconnect"));
