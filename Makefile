@@ -1,6 +1,6 @@
 # The commands of this repository. `make demo` shows Tidegate at work, `make test` checks everything.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo stack-up stack-down test lint fmt deny e2e
+.PHONY: help setup build demo stack-up stack-down test lint fmt deny e2e bench benchtest
 
 DEMO_ARGS ?=
 PROFILE ?= dev
@@ -43,3 +43,19 @@ e2e: setup ## only the tests with real Envoys and etcd
 deny: ## licences, bans and sources of the dependencies (builds cargo-deny into .tools/ the first time: minutes)
 	@[ -x .tools/bin/cargo-deny ] || cargo install --quiet --locked --root .tools cargo-deny
 	.tools/bin/cargo-deny --log-level warn check bans licenses sources
+
+BENCH ?=
+SCALE ?= 1
+RUNS ?= 3
+
+bench: setup ## every scenario of bench/ against Tidegate and its peers, into bench/report.md; BENCH=S1 one, SCALE, RUNS
+	cargo build --release --bin tidegate
+	cargo build --release --locked --manifest-path bench/Cargo.toml --target-dir target
+	@if command -v go >/dev/null; then cd bench/peers/go-control-plane && go build -o $(CURDIR)/target/release/go-control-plane-peer .; \
+		else rm -f target/release/go-control-plane-peer; echo 'Go is missing: its peer is skipped'; fi
+	BENCH=$(BENCH) SCALE=$(SCALE) RUNS=$(RUNS) target/release/xds-bench target/release/tidegate target/release/go-control-plane-peer bench
+
+benchtest: ## format, lints and tests of bench/ itself
+	cd bench && cargo fmt --check
+	cargo clippy --locked --all-targets --quiet --manifest-path bench/Cargo.toml --target-dir target -- -D warnings
+	cargo test --locked --quiet --manifest-path bench/Cargo.toml --target-dir target

@@ -14,7 +14,11 @@ const RATE: u32 = 200;
 
 #[test]
 fn nothing_fails_while_everything_changes() {
-    let world = World::start_alone("memory");
+    everything_changes(&World::start_alone("memory"), TIME);
+}
+
+/// Every kind of change for a time, under load; not one request fails.
+pub(crate) fn everything_changes(world: &World, time: Duration) {
     let backends: Vec<Backend> = (0..4).map(|n| world.backend(&format!("b{n}"))).collect();
     let certificates: Vec<(String, String)> = (0..4).map(|_| certificate_yaml("tls", "tls.example")).collect();
     let trusted: String = certificates.iter().map(|(_, pem)| pem.as_str()).collect();
@@ -30,9 +34,9 @@ fn nothing_fails_while_everything_changes() {
     let secure_load = Load::new([secure.clone(), secure.http2()]).per_second(RATE / 4).connections(4, 2).start();
     let start = Instant::now();
     let mut round = 0;
-    while start.elapsed() < TIME {
+    while start.elapsed() < time {
         round += 1;
-        change(&world, &backends, &certificates, round);
+        change(world, &backends, &certificates, round);
     }
     assert!(round >= 3, "{round} rounds are too few to say anything");
     let report = load.stop();
@@ -45,8 +49,8 @@ fn nothing_fails_while_everything_changes() {
     }
     let secure = secure_load.stop();
     eprintln!("over TLS: {} ok", secure.ok);
-    secure.flawless(u64::from(RATE) / 4 * TIME.as_secs() * 9 / 10);
-    report.flawless(u64::from(RATE) * TIME.as_secs() * 9 / 10);
+    secure.flawless(u64::from(RATE) / 4 * time.as_secs() * 9 / 10);
+    report.flawless(u64::from(RATE) * time.as_secs() * 9 / 10);
 }
 
 /// The route under load, for both of its hosts.

@@ -12,6 +12,7 @@ mod failover;
 mod features;
 mod fleet;
 mod flow;
+mod forms;
 mod hostile;
 mod https;
 mod load;

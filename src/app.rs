@@ -37,7 +37,7 @@ use crate::{
         csds::{self, ClientStatus},
         intake::{self, Limits},
         lrs::{self, LoadReporting},
-        service::{AggregatedDiscovery, Fleet, Shared},
+        service::{self, Fleet, Shared},
     },
     snapshot::Views,
     store::{
@@ -341,7 +341,7 @@ async fn start_xds(
     };
     let files = [&args.xds_cert, &args.xds_key, &args.xds_ca].map(Option::as_deref);
     let tls = tls::server(files, tasks, cancel)?;
-    let routes = Routes::new(AggregatedDiscovery::new(shared)).add_service(reporting);
+    let routes = service::routes(shared).add_service(reporting);
     let limits = Limits { age: args.max_connection_age, ..limits(args) };
     listen(bind(args.xds_listen, "--xds-listen").await?, (tls, limits), routes, cancel, tasks)
 }

@@ -4,7 +4,7 @@
 pub mod load;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -78,6 +78,7 @@ pub struct ProxyState {
     who: Mutex<Result<Audience, String>>,
     types: Mutex<BTreeMap<ResourceType, TypeState>>,
     complete: AtomicBool,
+    partial: AtomicBool,
 }
 
 impl ProxyState {
@@ -89,6 +90,11 @@ impl ProxyState {
     /// Replaces what is known of a type.
     pub fn set(&self, kind: ResourceType, state: TypeState) {
         self.types.lock().unwrap_or_else(PoisonError::into_inner).insert(kind, state);
+    }
+
+    /// The stream is of one type; all such streams of a proxy speak for it together.
+    pub fn set_partial(&self, partial: bool) {
+        self.partial.store(partial, Ordering::Relaxed);
     }
 
     /// It has acknowledged all that it had to be sent at some moment of this stream: from now on its cursors speak for
@@ -135,6 +141,24 @@ impl TypeState {
     }
 }
 
+impl TypeState {
+    /// With what another stream of the same type says: each has names of its own, the slowest speaks for both.
+    fn join(&mut self, other: &Self) {
+        let subscription = Arc::make_mut(&mut self.subscription);
+        for name in other.subscription.names() {
+            subscription.insert(Arc::clone(name));
+        }
+        if other.subscription.wildcard() {
+            subscription.set_wildcard(true);
+        }
+        self.sent = self.sent.min(other.sent);
+        self.acked = self.acked.min(other.acked);
+        Arc::make_mut(&mut self.pending).extend(other.pending.iter().cloned());
+        Arc::make_mut(&mut self.parked)
+            .extend(other.parked.iter().map(|(name, parked)| (Arc::clone(name), parked.clone())));
+    }
+}
+
 /// A copy of what is known of one stream.
 #[derive(Clone, Debug)]
 pub struct ProxyView {
@@ -168,6 +192,16 @@ impl ProxyView {
         }
     }
 
+    /// Adds what other streams of the proxy say.
+    fn join(&mut self, others: BTreeMap<ResourceType, TypeState>) {
+        for (kind, other) in others {
+            match self.types.entry(kind) {
+                Entry::Vacant(vacant) => drop(vacant.insert(other)),
+                Entry::Occupied(mut occupied) => occupied.get_mut().join(&other),
+            }
+        }
+    }
+
     /// Its standing refusal of a name.
     pub fn parked(&self, kind: ResourceType, name: &str) -> Option<&Parked> {
         self.types.get(&kind)?.parked.get(name)
@@ -196,6 +230,7 @@ impl Feedback {
             who: Mutex::new(who),
             types: Mutex::new(BTreeMap::new()),
             complete: AtomicBool::new(false),
+            partial: AtomicBool::new(false),
         });
         self.proxies.entry(id).or_default().push(Arc::clone(&state));
         Connected { feedback: Arc::clone(self), state }
@@ -206,7 +241,14 @@ impl Feedback {
         // A stream that is refused speaks only where no other does: anybody may claim a name.
         let speaker = |streams: &Vec<Arc<ProxyState>>| {
             let served = streams.iter().rev().find(|stream| stream.audience().is_some());
-            served.or_else(|| streams.last()).map(|stream| stream.view())
+            let newest = served.or_else(|| streams.last())?;
+            let mut view = newest.view();
+            if newest.partial.load(Ordering::Relaxed) {
+                let others = streams.iter().filter(|other| !Arc::ptr_eq(other, newest));
+                let others = others.filter(|other| other.partial.load(Ordering::Relaxed));
+                others.for_each(|other| view.join(other.view().types));
+            }
+            Some(view)
         };
         let mut all: Vec<_> = self.proxies.iter().filter_map(|e| speaker(e.value())).collect();
         all.sort_by(|a, b| a.id.cmp(&b.id));

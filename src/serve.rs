@@ -4,8 +4,10 @@ pub mod csds;
 pub mod fanout;
 pub mod intake;
 pub mod lrs;
+mod machine;
 pub mod service;
 pub mod session;
+pub mod sotw;
 mod stream;
 #[cfg(test)]
 mod tests;

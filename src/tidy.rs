@@ -84,8 +84,18 @@ const GUARDED: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that compute: no I/O, no clock, no tasks.
-const PURE: &[&str] =
-    &["model", "manifest", "xds", "identity", "catalog", "compile", "admission", "status", "serve::session"];
+const PURE: &[&str] = &[
+    "model",
+    "manifest",
+    "xds",
+    "identity",
+    "catalog",
+    "compile",
+    "admission",
+    "status",
+    "serve::session",
+    "serve::sotw",
+];
 
 /// The files that are the roots of a build target.
 const ROOTS: [&str; 3] = ["src/lib.rs", "src/main.rs", "e2e/main.rs"];

@@ -10,8 +10,8 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use prost::encoding::{self, WireType};
 
+use super::wire::{begin_message, end_message, put};
 use crate::{
     snapshot::{Content, Seq},
     xds::{Resource, ResourceType, Subscription},
@@ -63,12 +63,13 @@ impl Frame {
         }
     }
 
-    /// The encoded `DeltaDiscoveryResponse`.
+    /// The encoded `DeltaDiscoveryResponse` behind its gRPC prefix, as it goes out.
     pub fn bytes(&self) -> &Bytes {
         self.bytes.get_or_init(|| {
             let bodies: usize = self.resources.iter().map(|r| r.body.len()).sum();
             let names: usize = self.removed.iter().map(|n| n.len() + 6).sum();
             let mut out = BytesMut::with_capacity(bodies + names + self.url.len() + self.identifier.len() + 64);
+            begin_message(&mut out);
             put(1, self.seq.to_string().as_bytes(), &mut out);
             for resource in &self.resources {
                 out.put_slice(&resource.body);
@@ -81,15 +82,9 @@ impl Frame {
             let mut control_plane = BytesMut::with_capacity(self.identifier.len() + 8);
             put(1, self.identifier.as_bytes(), &mut control_plane);
             put(7, &control_plane, &mut out);
-            out.freeze()
+            end_message(out)
         })
     }
-}
-
-fn put(tag: u32, value: &[u8], out: &mut BytesMut) {
-    encoding::encode_key(tag, WireType::LengthDelimited, out);
-    encoding::encode_varint(value.len() as u64, out);
-    out.put_slice(value);
 }
 
 /// Cuts what has to be sent into frames; `whole` forbids that. At least one frame, if need be an empty one.

@@ -1,7 +1,8 @@
-//! The gRPC side of ADS: one task per stream, owned by its response; admission of streams by node id.
+//! The gRPC side of xDS: each stream runs inside its response; admission of streams by node id.
 
 use std::{
     convert::Infallible,
+    panic::AssertUnwindSafe,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError, Weak,
@@ -13,28 +14,30 @@ use std::{
 
 use bytes::Bytes;
 use dashmap::DashMap;
+use futures::FutureExt;
 use tokio::{
     sync::{mpsc, watch},
     time::{Sleep, sleep},
 };
-use tokio_stream::Stream;
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::sync::CancellationToken;
 use tonic::{
     Status, Streaming,
     codegen::{Body, BoxFuture, Service, StdError},
-    server::{Grpc, NamedService, StreamingService},
+    server::NamedService,
+    service::Routes,
 };
 
 use super::{
     fanout::Fanouts,
     stream,
-    wire::{DeltaCodec, DeltaRequest},
+    wire::{Requests, Variant},
 };
 use crate::{
     feedback::{Feedback, ProxyId},
     identity::Peer,
     model::{Audience, Sites, Watermarks},
     snapshot::Views,
+    xds::ResourceType,
 };
 
 /// Bytes of one request of somebody whom we may believe: a reconnect names everything that the proxy has.
@@ -43,6 +46,8 @@ const MAX_REQUEST: usize = 16 << 20;
 const MAX_REQUEST_UNPROVEN: usize = 256 << 10;
 /// Streams per proxy; hot restart needs two.
 const STREAMS_PER_PROXY: usize = 2;
+
+const GRPC: http::HeaderValue = http::HeaderValue::from_static("application/grpc");
 
 /// What streams are told of the fleet, as it changes.
 #[derive(Clone, Debug)]
@@ -72,10 +77,70 @@ pub struct Shared {
     pub cancel: CancellationToken,
 }
 
-/// `envoy.service.discovery.v3.AggregatedDiscoveryService`, delta.
+/// One streaming method of the xDS services.
+#[derive(Debug)]
+pub(super) struct Method {
+    name: &'static str,
+    pub(super) variant: Variant,
+    /// The one type of a service that is not aggregated.
+    pub(super) only: Option<ResourceType>,
+}
+
+const fn delta(name: &'static str, only: Option<ResourceType>) -> Method {
+    Method { name, variant: Variant::Delta, only }
+}
+
+const fn world(name: &'static str, only: Option<ResourceType>) -> Method {
+    Method { name, variant: Variant::World, only }
+}
+
+/// The services and their methods; the aggregated one first.
+static SERVICES: [(&str, [Method; 2]); 6] = {
+    use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
+    [
+        (
+            "envoy.service.discovery.v3.AggregatedDiscoveryService",
+            [delta("DeltaAggregatedResources", None), world("StreamAggregatedResources", None)],
+        ),
+        (
+            "envoy.service.cluster.v3.ClusterDiscoveryService",
+            [delta("DeltaClusters", Some(Cluster)), world("StreamClusters", Some(Cluster))],
+        ),
+        (
+            "envoy.service.endpoint.v3.EndpointDiscoveryService",
+            [delta("DeltaEndpoints", Some(Endpoints)), world("StreamEndpoints", Some(Endpoints))],
+        ),
+        (
+            "envoy.service.listener.v3.ListenerDiscoveryService",
+            [delta("DeltaListeners", Some(Listener)), world("StreamListeners", Some(Listener))],
+        ),
+        (
+            "envoy.service.route.v3.RouteDiscoveryService",
+            [delta("DeltaRoutes", Some(Route)), world("StreamRoutes", Some(Route))],
+        ),
+        (
+            "envoy.service.secret.v3.SecretDiscoveryService",
+            [delta("DeltaSecrets", Some(Secret)), world("StreamSecrets", Some(Secret))],
+        ),
+    ]
+};
+
+/// One service, by its place in [`SERVICES`].
 #[derive(Clone, Debug)]
-pub struct AggregatedDiscovery {
+struct Discovery<const SERVICE: usize> {
     inner: Arc<Inner>,
+}
+
+/// The xDS services, aggregated and of one type each.
+pub fn routes(shared: Shared) -> Routes {
+    let inner =
+        Arc::new(Inner { shared, fanouts: Mutex::default(), streams: DashMap::new(), open: AtomicUsize::new(0) });
+    Routes::new(Discovery::<0> { inner: Arc::clone(&inner) })
+        .add_service(Discovery::<1> { inner: Arc::clone(&inner) })
+        .add_service(Discovery::<2> { inner: Arc::clone(&inner) })
+        .add_service(Discovery::<3> { inner: Arc::clone(&inner) })
+        .add_service(Discovery::<4> { inner: Arc::clone(&inner) })
+        .add_service(Discovery::<5> { inner })
 }
 
 #[derive(Debug)]
@@ -85,20 +150,6 @@ pub(super) struct Inner {
     streams: DashMap<ProxyId, Vec<CancellationToken>>,
     /// Streams whose end is not sent yet.
     open: AtomicUsize,
-}
-
-impl AggregatedDiscovery {
-    /// The service.
-    pub fn new(shared: Shared) -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                shared,
-                fanouts: Mutex::default(),
-                streams: DashMap::new(),
-                open: AtomicUsize::new(0),
-            }),
-        }
-    }
 }
 
 impl Inner {
@@ -114,9 +165,13 @@ impl Inner {
         new
     }
 
-    /// Registers a stream of `id`; beyond two the oldest is closed.
-    pub(super) fn admit(self: &Arc<Self>, id: &ProxyId) -> Admitted {
+    /// Registers a stream of `id`; beyond two that are aggregated the oldest is closed. Of the others a proxy needs one
+    /// for each resource (O26); the connection limits them.
+    pub(super) fn admit(self: &Arc<Self>, id: &ProxyId, aggregated: bool) -> Admitted {
         let token = CancellationToken::new();
+        if !aggregated {
+            return Admitted { inner: Arc::clone(self), id: id.clone(), token };
+        }
         let mut streams = self.streams.entry(id.clone()).or_default();
         streams.push(token.clone());
         if streams.len() > STREAMS_PER_PROXY {
@@ -146,11 +201,11 @@ impl Drop for Admitted {
     }
 }
 
-impl NamedService for AggregatedDiscovery {
-    const NAME: &'static str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
+impl<const SERVICE: usize> NamedService for Discovery<SERVICE> {
+    const NAME: &'static str = SERVICES[SERVICE].0;
 }
 
-impl<B> Service<http::Request<B>> for AggregatedDiscovery
+impl<const SERVICE: usize, B> Service<http::Request<B>> for Discovery<SERVICE>
 where
     B: Body + Send + 'static,
     B::Error: Into<StdError> + Send + 'static,
@@ -164,58 +219,44 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let method = request.uri().path().rsplit('/').next();
-        if method != Some("DeltaAggregatedResources") {
-            // State of the world comes with gRPC clients; load reports with steering.
-            return Box::pin(async {
-                Ok(Status::unimplemented("only DeltaAggregatedResources is served").into_http())
-            });
-        }
+        let called = request.uri().path().rsplit('/').next().unwrap_or_default();
+        let Some(method) = SERVICES[SERVICE].1.iter().find(|method| method.name == called) else {
+            let refusal = Status::unimplemented("the streaming methods are served, Fetch… is not");
+            return Box::pin(std::future::ready(Ok(refusal.into_http())));
+        };
         let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
         let shared = &self.inner.shared;
         let believable = peer.spiffe.is_some() || peer.loopback || shared.allow_unproven;
         let limit = if believable { MAX_REQUEST } else { MAX_REQUEST_UNPROVEN };
-        let method = Delta { inner: Arc::clone(&self.inner), peer };
-        Box::pin(async move {
-            let mut grpc = Grpc::new(DeltaCodec).max_decoding_message_size(limit);
-            Ok(grpc.streaming(method, request).await)
-        })
-    }
-}
-
-struct Delta {
-    inner: Arc<Inner>,
-    peer: Peer,
-}
-
-impl StreamingService<DeltaRequest> for Delta {
-    type Response = Bytes;
-    type ResponseStream = Responses;
-    type Future = BoxFuture<tonic::Response<Responses>, Status>;
-
-    fn call(&mut self, request: tonic::Request<Streaming<DeltaRequest>>) -> Self::Future {
+        let requests = Streaming::new_request(Requests(method.variant), request.into_body(), None, Some(limit));
         // Room for one frame being written and one that waits: what is newer is decided when there is room again.
         let (tx, frames) = mpsc::channel(1);
-        let run = stream::run(Arc::clone(&self.inner), self.peer.clone(), request.into_inner(), tx);
-        // A task of its own, so that a panic ends this stream and no other; dropped with the response.
-        #[expect(clippy::disallowed_methods, reason = "the handle aborts it when the response is dropped")]
-        let task = AbortOnDropHandle::new(tokio::spawn(run));
+        let stream = stream::run(Arc::clone(&self.inner), peer, method, requests, tx);
+        // A panic ends this stream and no other of its connection.
+        let stream = Box::pin(
+            AssertUnwindSafe(stream)
+                .catch_unwind()
+                .map(|ended| ended.unwrap_or_else(|_| Err(Status::unavailable("internal error; please reconnect")))),
+        );
         let end = End::new(Arc::clone(&self.inner));
-        Box::pin(async move { Ok(tonic::Response::new(Responses { frames, task: Some(task), end })) })
+        let body = tonic::body::Body::new(Responses { frames, stream: Some(stream), ended: None, end });
+        Box::pin(std::future::ready(Ok(grpc_response(body))))
     }
 }
 
-impl Drop for End {
-    fn drop(&mut self) {
-        self.inner.open.fetch_sub(1, Ordering::Relaxed);
-    }
+fn grpc_response(body: tonic::body::Body) -> http::Response<tonic::body::Body> {
+    let mut response = http::Response::new(body);
+    response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC);
+    response
 }
 
-/// The responses of one stream; its task ends when this is dropped.
-#[derive(Debug)]
-pub(super) struct Responses {
+/// The responses of one stream, and the stream itself, which runs whenever its connection can take something: no task
+/// of its own, no queue, no copy of what all streams share. While the proxy reads nothing, nothing is read of it.
+struct Responses {
     frames: mpsc::Receiver<Bytes>,
-    task: Option<AbortOnDropHandle<Result<(), Status>>>,
+    stream: Running,
+    /// How it ended, until that is said.
+    ended: Option<Status>,
     end: End,
 }
 
@@ -254,27 +295,39 @@ impl End {
     }
 }
 
-impl Stream for Responses {
-    type Item = Result<Bytes, Status>;
+impl Drop for End {
+    fn drop(&mut self) {
+        self.inner.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        match self.frames.poll_recv(context) {
-            Poll::Ready(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(None) => {}
+/// A stream that runs, until it has ended.
+type Running = Option<Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>>;
+
+impl Body for Responses {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+        if let Some(stream) = self.stream.as_mut()
+            && let Poll::Ready(ended) = stream.as_mut().poll(context)
+        {
+            self.stream = None;
+            self.ended = Some(ended.err().unwrap_or_else(|| Status::ok("")));
         }
-        // The sender is gone: the task says how it ended.
-        if self.task.is_none() {
-            return Poll::Ready(None);
+        if let Some(frame) = std::task::ready!(self.frames.poll_recv(context)) {
+            return Poll::Ready(Some(Ok(http_body::Frame::data(frame))));
         }
-        std::task::ready!(self.end.poll(context));
-        let Some(task) = self.task.as_mut() else { return Poll::Ready(None) };
-        let ended = std::task::ready!(Pin::new(task).poll(context));
-        self.task = None;
-        match ended {
-            Ok(Ok(())) => Poll::Ready(None),
-            Ok(Err(status)) => Poll::Ready(Some(Err(status))),
-            Err(_) => Poll::Ready(Some(Err(Status::unavailable("internal error; please reconnect")))),
+        if self.ended.is_some() {
+            std::task::ready!(self.end.poll(context));
         }
+        let Some(status) = self.ended.take() else { return Poll::Ready(None) };
+        let mut trailers = http::HeaderMap::new();
+        // Our own messages are valid header values.
+        drop(status.add_header(&mut trailers));
+        Poll::Ready(Some(Ok(http_body::Frame::trailers(trailers))))
     }
 }

@@ -13,7 +13,7 @@ mod poll;
 mod stale_tests;
 #[cfg(test)]
 mod tests;
-mod tiers;
+pub(super) mod tiers;
 #[cfg(test)]
 mod tiers_tests;
 #[cfg(test)]
@@ -35,9 +35,9 @@ use crate::{
 };
 
 /// Names per type and stream.
-const MAX_NAMES: usize = 100_000;
+pub(super) const MAX_NAMES: usize = 100_000;
 /// Bytes per name.
-const MAX_NAME: usize = 512;
+pub(super) const MAX_NAME: usize = 512;
 
 /// One `DeltaDiscoveryRequest`, as far as it concerns us.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -97,7 +97,7 @@ pub struct Moment<'a> {
 
 /// Whether the view may be compared with what a proxy brought along from another stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trust {
+pub(super) enum Trust {
     /// It may be older than what the proxy has, without anybody knowing.
     Unknown,
     /// It is at least as new as all that the proxy was sent before this stream.

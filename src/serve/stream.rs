@@ -7,7 +7,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use prost::Message;
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until, timeout},
@@ -15,15 +14,18 @@ use tokio::{
 use tonic::{Status, Streaming};
 
 use super::{
-    service::{Admitted, Fleet, Inner},
+    machine::Machine,
+    service::{Admitted, Fleet, Inner, Method},
     session::{Moment, Session, Violation},
-    wire::DeltaRequest,
+    sotw,
+    wire::{Ask, Variant},
 };
 use crate::{
     feedback::{Connected, ProxyId},
     identity::{self, NodeClaim, Peer},
     model::{Audience, Sites},
     snapshot::{Reader, Seq},
+    xds::ResourceType,
 };
 
 /// Bytes of a site's or a node's name, about.
@@ -36,6 +38,8 @@ const KEPT: usize = 64;
 const KEPT_BYTES: usize = 32 << 20;
 /// Whether the replica has read everything is known within this, or counts as not known.
 const CONFIRM: Duration = Duration::from_secs(60);
+/// Between two such questions of one stream.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Streams of a replica that was stale begin anew within this, once it is fresh: not all at once.
 const RENEWED: Duration = Duration::from_secs(10);
 
@@ -43,14 +47,15 @@ const RENEWED: Duration = Duration::from_secs(10);
 pub(super) async fn run(
     inner: Arc<Inner>,
     peer: Peer,
-    mut requests: Streaming<DeltaRequest>,
+    service: &'static Method,
+    mut requests: Streaming<Ask>,
     frames: mpsc::Sender<Bytes>,
 ) -> Result<(), Status> {
     let first = timeout(FIRST_REQUEST, requests.message());
     let first = first.await.map_err(|_| Status::deadline_exceeded("no request"))??;
     let Some(mut first) = first else { return Ok(()) };
     // The node is only guaranteed in the first request; a later, different one is ignored.
-    let node = first.node.take().unwrap_or_default();
+    let node = first.take_node().unwrap_or_default();
     let claim = node.claim()?;
     let who = Who { inner, peer, claim };
     let id = ProxyId { site: shown(&who.claim.site), node: shown(&who.claim.id) };
@@ -58,6 +63,7 @@ pub(super) async fn run(
     let resolved = who.resolve(&mut fleet.sites);
     let mut kept = vec![first];
     let proxy = who.inner.shared.feedback.connect(id.clone(), SystemTime::now(), resolved.clone());
+    proxy.set_partial(service.only.is_some());
     let audience = match resolved {
         Ok(audience) => audience,
         Err(reason) => {
@@ -70,13 +76,20 @@ pub(super) async fn run(
     };
     tracing::debug!(node = %id.node, site = %id.site, "a stream begins");
     // Only now: nobody may push out the streams of a proxy that it merely claims to be.
-    let admitted = who.inner.admit(&id);
+    let admitted = who.inner.admit(&id, service.only.is_none());
     let reader = who.inner.shared.views.open(&audience);
     let drain = node.drain_time().unwrap_or_else(|| fleet.sites.borrow().drain_time);
-    let session = Session::new(who.inner.fanouts(&audience), audience.role, drain, now());
+    let session = match service.variant {
+        Variant::Delta => {
+            let fanouts = who.inner.fanouts(&audience);
+            Machine::Delta(Box::new(Session::new(fanouts, audience.role, drain, now())))
+        }
+        Variant::World => Machine::World(Box::new(sotw::Session::new(audience.role, drain, now()))),
+    };
     let published = reader.view().subscribe();
     let stream = Stream {
         who,
+        only: service.only,
         audience,
         fleet,
         reader,
@@ -124,18 +137,18 @@ impl Who {
     async fn wait(
         &self,
         sites: &mut watch::Receiver<Arc<Sites>>,
-        requests: &mut Streaming<DeltaRequest>,
-        kept: &mut Vec<DeltaRequest>,
+        requests: &mut Streaming<Ask>,
+        kept: &mut Vec<Ask>,
         proxy: &Connected,
     ) -> Result<Option<Audience>, Status> {
-        let mut bytes: usize = kept.iter().map(Message::encoded_len).sum();
+        let mut bytes: usize = kept.iter().map(Ask::size).sum();
         loop {
             tokio::select! {
                 () = self.inner.shared.cancel.cancelled() => return Err(Status::unavailable("shutting down")),
                 request = requests.message() => match request? {
                     None => return Ok(None),
-                    Some(request) if kept.len() < KEPT && bytes + request.encoded_len() <= KEPT_BYTES => {
-                        bytes += request.encoded_len();
+                    Some(request) if kept.len() < KEPT && bytes + request.size() <= KEPT_BYTES => {
+                        bytes += request.size();
                         kept.push(request);
                     }
                     Some(_) => return Err(Status::unavailable("not served; try again later")),
@@ -155,11 +168,13 @@ impl Who {
 
 struct Stream {
     who: Who,
+    /// The type of a stream that has only one.
+    only: Option<ResourceType>,
     audience: Audience,
     fleet: Fleet,
     reader: Reader,
     published: watch::Receiver<Seq>,
-    session: Session,
+    session: Machine,
     proxy: Connected,
     admitted: Admitted,
     frames: mpsc::Sender<Bytes>,
@@ -181,7 +196,7 @@ async fn answer(question: &mut Option<Pin<Box<dyn Future<Output = bool> + Send>>
 }
 
 impl Stream {
-    async fn run(mut self, mut requests: Streaming<DeltaRequest>, kept: Vec<DeltaRequest>) -> Result<(), Status> {
+    async fn run(mut self, mut requests: Streaming<Ask>, kept: Vec<Ask>) -> Result<(), Status> {
         for request in kept {
             self.request(request)?;
         }
@@ -217,7 +232,11 @@ impl Stream {
                 }
                 confirmed = answer(confirming), if confirming.is_some() => {
                     self.confirming = None;
-                    self.session.trust(confirmed);
+                    if !self.session.stale() {
+                        self.session.trust(confirmed);
+                    } else if confirmed {
+                        self.ends = Some(Instant::now() + RENEWED.mul_f64(fastrand::f64()));
+                    }
                 }
                 changed = self.fleet.watermarks.changed(), if awaits => {
                     changed.map_err(|_| Status::unavailable("shutting down"))?;
@@ -233,12 +252,21 @@ impl Stream {
         }
     }
 
-    fn request(&mut self, request: DeltaRequest) -> Result<(), Status> {
+    fn request(&mut self, mut request: Ask) -> Result<(), Status> {
+        if let Some(only) = self.only {
+            // There the type goes without saying (rules 3 and 4).
+            let url = request.url();
+            if url.is_empty() {
+                only.url().clone_into(url);
+            } else if *url != only.url() {
+                return Err(Status::invalid_argument(format!("this service has {} only", only.url())));
+            }
+        }
         if let Some((kind, error)) = request.refusal() {
             tracing::warn!(node = %self.proxy.id.node, site = %self.proxy.id.site, kind, error, "a response is refused");
         }
         let content = self.reader.view().read();
-        self.session.on_request(request.into(), &content, now()).map_err(closed)
+        self.session.on_request(request, &content, now()).map_err(closed)
     }
 
     /// A stream never changes audience: another one means another stream.
@@ -268,14 +296,14 @@ impl Stream {
                         break;
                     };
                     let Some(send) = self.session.poll(&content, &moment()) else { break };
-                    out.push((room, send.frame));
+                    out.push((room, send));
                 }
                 self.reader.pass(self.session.passed(&content));
                 complete = !self.complete && !full && self.session.complete(&content);
             }
             // Encoded outside the lock, by whoever is first.
-            for (room, frame) in out {
-                room.send(frame.bytes().clone());
+            for (room, send) in out {
+                room.send(send.bytes(&self.who.inner.shared.identifier));
             }
         }
         for (kind, state) in self.session.reports() {
@@ -286,18 +314,27 @@ impl Stream {
             self.proxy.set_complete();
         }
         if self.session.unsure() && self.confirming.is_none() {
-            let confirmed = tokio::time::timeout(CONFIRM, self.who.inner.shared.views.confirm());
-            self.confirming = Some(Box::pin(async { confirmed.await.unwrap_or(false) }));
+            self.confirm(Duration::ZERO);
         }
         full
     }
 
-    /// A proxy that was compared with a view of unknown age is compared anew when the replica is fresh again.
+    /// A proxy that was compared with a view of unknown age is compared anew when the replica is fresh again; that is
+    /// proven first, since one that was just cut off thinks that it is.
     fn renew(&mut self) {
         if !self.session.stale() || !*self.fleet.fresh.borrow() {
             self.ends = None;
-        } else if self.ends.is_none() {
-            self.ends = Some(Instant::now() + RENEWED.mul_f64(fastrand::f64()));
+        } else if self.ends.is_none() && self.confirming.is_none() {
+            self.confirm(AGAIN);
         }
+    }
+
+    /// Asks whether the replica has read everything.
+    fn confirm(&mut self, after: Duration) {
+        let views = Arc::clone(&self.who.inner.shared.views);
+        self.confirming = Some(Box::pin(async move {
+            tokio::time::sleep(after).await;
+            timeout(CONFIRM, views.confirm()).await.unwrap_or(false)
+        }));
     }
 }

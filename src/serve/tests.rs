@@ -5,9 +5,13 @@ use std::{sync::Arc, time::Duration};
 use envoy_types::pb::{
     envoy::{
         config::core::v3::{Locality, Node},
-        service::discovery::v3::{
-            DeltaDiscoveryRequest, DeltaDiscoveryResponse,
-            aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+        service::{
+            cluster::v3::cluster_discovery_service_client::ClusterDiscoveryServiceClient,
+            discovery::v3::{
+                DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest,
+                aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+            },
+            endpoint::v3::endpoint_discovery_service_client::EndpointDiscoveryServiceClient,
         },
     },
     google::rpc::Status as Rpc,
@@ -23,13 +27,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::{
     Code, Streaming,
-    service::Routes,
     transport::{Certificate, Channel, ClientTlsConfig, Identity},
 };
 
 use super::{
     intake::{self, Limits},
-    service::{AggregatedDiscovery, Fleet, Shared, apart},
+    service::{self, Fleet, Shared, apart},
 };
 use crate::{
     feedback::{Acked, Feedback},
@@ -70,7 +73,7 @@ async fn server_with(limits: Limits, tls: Option<Arc<rustls::ServerConfig>>) -> 
     let (said, watermarks) = watch::channel(Arc::default());
     let (freshness, fresh) = watch::channel(true);
     let cancel = CancellationToken::new();
-    let service = AggregatedDiscovery::new(Shared {
+    let routes = service::routes(Shared {
         views: Arc::clone(&views),
         feedback: Arc::clone(&feedback),
         fleet: Fleet { sites: watched, watermarks, fresh },
@@ -80,8 +83,7 @@ async fn server_with(limits: Limits, tls: Option<Arc<rustls::ServerConfig>>) -> 
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let serving =
-        intake::serve(listener, tls.map(|tls| watch::channel(tls).1), Routes::new(service), limits, cancel.clone());
+    let serving = intake::serve(listener, tls.map(|tls| watch::channel(tls).1), routes, limits, cancel.clone());
     #[allow(clippy::disallowed_methods, reason = "aborted with its handle")]
     let task = AbortOnDropHandle::new(tokio::spawn(serving));
     Server { address, views, feedback, sites: known, watermarks: said, fresh: freshness, cancel, _task: task }
@@ -223,9 +225,82 @@ async fn other_methods_are_unimplemented_and_a_request_without_a_type_is_invalid
     client.requests.send(DeltaDiscoveryRequest::default()).await.unwrap();
     assert_eq!(client.end().await.code(), Code::InvalidArgument);
     let endpoint = Channel::from_shared(format!("http://{}", server.address)).unwrap();
-    let mut ads = AggregatedDiscoveryServiceClient::new(endpoint.connect().await.unwrap());
-    let status = ads.stream_aggregated_resources(tokio_stream::empty()).await.unwrap_err();
+    let mut cds = ClusterDiscoveryServiceClient::new(endpoint.connect().await.unwrap());
+    let status = cds.fetch_clusters(DiscoveryRequest::default()).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
+}
+
+fn node(id: &str) -> Option<Node> {
+    let locality = Some(Locality { sub_zone: "fra".into(), ..Locality::default() });
+    Some(Node { id: id.into(), locality, ..Node::default() })
+}
+
+impl Server {
+    async fn channel(&self) -> Channel {
+        Channel::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_state_of_the_world_stream_is_answered_whole_and_its_answers_reach_feedback() {
+    let server = server(Limits::default()).await;
+    let mut ads = AggregatedDiscoveryServiceClient::new(server.channel().await);
+    let (requests, outgoing) = mpsc::channel(8);
+    let type_url = ResourceType::Cluster.url();
+    let first = DiscoveryRequest { node: node("grpc-1"), type_url: type_url.into(), ..DiscoveryRequest::default() };
+    requests.send(first.clone()).await.unwrap();
+    let mut responses = ads.stream_aggregated_resources(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+    timeout(SOON, server.views.interest()).await.unwrap();
+    let seq = server.publish("one");
+    let response = timeout(SOON, responses.message()).await.unwrap().unwrap().unwrap();
+    assert_eq!(
+        (response.type_url.as_str(), response.control_plane.unwrap().identifier),
+        (type_url, "replica-1".into())
+    );
+    let [any] = response.resources.try_into().unwrap();
+    assert_eq!((any.type_url.as_str(), &*any.value), (type_url, &b"one"[..]));
+    assert!(!response.version_info.is_empty());
+    let ack = DiscoveryRequest { node: None, response_nonce: response.nonce, ..first };
+    requests.send(ack).await.unwrap();
+    server.until(|f| f.proxies().iter().any(|p| p.acked(ResourceType::Cluster, "a", seq) == Acked::Acked)).await;
+}
+
+#[tokio::test]
+async fn a_service_of_one_type_fills_its_type_in_and_refuses_others() {
+    let server = server(Limits::default()).await;
+    let mut cds = ClusterDiscoveryServiceClient::new(server.channel().await);
+    let (requests, outgoing) = mpsc::channel(8);
+    requests.send(DeltaDiscoveryRequest { node: node("envoy-1"), ..DeltaDiscoveryRequest::default() }).await.unwrap();
+    let responses = cds.delta_clusters(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+    let mut client = Client { requests, responses };
+    timeout(SOON, server.views.interest()).await.unwrap();
+    server.publish("one");
+    assert_eq!(client.next().await.resources[0].name, "a");
+    let type_url = ResourceType::Listener.url().into();
+    client.requests.send(DeltaDiscoveryRequest { type_url, ..DeltaDiscoveryRequest::default() }).await.unwrap();
+    assert_eq!(client.end().await.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn streams_of_one_type_are_not_counted_and_speak_for_their_proxy_together() {
+    let server = server(Limits::default()).await;
+    let mut eds = EndpointDiscoveryServiceClient::new(server.channel().await);
+    let mut streams = Vec::new();
+    for name in ["a", "b", "c", "d"] {
+        let (requests, outgoing) = mpsc::channel(8);
+        let resource_names_subscribe = vec![name.to_owned()];
+        let first = DeltaDiscoveryRequest { node: node("envoy-1"), resource_names_subscribe, ..Default::default() };
+        requests.send(first).await.unwrap();
+        streams.push((eds.delta_endpoints(ReceiverStream::new(outgoing)).await.unwrap(), requests));
+    }
+    let asks = |f: &Feedback, name: &str| {
+        let proxies = f.proxies();
+        let eds = proxies.first().and_then(|p| p.types.get(&ResourceType::Endpoints)).cloned();
+        eds.is_some_and(|state| state.subscription.contains(name))
+    };
+    server.until(|f| ["a", "b", "c", "d"].iter().all(|name| asks(f, name))).await;
+    drop(streams.pop());
+    server.until(|f| asks(f, "a") && !asks(f, "d")).await;
 }
 
 #[tokio::test]
@@ -342,6 +417,10 @@ async fn a_proxy_that_a_stale_replica_served_is_sent_to_be_compared_anew_once_th
     let left = timeout(Duration::from_millis(20), client.responses.message()).await;
     assert!(left.is_err(), "its version may be the newer one");
     server.fresh.send_replace(true);
+    let probe = timeout(SOON, server.views.probe()).await.expect("it is asked again");
+    server.views.confirmed(probe, false);
+    let probe = timeout(SOON, server.views.probe()).await.expect("and again: it was not fresh yet");
+    server.views.confirmed(probe, true);
     let status =
         timeout(SOON + Duration::from_secs(5), client.responses.message()).await.expect("in time").unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::Unavailable, "fresh again; please reconnect"));

@@ -1,23 +1,26 @@
-//! The wire side of delta ADS: slim request messages that skip the node's extension list, and frames as ready bytes.
+//! The wire side of xDS: slim request messages that skip the node's extension list, read straight off the wire.
 
 use std::collections::{BTreeMap, HashMap};
 
-use bytes::{BufMut, Bytes};
-use prost::Message;
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::{
+    Message,
+    encoding::{self, WireType},
+};
 use prost_types::value::Kind;
 use tonic::{
     Status,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    codec::{DecodeBuf, Decoder},
 };
 
-use super::session::Request;
+use super::{session::Request, sotw};
 use crate::identity::NodeClaim;
 
 /// `envoy.service.discovery.v3.DeltaDiscoveryRequest`, the fields that we use.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct DeltaRequest {
     #[prost(message, optional, tag = "1")]
-    pub(super) node: Option<Node>,
+    node: Option<Node>,
     #[prost(string, tag = "2")]
     type_url: String,
     #[prost(string, repeated, tag = "3")]
@@ -30,13 +33,6 @@ pub(super) struct DeltaRequest {
     nonce: String,
     #[prost(message, optional, tag = "7")]
     error: Option<Rpc>,
-}
-
-impl DeltaRequest {
-    /// Type and words of a NACK.
-    pub(super) fn refusal(&self) -> Option<(&str, &str)> {
-        self.error.as_ref().map(|e| (self.type_url.as_str(), e.message.as_str()))
-    }
 }
 
 /// `google.rpc.Status`.
@@ -127,42 +123,147 @@ impl From<DeltaRequest> for Request {
     }
 }
 
-/// Requests in, frames out.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct DeltaCodec;
+/// `envoy.service.discovery.v3.DiscoveryRequest`, the fields that we use.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct WorldRequest {
+    #[prost(string, tag = "1")]
+    version: String,
+    #[prost(message, optional, tag = "2")]
+    node: Option<Node>,
+    #[prost(string, repeated, tag = "3")]
+    names: Vec<String>,
+    #[prost(string, tag = "4")]
+    type_url: String,
+    #[prost(string, tag = "5")]
+    nonce: String,
+    #[prost(message, optional, tag = "6")]
+    error: Option<Rpc>,
+}
 
-impl Codec for DeltaCodec {
-    type Encode = Bytes;
-    type Decode = DeltaRequest;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
+impl From<WorldRequest> for sotw::Request {
+    fn from(wire: WorldRequest) -> Self {
+        Self {
+            url: wire.type_url,
+            names: wire.names,
+            version: wire.version,
+            nonce: wire.nonce,
+            error: wire.error.map(|e| e.message),
+        }
     }
 }
 
-impl Encoder for DeltaCodec {
-    type Item = Bytes;
-    type Error = Status;
+/// The encoded `DiscoveryResponse` behind its gRPC prefix.
+pub(super) fn world_response(response: &sotw::Response, identifier: &str) -> Bytes {
+    let url = response.kind.url();
+    let bodies: usize = response.resources.iter().map(|r| r.payload.len() + url.len() + 16).sum();
+    let mut out = BytesMut::with_capacity(bodies + url.len() + identifier.len() + 64);
+    begin_message(&mut out);
+    put(1, response.version.to_string().as_bytes(), &mut out);
+    for resource in &response.resources {
+        // An `Any`, without copying the payload first.
+        let size = |length: usize| 1 + encoding::encoded_len_varint(length as u64) + length;
+        encoding::encode_key(2, WireType::LengthDelimited, &mut out);
+        encoding::encode_varint((size(url.len()) + size(resource.payload.len())) as u64, &mut out);
+        put(1, url.as_bytes(), &mut out);
+        put(2, &resource.payload, &mut out);
+    }
+    put(4, url.as_bytes(), &mut out);
+    put(5, format!("{:x}", response.nonce).as_bytes(), &mut out);
+    let mut control_plane = BytesMut::with_capacity(identifier.len() + 8);
+    put(1, identifier.as_bytes(), &mut control_plane);
+    put(6, &control_plane, &mut out);
+    end_message(out)
+}
 
-    fn encode(&mut self, frame: Bytes, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        out.put(frame);
-        Ok(())
+/// Bytes before a gRPC message: a flag, and the length.
+const PREFIX: usize = 5;
+
+/// Leaves room for the prefix of an uncompressed message, whose length is known at its end.
+pub(super) fn begin_message(out: &mut BytesMut) {
+    out.put_slice(&[0; PREFIX]);
+}
+
+/// Fills the prefix in.
+pub(super) fn end_message(mut out: BytesMut) -> Bytes {
+    let length = u32::try_from(out.len().saturating_sub(PREFIX)).unwrap_or(u32::MAX);
+    if let Some(prefix) = out.get_mut(1..PREFIX) {
+        prefix.copy_from_slice(&length.to_be_bytes());
+    }
+    out.freeze()
+}
+
+/// One field of bytes.
+pub(super) fn put(tag: u32, value: &[u8], out: &mut BytesMut) {
+    encoding::encode_key(tag, WireType::LengthDelimited, out);
+    encoding::encode_varint(value.len() as u64, out);
+    out.put_slice(value);
+}
+
+/// Which form of xDS a stream speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Variant {
+    /// Incremental.
+    Delta,
+    /// State of the world.
+    World,
+}
+
+/// A request of either form.
+#[derive(Debug)]
+pub(super) enum Ask {
+    Delta(DeltaRequest),
+    World(WorldRequest),
+}
+
+impl Ask {
+    /// The node, which only the first request is sure to have.
+    pub(super) fn take_node(&mut self) -> Option<Node> {
+        match self {
+            Self::Delta(request) => request.node.take(),
+            Self::World(request) => request.node.take(),
+        }
+    }
+
+    /// Its bytes on the wire, about.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Delta(request) => request.encoded_len(),
+            Self::World(request) => request.encoded_len(),
+        }
+    }
+
+    /// Type and words of a NACK.
+    pub(super) fn refusal(&self) -> Option<(&str, &str)> {
+        let (url, error) = match self {
+            Self::Delta(request) => (&request.type_url, &request.error),
+            Self::World(request) => (&request.type_url, &request.error),
+        };
+        error.as_ref().map(|error| (url.as_str(), error.message.as_str()))
+    }
+
+    /// `type_url`; a service of one type fills it in where it is empty.
+    pub(super) fn url(&mut self) -> &mut String {
+        match self {
+            Self::Delta(request) => &mut request.type_url,
+            Self::World(request) => &mut request.type_url,
+        }
     }
 }
 
-impl Decoder for DeltaCodec {
-    type Item = DeltaRequest;
+/// Reads requests of one form.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Requests(pub(super) Variant);
+
+impl Decoder for Requests {
+    type Item = Ask;
     type Error = Status;
 
-    fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<DeltaRequest>, Status> {
-        let decoded = DeltaRequest::decode(source);
-        decoded.map(Some).map_err(|e| Status::invalid_argument(format!("no DeltaDiscoveryRequest: {e}")))
+    fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<Ask>, Status> {
+        let decoded = match self.0 {
+            Variant::Delta => DeltaRequest::decode(source).map(Ask::Delta),
+            Variant::World => WorldRequest::decode(source).map(Ask::World),
+        };
+        decoded.map(Some).map_err(|e| Status::invalid_argument(format!("no discovery request: {e}")))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The content of a view: names, tombstones and the bounded log of one audience.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -93,10 +93,8 @@ fn contributions(entry: &Entry, resource: &Resource, seq: Seq) -> Vec<Seq> {
 
 /// Keeps the seq since which each service is named in the same group.
 fn named(entry: &Entry, resource: &Resource, seq: Seq) -> Vec<Seq> {
-    let known = |new: &ServiceNeed| {
-        let mut old = entry.needs().filter(|(old, _)| (&old.service, &old.group) == (&new.service, &new.group));
-        old.next().map_or(seq, |(_, since)| since)
-    };
+    let old: HashMap<_, _> = entry.needs().map(|(need, since)| ((&need.service, &need.group), since)).collect();
+    let known = |new: &ServiceNeed| old.get(&(&new.service, &new.group)).copied().unwrap_or(seq);
     resource.services.iter().map(known).collect()
 }
 
@@ -257,11 +255,9 @@ impl Content {
         let before = std::mem::replace(&mut self.origin, origin).configuration;
         self.mark_drains(&changes);
         let mut changed = woken;
-        for (kind, name) in &changes.removals {
-            // Upserts of the same publish win: a name is never in both halves of a response.
-            if changes.upserts.iter().any(|r| r.kind == *kind && r.name == *name) {
-                continue;
-            }
+        let brought: HashSet<_> = changes.upserts.iter().map(|r| (r.kind, &r.name)).collect();
+        // Upserts of the same publish win: a name is never in both halves of a response.
+        for (kind, name) in changes.removals.iter().filter(|(kind, name)| !brought.contains(&(*kind, name))) {
             let names = self.names_mut(*kind);
             if let Some(old) = names.entries.remove(name) {
                 let revision = origin.configuration;

@@ -56,7 +56,7 @@ fn cover(need: &ServiceNeed, watermarks: &Watermarks) -> Cover {
 }
 
 /// Whether a route that newly names it has to wait.
-pub(super) fn uncovered(need: &ServiceNeed, watermarks: &Watermarks) -> bool {
+pub(in crate::serve) fn uncovered(need: &ServiceNeed, watermarks: &Watermarks) -> bool {
     cover(need, watermarks) != Cover::All
 }
 

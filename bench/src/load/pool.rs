@@ -1,0 +1,337 @@
+//! All clients, their events, and what is counted over all of them.
+
+use std::{
+    collections::VecDeque,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use anyhow::Result;
+use hdrhistogram::Histogram;
+use rustix::event::{Timespec, epoll};
+use serde::Serialize;
+
+use super::{
+    Mode, Settings,
+    asks::Asks,
+    client::{Client, Habits, Progress},
+    scout::{Held, Scout},
+};
+use crate::{clock, resources::Resource};
+
+const MILLISECOND: u64 = 1_000_000;
+/// The event of standard input.
+const INPUT: u64 = u64::MAX;
+/// The event of the scout.
+const SCOUT: u64 = u64::MAX - 1;
+
+/// Counted since the start.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Totals {
+    pub responses: u64,
+    pub resources: u64,
+    pub bytes: u64,
+    /// Connections that were lost and opened again.
+    pub lost: u64,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// Everybody has all resources.
+    Loaded,
+    /// Everybody (of those who ask for a resource) has a change from after this time.
+    Stamp(u64),
+}
+
+pub struct Pool {
+    pub settings: Settings,
+    epoll: OwnedFd,
+    clients: Vec<Option<Client>>,
+    scout: Option<Client>,
+    held: Held,
+    asks: Asks,
+    warm: bool,
+    /// Who is to be opened, and not before when.
+    to_open: VecDeque<(u64, usize)>,
+    opening: usize,
+    delayed: VecDeque<(u64, usize, bool, Vec<u8>)>,
+    scratch: Vec<u8>,
+    pub totals: Totals,
+    pub goal: Option<Goal>,
+    /// Who of the clients reached it, and the time when the last one did.
+    pub reached: usize,
+    pub last: u64,
+    /// Ages in microseconds at receipt, while it is filled.
+    pub ages: Option<Histogram<u64>>,
+    pub faults: Vec<String>,
+    rounds: u64,
+}
+
+impl Pool {
+    /// Without clients yet, and listening to standard input.
+    ///
+    /// # Errors
+    /// Of epoll.
+    pub fn new(settings: Settings, input: BorrowedFd<'_>) -> Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, input, epoll::EventData::new_u64(INPUT), epoll::EventFlags::IN)?;
+        let held = Held::default();
+        let asks = Asks::new(&settings, &held, false);
+        Ok(Self {
+            settings,
+            epoll,
+            clients: Vec::new(),
+            scout: None,
+            held,
+            asks,
+            warm: false,
+            to_open: VecDeque::new(),
+            opening: 0,
+            delayed: VecDeque::new(),
+            scratch: vec![0; 1 << 20],
+            totals: Totals::default(),
+            goal: None,
+            reached: 0,
+            last: 0,
+            ages: None,
+            faults: Vec::new(),
+            rounds: 0,
+        })
+    }
+
+    /// Opens the one client that remembers what it is sent.
+    ///
+    /// # Errors
+    /// Of the sockets.
+    pub fn send_scout(&mut self) -> Result<()> {
+        let mut scout = Client::open(self.settings.server, 9_999_999, self.settings.window)?;
+        scout.scout = Some(Box::default());
+        // It asks for everything, whatever the others ask for.
+        self.asks = Asks::new(&Settings { mode: Mode::Eds, ..self.settings.clone() }, &Held::default(), false);
+        self.warm = false;
+        epoll::add(&self.epoll, scout.socket.as_fd(), epoll::EventData::new_u64(SCOUT), both())?;
+        self.scout = Some(scout);
+        Ok(())
+    }
+
+    /// What the scout has learnt, once that is all; it is gone then.
+    pub fn scouted(&mut self) -> Option<&Held> {
+        let wanted = self.settings.resources as u32;
+        let done = self.scout.as_ref().is_some_and(|s| s.counts.iter().all(|count| *count >= wanted));
+        if done && let Some(scout) = self.scout.take().and_then(|s| s.scout) {
+            self.held = Scout::held(&scout);
+            return Some(&self.held);
+        }
+        None
+    }
+
+    /// All that the scout has learnt.
+    pub fn held_all(&self) -> Vec<Resource> {
+        [self.held.clusters.as_slice(), &self.held.endpoints].concat()
+    }
+
+    /// How far the scout has come.
+    pub fn scouting(&self) -> Option<[u32; 2]> {
+        self.scout.as_ref().map(|s| s.counts)
+    }
+
+    /// Opens all clients, at most `opening` at a time.
+    pub fn open(&mut self, warm: bool) {
+        self.asks = Asks::new(&self.settings, &self.held, warm);
+        self.warm = warm;
+        self.clients = std::iter::repeat_with(|| None).take(self.settings.clients).collect();
+        let now = clock::now();
+        self.to_open = (0..self.settings.clients).map(|id| (now, id)).collect();
+        self.opening = 0;
+        self.open_more();
+    }
+
+    fn open_more(&mut self) {
+        let now = clock::now();
+        while self.opening < self.settings.opening
+            && let Some((_, id)) = pop_if(&mut self.to_open, |(due, _)| *due <= now)
+        {
+            let opened = Client::open(self.settings.server, id, self.settings.window).and_then(|client| {
+                epoll::add(&self.epoll, client.socket.as_fd(), epoll::EventData::new_u64(id as u64), both())?;
+                Ok(client)
+            });
+            match opened {
+                Ok(client) => {
+                    self.opening += 1;
+                    if let Some(place) = self.clients.get_mut(id) {
+                        *place = Some(client);
+                    }
+                }
+                Err(error) => self.fault(id, &error),
+            }
+        }
+    }
+
+    /// Closes all connections at once.
+    pub fn drop_all(&mut self) {
+        self.clients.clear();
+        self.delayed.clear();
+        self.to_open.clear();
+        self.opening = 0;
+    }
+
+    /// The last so many clients stop reading.
+    pub fn stall(&mut self, count: usize) {
+        let from = self.clients.len().saturating_sub(count);
+        self.clients.iter_mut().flatten().for_each(|client| client.stalled = client.id >= from);
+    }
+
+    /// Waits for what `goal` says, from now on.
+    pub fn aim(&mut self, goal: Goal) {
+        self.goal = Some(goal);
+        (self.reached, self.last) = (0, 0);
+        self.rounds += 1;
+    }
+
+    /// How many clients can reach the goal: of all, or of those who ask for `name`; those who stall cannot.
+    pub fn expected(&self, name: Option<&str>) -> usize {
+        let share = match (self.settings.mode, name) {
+            (Mode::Share(share), Some(name)) => {
+                let at = self.held.endpoints.iter().position(|r| r.name == name).unwrap_or(0);
+                Some((at / share.max(1), self.held.endpoints.len().div_ceil(share.max(1))))
+            }
+            _ => None,
+        };
+        let stalled = self.clients.iter().flatten().filter(|c| c.stalled).count();
+        match share {
+            None => self.settings.clients - stalled,
+            Some((share, shares)) => (0..self.settings.clients).filter(|id| id % shares == share).count(),
+        }
+    }
+
+    /// Serves events until `until` at the latest; true: there is something on standard input.
+    ///
+    /// # Errors
+    /// Of epoll.
+    pub fn turn(&mut self, until: u64, events: &mut Vec<epoll::Event>) -> Result<bool> {
+        let due = self.delayed.front().map_or(until, |(due, ..)| until.min(*due));
+        let due =
+            self.to_open.front().filter(|_| self.opening < self.settings.opening).map_or(due, |(at, _)| due.min(*at));
+        let wait = due.saturating_sub(clock::now());
+        let wait = Timespec { tv_sec: (wait / 1_000_000_000) as i64, tv_nsec: (wait % 1_000_000_000) as i64 };
+        events.clear();
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), Some(&wait)) {
+            Err(rustix::io::Errno::INTR) | Ok(_) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut input = false;
+        for event in events.iter() {
+            let (data, flags) = (event.data, event.flags);
+            match data.u64() {
+                INPUT => input = true,
+                token => self.event(token, flags),
+            }
+        }
+        self.acknowledge();
+        self.open_more();
+        Ok(input)
+    }
+
+    fn acknowledge(&mut self) {
+        let now = clock::now();
+        while let Some((_, id, cluster, nonce)) = pop_if(&mut self.delayed, |(due, ..)| *due <= now) {
+            let client = self.clients.get_mut(id).and_then(Option::as_mut);
+            if let Some(Err(error)) = client.map(|client| client.acknowledge(cluster, &nonce)) {
+                self.fault(id, &error);
+            }
+        }
+    }
+
+    fn event(&mut self, token: u64, flags: epoll::EventFlags) {
+        let id = usize::try_from(token).unwrap_or(usize::MAX);
+        let client = if token == SCOUT { &mut self.scout } else { self.clients.get_mut(id).unwrap_or(&mut self.scout) };
+        let Some(client) = client else { return };
+        let scouting = client.scout.is_some();
+        let habits = Habits {
+            asks: &self.asks,
+            eds: scouting || self.settings.mode == Mode::Eds,
+            delayed: self.settings.ack_delay_ms > 0 && !scouting,
+        };
+        let (was_connected, was_greeted, was_writing) = (client.connected, client.greeted, client.writing);
+        let now = clock::now();
+        let mut done = Ok(Progress::default());
+        if flags.intersects(epoll::EventFlags::OUT | epoll::EventFlags::ERR) && client.writing {
+            done = client.writable(&habits, self.warm).map(|()| Progress::default());
+        }
+        if done.is_ok() && flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP) {
+            done = client.readable(&mut self.scratch, &habits, now);
+        }
+        if client.connected != was_connected || client.writing != was_writing {
+            let wanted = if client.writing { both() } else { epoll::EventFlags::IN };
+            let modified = epoll::modify(&self.epoll, client.socket.as_fd(), epoll::EventData::new_u64(token), wanted);
+            done = done.and_then(|progress| modified.map(|()| progress).map_err(Into::into));
+        }
+        // Not when it is connected: the kernel does that, and forgets who does not fit into the server's accept queue.
+        let greeted = client.greeted && !was_greeted && !scouting;
+        match done {
+            Ok(progress) if !scouting => self.count(id, progress, now),
+            Ok(_) => {}
+            Err(error) if scouting => {
+                self.faults.push(format!("scout: {error}"));
+                self.scout = None;
+            }
+            Err(error) => self.fault(id, &error),
+        }
+        if greeted {
+            self.opening = self.opening.saturating_sub(1);
+        }
+    }
+
+    fn count(&mut self, id: usize, progress: Progress, now: u64) {
+        self.totals.responses += progress.responses;
+        self.totals.resources += progress.resources;
+        self.totals.bytes += progress.bytes;
+        let due = now + self.settings.ack_delay_ms * MILLISECOND;
+        self.delayed.extend(progress.delayed.into_iter().map(|(cluster, nonce)| (due, id, cluster, nonce)));
+        let Some(client) = self.clients.get_mut(id).and_then(Option::as_mut) else { return };
+        if let (Some(ages), Some(stamp), false) = (&mut self.ages, progress.stamp, client.stalled) {
+            // It grows with what it is given, so that this cannot fail.
+            let _ = ages.record((now - stamp) / 1_000);
+        }
+        let wanted = self.settings.resources as u32;
+        let reached = match self.goal {
+            None => false,
+            Some(Goal::Stamp(from)) => progress.stamp.is_some_and(|stamp| stamp >= from),
+            Some(Goal::Loaded) => match self.settings.mode {
+                Mode::Cds => client.counts[0] >= wanted,
+                Mode::Eds => client.counts[0] >= wanted && client.counts[1] >= wanted,
+                Mode::Share(share) => client.counts[1] >= wanted.min(share as u32),
+            },
+        };
+        if reached && client.round != self.rounds {
+            client.round = self.rounds;
+            self.reached += 1;
+            // Behind the write of its ACK.
+            self.last = clock::now();
+        }
+    }
+
+    /// A connection is lost; its client comes back after 0.5 to 1 s, as an Envoy does.
+    fn fault(&mut self, id: usize, error: &io::Error) {
+        self.totals.lost += 1;
+        let pause = 500 * MILLISECOND + (id as u64 * 7_919 % 500) * MILLISECOND;
+        self.to_open.push_back((clock::now() + pause, id));
+        if self.faults.len() < 20 {
+            self.faults.push(format!("client {id}: {error}"));
+        }
+        if let Some(place) = self.clients.get_mut(id)
+            && place.take().is_some_and(|client| !client.greeted)
+        {
+            self.opening = self.opening.saturating_sub(1);
+        }
+    }
+}
+
+fn both() -> epoll::EventFlags {
+    epoll::EventFlags::IN | epoll::EventFlags::OUT
+}
+
+fn pop_if<T>(queue: &mut VecDeque<T>, ready: impl FnOnce(&T) -> bool) -> Option<T> {
+    if queue.front().is_some_and(ready) { queue.pop_front() } else { None }
+}

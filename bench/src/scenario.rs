@@ -1,0 +1,12 @@
+//! What is measured: servers and a generator are started, pinned, told what to do, and read from `/proc`.
+
+mod cell;
+mod chart;
+mod generator;
+mod process;
+mod report;
+mod runs;
+mod server;
+mod tidegate;
+
+pub use self::runs::{Plan, run};

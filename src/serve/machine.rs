@@ -1,0 +1,130 @@
+//! The two forms of xDS behind one face: what a stream's loop needs of a session, whichever the client speaks.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::{
+    session::{self, Moment, Violation},
+    sotw,
+    wire::{Ask, world_response},
+};
+use crate::{
+    feedback::TypeState,
+    snapshot::{Content, Seq},
+    xds::ResourceType,
+};
+
+/// One stream's session.
+#[derive(Debug)]
+pub(super) enum Machine {
+    /// Incremental.
+    Delta(Box<session::Session>),
+    /// State of the world.
+    World(Box<sotw::Session>),
+}
+
+/// What a session wants sent, not yet encoded.
+pub(super) enum Out {
+    /// A frame that streams share.
+    Frame(session::Send),
+    /// A response of this stream alone.
+    Own(sotw::Response),
+}
+
+impl Out {
+    /// The message behind its gRPC prefix.
+    pub(super) fn bytes(&self, identifier: &str) -> Bytes {
+        match self {
+            Self::Frame(send) => send.frame.bytes().clone(),
+            Self::Own(response) => world_response(response, identifier),
+        }
+    }
+}
+
+impl Machine {
+    /// Takes one request.
+    ///
+    /// # Errors
+    /// [`Violation`]: the stream has to be closed.
+    pub(super) fn on_request(&mut self, ask: Ask, content: &Content, now: Instant) -> Result<(), Violation> {
+        match (self, ask) {
+            (Self::Delta(session), Ask::Delta(request)) => session.on_request(request.into(), content, now),
+            (Self::World(session), Ask::World(request)) => session.on_request(&request.into(), content, now),
+            // One decoder reads all requests of a stream.
+            _ => Ok(()),
+        }
+    }
+
+    /// The next response, if there is one.
+    pub(super) fn poll(&mut self, content: &Content, moment: &Moment<'_>) -> Option<Out> {
+        match self {
+            Self::Delta(session) => session.poll(content, moment).map(Out::Frame),
+            Self::World(session) => session.poll(content, moment).map(Out::Own),
+        }
+    }
+
+    /// When to poll again at the latest.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Delta(session) => session.next_deadline(),
+            Self::World(session) => session.next_deadline(),
+        }
+    }
+
+    /// It has to be told whether the view is as new as all that was written before the stream began.
+    pub(super) fn unsure(&self) -> bool {
+        match self {
+            Self::Delta(session) => session.unsure(),
+            Self::World(session) => session.unsure(),
+        }
+    }
+
+    /// The view is as new as all that was written before now, or that cannot be known.
+    pub(super) fn trust(&mut self, confirmed: bool) {
+        match self {
+            Self::Delta(session) => session.trust(confirmed),
+            Self::World(session) => session.trust(confirmed),
+        }
+    }
+
+    /// The client must be compared anew, on another stream, once the replica is fresh.
+    pub(super) fn stale(&self) -> bool {
+        match self {
+            Self::Delta(session) => session.stale(),
+            Self::World(session) => session.stale(),
+        }
+    }
+
+    /// A change of a watermark is a reason to poll.
+    pub(super) fn awaits_watermarks(&self) -> bool {
+        match self {
+            Self::Delta(session) => session.awaits_watermarks(),
+            Self::World(session) => session.awaits_watermarks(),
+        }
+    }
+
+    /// Whether the client has taken all that the view has for it.
+    pub(super) fn complete(&self, content: &Content) -> bool {
+        match self {
+            Self::Delta(session) => session.complete(content),
+            Self::World(session) => session.complete(content),
+        }
+    }
+
+    /// Every tombstone up to here has been taken over.
+    pub(super) fn passed(&self, content: &Content) -> Seq {
+        match self {
+            Self::Delta(session) => session.passed(content),
+            Self::World(session) => session.passed(content),
+        }
+    }
+
+    /// What feedback has to know of each type, where it changed since the last call.
+    pub(super) fn reports(&mut self) -> Vec<(ResourceType, TypeState)> {
+        match self {
+            Self::Delta(session) => session.reports(),
+            Self::World(session) => session.reports(),
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! One state-of-the-world stream as a state machine without I/O: the older form of xDS, which gRPC clients speak.
+//!
+//! What it cannot promise, unlike delta: LDS and CDS responses are always the whole set, so that they cannot be split
+//! and cost as much as there is; a name of another type that does not exist is answered with silence, since there is no
+//! list of removals; and a reconnecting client says one version for a type, not which resources it has.
+//!
+//! Order is that of the delta session: clusters, what belongs to them, then what names them; a listener or route
+//! configuration whose new content needs a cluster that is not acknowledged waits for it, a cluster that is gone stays
+//! in the set until nothing that the client has acknowledged names it.
+
+mod kind;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use self::kind::{Flight, Kind};
+use super::session::{MAX_NAME, MAX_NAMES, Moment, Trust, Violation, tiers};
+use crate::{
+    feedback,
+    model::Role,
+    snapshot::{Content, Seq},
+    xds::{Resource, ResourceType, ServiceNeed, Version},
+};
+
+/// Make before break, as in delta.
+const ORDER: [ResourceType; 5] =
+    [ResourceType::Cluster, ResourceType::Endpoints, ResourceType::Listener, ResourceType::Secret, ResourceType::Route];
+/// How long new content waits for the acknowledgement of the clusters that it needs.
+const WARM: Duration = Duration::from_secs(15);
+/// A type that is not requested this long after the first acknowledgement will not be.
+const UNREQUESTED: Duration = Duration::from_secs(15);
+/// From the moment that nothing names a cluster to its removal: requests under way.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// One `DiscoveryRequest`, as far as it concerns us.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// `type_url`.
+    pub url: String,
+    /// `resource_names`.
+    pub names: Vec<String>,
+    /// `version_info`: what the client accepted last, if anything.
+    pub version: String,
+    /// `response_nonce`; empty without.
+    pub nonce: String,
+    /// The message of `error_detail`: a NACK.
+    pub error: Option<String>,
+}
+
+/// A response to send.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// Its type.
+    pub kind: ResourceType,
+    /// `version_info`: of the type as a whole.
+    pub version: Version,
+    /// Unique in the stream.
+    pub nonce: u64,
+    /// The whole set (LDS, CDS), or what is new or changed.
+    pub resources: Vec<Arc<Resource>>,
+}
+
+/// One stream.
+#[derive(Debug)]
+pub struct Session {
+    role: Role,
+    trust: Trust,
+    /// A type waits for `trust`.
+    unsure: bool,
+    /// Something waits for a watermark.
+    awaits: bool,
+    /// How long connections of a replaced listener live on at this client.
+    drain: Duration,
+    started: Instant,
+    first_ack: Option<Instant>,
+    kinds: BTreeMap<ResourceType, Kind>,
+    nonce: u64,
+    deadline: Option<Instant>,
+}
+
+impl Session {
+    /// A stream of a client of that role that begins now; `drain` is how long its listeners drain.
+    pub fn new(role: Role, drain: Duration, now: Instant) -> Self {
+        Self {
+            role,
+            trust: Trust::Unknown,
+            unsure: false,
+            awaits: false,
+            drain,
+            started: now,
+            first_ack: None,
+            kinds: BTreeMap::new(),
+            nonce: 0,
+            deadline: None,
+        }
+    }
+
+    /// It has to be told, by [`Session::trust`], whether the view is as new as all that was written before the stream
+    /// began; until then a client that says a version is answered with silence.
+    pub fn unsure(&self) -> bool {
+        self.unsure && self.trust == Trust::Unknown
+    }
+
+    /// The view is as new as all that was written before now, or that cannot be known.
+    pub fn trust(&mut self, confirmed: bool) {
+        self.trust = if confirmed { Trust::Confirmed } else { Trust::Stale };
+    }
+
+    /// The client must be compared anew, on another stream, once the replica is fresh.
+    pub fn stale(&self) -> bool {
+        self.trust == Trust::Stale
+    }
+
+    /// A change of a watermark is a reason to poll.
+    pub fn awaits_watermarks(&self) -> bool {
+        self.awaits
+    }
+
+    /// Whether the client has taken all that the view has of what it asks for, clusters and listeners among it.
+    pub fn complete(&self, content: &Content) -> bool {
+        let asked = [ResourceType::Cluster, ResourceType::Listener].iter().all(|kind| self.kinds.contains_key(kind));
+        let taken = |state: &Kind| !state.flying() && !state.delayed && state.seen >= content.seq();
+        asked && !self.stale() && content.ready() && self.kinds.values().all(taken)
+    }
+
+    /// Takes one request: an acknowledgement, a new set of names, or both at once.
+    ///
+    /// # Errors
+    /// [`Violation`]: the stream has to be closed.
+    pub fn on_request(&mut self, request: &Request, content: &Content, now: Instant) -> Result<(), Violation> {
+        if request.url.is_empty() {
+            return Err(Violation::NoType);
+        }
+        if request.url.len() > MAX_NAME {
+            return Err(Violation::LongType);
+        }
+        if request.names.len() > MAX_NAMES {
+            return Err(Violation::TooManyNames);
+        }
+        if request.names.iter().any(|name| name.len() > MAX_NAME) {
+            return Err(Violation::LongName);
+        }
+        // There is no way to say that an unknown type has nothing: silence (rule 5).
+        let Some(kind) = ResourceType::from_url(&request.url) else { return Ok(()) };
+        let state = self.kinds.entry(kind).or_insert_with(|| Kind::new(kind, request.version.clone()));
+        if state.stale(&request.nonce) {
+            return Ok(());
+        }
+        if state.answered(&request.nonce, request.error.as_deref(), content) {
+            self.first_ack.get_or_insert(now);
+        }
+        state.subscribe(&request.names);
+        Ok(())
+    }
+
+    /// The next response, if there is one; call it again until there is none. Only then is the deadline known.
+    pub fn poll(&mut self, content: &Content, moment: &Moment<'_>) -> Option<Response> {
+        (self.deadline, self.awaits, self.unsure) = (None, false, false);
+        if !content.ready() {
+            return None;
+        }
+        for kind in ORDER {
+            // Taken out so that it can be held against the other types meanwhile.
+            let Some(mut state) = self.kinds.remove(&kind) else { continue };
+            let due = self.due(&mut state, content, moment);
+            let response = due.map(|(version, sent, set)| {
+                self.nonce += 1;
+                let seq = content.seq();
+                state.launch(Flight { nonce: self.nonce, version, seq, sent: sent.clone(), set });
+                Response { kind, version, nonce: self.nonce, resources: sent }
+            });
+            self.kinds.insert(kind, state);
+            if let Some(response) = response {
+                self.follow(&response, content);
+                return Some(response);
+            }
+        }
+        None
+    }
+
+    /// When to poll again at the latest; known once `poll` has said that there is nothing to send.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Every tombstone up to here has been taken over: what is gone is kept here, in the set that was sent.
+    pub fn passed(&self, content: &Content) -> Seq {
+        let mut seen = content.seq();
+        for kind in [ResourceType::Cluster, ResourceType::Listener] {
+            seen = seen.min(self.kinds.get(&kind).map_or(seen, |state| state.seen));
+        }
+        seen
+    }
+
+    /// What feedback has to know of each type, where it changed since the last call.
+    pub fn reports(&mut self) -> Vec<(ResourceType, feedback::TypeState)> {
+        self.kinds.values_mut().filter_map(Kind::report).collect()
+    }
+
+    /// What one type has to send: its version, the resources, and for LDS and CDS the set that they are.
+    fn due(&mut self, state: &mut Kind, content: &Content, moment: &Moment<'_>) -> Option<Due> {
+        if state.flying() || !state.stirred(content) {
+            return None;
+        }
+        if state.idle() {
+            state.settle(content);
+            return None;
+        }
+        if state.reports() && self.trust != Trust::Confirmed {
+            // The client has something, perhaps newer than what this replica knows (or it is not known yet).
+            self.unsure = true;
+            state.stir();
+            return None;
+        }
+        if state.resumes(content) {
+            return None;
+        }
+        let mut delayed = false;
+        let due = if state.kind.wildcard() {
+            self.whole(state, content, moment, &mut delayed)
+        } else {
+            self.changed(state, content, moment, &mut delayed)
+        };
+        if due.is_none() && !delayed {
+            state.settle(content);
+        }
+        state.delayed = delayed;
+        due
+    }
+
+    /// LDS and CDS: all that there is, and what may not go yet.
+    fn whole(&mut self, state: &mut Kind, content: &Content, moment: &Moment<'_>, delayed: &mut bool) -> Option<Due> {
+        let mut set = BTreeMap::new();
+        for (name, entry) in state.wanted(content) {
+            let resource = Arc::clone(&entry.resource);
+            if !self.waits(state, &resource, content, moment) {
+                set.insert(name, resource);
+                continue;
+            }
+            *delayed = true;
+            match state.held.get(&name) {
+                Some(old) => drop(set.insert(name, Arc::clone(old))),
+                // The first response is whole (O28): it waits for its slowest listener.
+                None if state.first => return None,
+                None => {}
+            }
+        }
+        if state.kind == ResourceType::Cluster {
+            let gone: Vec<_> = state.held.iter().filter(|(name, _)| !set.contains_key(*name)).collect();
+            let gone: Vec<_> = gone.into_iter().map(|(name, old)| (Arc::clone(name), Arc::clone(old))).collect();
+            for (name, old) in gone {
+                if state.wants(&name) && !self.may_go(state, &name, content, moment) {
+                    *delayed = true;
+                    set.insert(name, old);
+                }
+            }
+        }
+        let version = version_of(set.values());
+        state.due_again(version).then(|| (version, set.values().cloned().collect(), Some(set)))
+    }
+
+    /// The other types: what the client lacks or has in another version, and what has to follow its parent.
+    fn changed(&mut self, state: &mut Kind, content: &Content, moment: &Moment<'_>, delayed: &mut bool) -> Option<Due> {
+        let mut sent = Vec::new();
+        for (name, entry) in state.wanted(content) {
+            let resource = &entry.resource;
+            let old = state.held.get(&name);
+            let same = old.is_some_and(|old| old.version == resource.version);
+            if state.refuses(&name, resource.version) || (same && !state.again.contains(&name)) {
+                continue;
+            }
+            // What the client lacks is never delayed: an empty route configuration is 404s.
+            if old.is_some() && self.waits(state, resource, content, moment) {
+                *delayed = true;
+                continue;
+            }
+            sent.push(Arc::clone(resource));
+        }
+        if sent.is_empty() {
+            return None;
+        }
+        let all: Vec<_> = state.wanted(content).into_iter().map(|(_, entry)| &entry.resource).collect();
+        Some((version_of(all.into_iter()), sent, None))
+    }
+
+    /// Whether a listener or route configuration needs a cluster that the client has not acknowledged, or a service
+    /// that does not stand at the cores yet.
+    fn waits(&mut self, state: &mut Kind, resource: &Resource, content: &Content, moment: &Moment<'_>) -> bool {
+        if !matches!(resource.kind, ResourceType::Listener | ResourceType::Route) {
+            return false;
+        }
+        let now = moment.now;
+        let known = state.held.get(&resource.name).map(|old| &old.services);
+        let newly = |need: &&ServiceNeed| known.is_none_or(|known| !known.contains(need));
+        let uncovered = |need| tiers::uncovered(need, moment.watermarks);
+        let awaits = resource.services.iter().filter(newly).any(uncovered);
+        let mut lacks = awaits;
+        if let Some(cds) = self.kinds.get(&ResourceType::Cluster) {
+            content.reach(resource, &mut |cluster| {
+                lacks |= content.get(ResourceType::Cluster, cluster).is_some()
+                    && cds.wants(cluster)
+                    && !cds.held.contains_key(cluster)
+                    && !cds.refused_at_all(cluster);
+            });
+        }
+        if !lacks {
+            state.since.remove(&resource.name);
+            return false;
+        }
+        let (version, since) = state.since.entry(Arc::clone(&resource.name)).or_insert((resource.version, now));
+        if *version != resource.version {
+            (*version, *since) = (resource.version, now);
+        }
+        let until = *since + WARM;
+        self.wake_at(until, now);
+        self.awaits |= awaits && now < until;
+        now < until
+    }
+
+    /// Whether a cluster that the view lacks may leave the set.
+    fn may_go(&mut self, state: &mut Kind, name: &Arc<str>, content: &Content, moment: &Moment<'_>) -> bool {
+        let now = moment.now;
+        if !moment.fresh || self.trust == Trust::Stale || self.uses(name, content, now) {
+            state.unused.remove(name);
+            return false;
+        }
+        let drain = content.tombstone(ResourceType::Cluster, name).is_none_or(|tombstone| tombstone.drain);
+        let mut wait = if drain { self.drain.max(LINGER) } else { LINGER };
+        if self.role == Role::Core {
+            // The edges send requests there until they have heard of it, and their connections have drained.
+            wait = wait.max(moment.sites.drain_time);
+        }
+        let at = *state.unused.entry(Arc::clone(name)).or_insert(now) + wait;
+        self.wake_at(at, now);
+        if now < at {
+            return false;
+        }
+        state.unused.remove(name);
+        true
+    }
+
+    /// Whether the client may still send requests to a cluster: something that it has, or may have, names it.
+    fn uses(&mut self, cluster: &str, content: &Content, now: Instant) -> bool {
+        for kind in [ResourceType::Listener, ResourceType::Route] {
+            let Some(state) = self.kinds.get(&kind) else {
+                let at = self.first_ack.map_or(self.started + 4 * UNREQUESTED, |ack| ack + UNREQUESTED);
+                self.wake_at(at, now);
+                if now < at {
+                    return true;
+                }
+                continue;
+            };
+            let behind = state.flying() || state.seen < content.seq();
+            if behind || state.may_have().any(|r| r.requires.iter().any(|(_, name)| **name == *cluster)) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Assignments follow each new or changed Cluster, Secrets each such Cluster and Listener (rules 36 and 79).
+    fn follow(&mut self, sent: &Response, content: &Content) {
+        let children: BTreeSet<_> = match self.kinds.get(&sent.kind) {
+            Some(parent) if sent.kind.wildcard() => parent.news().flat_map(|r| r.children.iter().cloned()).collect(),
+            _ => return,
+        };
+        for (kind, name) in children {
+            let child = self.kinds.get_mut(&kind).filter(|child| child.wants(&name));
+            if let Some(child) = child.filter(|_| content.get(kind, &name).is_some()) {
+                child.again.insert(name);
+                child.stir();
+            }
+        }
+    }
+
+    fn wake_at(&mut self, at: Instant, now: Instant) {
+        if now < at {
+            self.deadline = Some(self.deadline.map_or(at, |d| d.min(at)));
+        }
+    }
+}
+
+/// Version, resources, and the whole set where they are one.
+type Due = (Version, Vec<Arc<Resource>>, Option<BTreeMap<Arc<str>, Arc<Resource>>>);
+
+/// Of a set of resources in order of their names: the same on every replica.
+fn version_of<'a>(resources: impl Iterator<Item = &'a Arc<Resource>>) -> Version {
+    let mut text = String::new();
+    for resource in resources {
+        text.push_str(&resource.name);
+        text.push('\0');
+        text.push_str(&resource.version.to_string());
+    }
+    Version::of(text.as_bytes())
+}

@@ -1,0 +1,295 @@
+//! One type of one state-of-the-world stream: names, what the client has, what is in flight, what it refuses.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Instant,
+};
+
+use crate::{
+    feedback,
+    snapshot::{Content, Entry, Seq},
+    xds::{Resource, ResourceType, Subscription, Version},
+};
+
+/// Bytes of a client's error text that are kept.
+const MAX_ERROR: usize = 1024;
+
+/// A response that is neither acknowledged nor refused; one at most (rule 20).
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) nonce: u64,
+    pub(super) version: Version,
+    /// The publish up to which it speaks.
+    pub(super) seq: Seq,
+    pub(super) sent: Vec<Arc<Resource>>,
+    /// All that the client has when it accepts it; none where a response only adds.
+    pub(super) set: Option<BTreeMap<Arc<str>, Arc<Resource>>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Kind {
+    pub(super) kind: ResourceType,
+    subscription: Arc<Subscription>,
+    /// It once asked for names: an empty list means nothing since (rules 40 to 43).
+    explicit: bool,
+    /// What the client said to have at the start of the stream.
+    reported: String,
+    /// No response yet.
+    pub(super) first: bool,
+    nonce: u64,
+    flight: Option<Flight>,
+    /// What the client accepted.
+    pub(super) held: BTreeMap<Arc<str>, Arc<Resource>>,
+    /// What it refused in part, we know not which: it may have it.
+    doubtful: Vec<Arc<Resource>>,
+    /// The version of `held`.
+    version: Option<Version>,
+    refused_version: Option<Version>,
+    parked: BTreeMap<Arc<str>, feedback::Parked>,
+    /// To be sent again although the client has it.
+    pub(super) again: BTreeSet<Arc<str>>,
+    /// Since when a resource waits for its clusters.
+    pub(super) since: BTreeMap<Arc<str>, (Version, Instant)>,
+    /// Since when nothing names a cluster that is gone.
+    pub(super) unused: BTreeMap<Arc<str>, Instant>,
+    /// Something waits for time or another type.
+    pub(super) delayed: bool,
+    /// Looked at up to this publish.
+    pub(super) seen: Seq,
+    acked: Seq,
+    stirred: bool,
+    dirty: bool,
+}
+
+impl Kind {
+    pub(super) fn new(kind: ResourceType, reported: String) -> Self {
+        Self {
+            kind,
+            subscription: Arc::default(),
+            explicit: false,
+            reported,
+            first: true,
+            nonce: 0,
+            flight: None,
+            held: BTreeMap::new(),
+            doubtful: Vec::new(),
+            version: None,
+            refused_version: None,
+            parked: BTreeMap::new(),
+            again: BTreeSet::new(),
+            since: BTreeMap::new(),
+            unused: BTreeMap::new(),
+            delayed: false,
+            seen: Seq(0),
+            acked: Seq(0),
+            stirred: true,
+            dirty: true,
+        }
+    }
+
+    /// A request that answers an older response than the last is ignored whole (rule 19). The first of a stream may
+    /// carry a nonce of another one (rule 8), and two may come before the first response (rule 22).
+    pub(super) fn stale(&self, nonce: &str) -> bool {
+        self.nonce != 0 && !nonce.is_empty() && u64::from_str_radix(nonce, 16) != Ok(self.nonce)
+    }
+
+    /// Takes the answer to the response in flight; whether it was one.
+    pub(super) fn answered(&mut self, nonce: &str, error: Option<&str>, content: &Content) -> bool {
+        if u64::from_str_radix(nonce, 16) != Ok(self.nonce) {
+            return false;
+        }
+        let Some(flight) = self.flight.take() else { return false };
+        self.stir();
+        match error {
+            Some(error) => self.refuse(flight, error, content),
+            None => self.accept(flight),
+        }
+        true
+    }
+
+    fn accept(&mut self, flight: Flight) {
+        for resource in &flight.sent {
+            self.parked.remove(&resource.name);
+        }
+        match flight.set {
+            Some(set) => self.held = set,
+            None => {
+                let wanted = flight.sent.into_iter().filter(|r| self.subscription.contains(&r.name));
+                self.held.extend(wanted.map(|r| (Arc::clone(&r.name), r)));
+            }
+        }
+        self.doubtful.clear();
+        (self.version, self.refused_version, self.acked) = (Some(flight.version), None, flight.seq);
+    }
+
+    /// The names that the error text has, or all that were new, are refused until their content changes (rule 25).
+    fn refuse(&mut self, flight: Flight, error: &str, content: &Content) {
+        let news: Vec<_> = flight.sent.iter().filter(|r| self.held.get(&r.name).is_none_or(|old| old != *r)).collect();
+        let named: Vec<_> = news.iter().filter(|r| error.contains(&*r.name)).copied().collect();
+        let culprits = if named.is_empty() { &news } else { &named };
+        let mut end = error.len().min(MAX_ERROR);
+        while !error.is_char_boundary(end) {
+            end -= 1;
+        }
+        let error: Arc<str> = error.get(..end).unwrap_or_default().into();
+        for resource in culprits {
+            let since = content.get(self.kind, &resource.name).map_or(flight.seq, |entry| entry.content);
+            let parked = feedback::Parked { version: resource.version, error: Arc::clone(&error), since };
+            self.parked.insert(Arc::clone(&resource.name), parked);
+        }
+        let (blamed, known) = (culprits.len() < news.len(), self.parked.keys().cloned().collect::<BTreeSet<_>>());
+        for resource in &flight.sent {
+            // What is good in a response is taken although the response is refused (O9, gRFC A46).
+            if blamed && !known.contains(&resource.name) {
+                self.held.insert(Arc::clone(&resource.name), Arc::clone(resource));
+            } else {
+                self.doubtful.push(Arc::clone(resource));
+            }
+        }
+        self.refused_version = Some(flight.version);
+    }
+
+    /// The names as of now; those that are new are answered whatever the client had (rules 27 and 28).
+    pub(super) fn subscribe(&mut self, names: &[String]) {
+        self.explicit |= !names.is_empty();
+        let mut next = Subscription::default();
+        next.set_wildcard((self.kind.wildcard() && !self.explicit) || names.iter().any(|name| name == "*"));
+        for name in names.iter().filter(|name| *name != "*") {
+            next.insert(name.as_str().into());
+        }
+        if *self.subscription == next {
+            return;
+        }
+        for name in next.names().iter().filter(|name| !self.subscription.names().contains(*name)) {
+            self.again.insert(Arc::clone(name));
+        }
+        self.held.retain(|name, _| next.contains(name));
+        self.parked.retain(|name, _| next.contains(name));
+        self.again.retain(|name| next.contains(name));
+        self.subscription = Arc::new(next);
+        // The set that the client has is no longer the one that it asks for.
+        self.version = None;
+        self.stir();
+    }
+
+    /// It asks for nothing.
+    pub(super) fn idle(&self) -> bool {
+        self.subscription.is_empty()
+    }
+
+    pub(super) fn wants(&self, name: &str) -> bool {
+        self.subscription.contains(name)
+    }
+
+    /// What is there of what the client asks for, by name.
+    pub(super) fn wanted<'a>(&self, content: &'a Content) -> Vec<(Arc<str>, &'a Entry)> {
+        if self.subscription.wildcard() {
+            return content.entries(self.kind).map(|(name, entry)| (Arc::clone(name), entry)).collect();
+        }
+        let names = self.subscription.names().iter();
+        names.filter_map(|name| Some((Arc::clone(name), content.get(self.kind, name)?))).collect()
+    }
+
+    pub(super) fn flying(&self) -> bool {
+        self.flight.is_some()
+    }
+
+    /// Something may have to be sent: a request, a publish that this type sees, or something that waited.
+    pub(super) fn stirred(&mut self, content: &Content) -> bool {
+        if std::mem::take(&mut self.stirred) || self.delayed {
+            return true;
+        }
+        let touched = content.changed(self.kind, self.seen).iter().any(|name| self.wants(name))
+            || content.gone(self.kind, self.seen).any(|(name, _)| self.held.contains_key(name));
+        if !touched {
+            self.settle(content);
+        }
+        touched
+    }
+
+    pub(super) fn stir(&mut self) {
+        self.stirred = true;
+        self.dirty = true;
+    }
+
+    /// A client that reconnects with the version of exactly what there is, of everything, has it (rule 26).
+    pub(super) fn resumes(&mut self, content: &Content) -> bool {
+        let pure = self.subscription.wildcard() && self.subscription.names().is_empty();
+        let reported = std::mem::take(&mut self.reported);
+        if !self.first || !pure || reported.is_empty() {
+            return false;
+        }
+        let all = self.wanted(content);
+        let version = super::version_of(all.iter().map(|(_, entry)| &entry.resource));
+        if Version::parse(&reported) != Some(version) {
+            return false;
+        }
+        self.held = all.into_iter().map(|(name, entry)| (name, Arc::clone(&entry.resource))).collect();
+        (self.version, self.first) = (Some(version), false);
+        self.settle(content);
+        true
+    }
+
+    /// The client said that it has something, and that is not compared yet.
+    pub(super) fn reports(&self) -> bool {
+        self.first && !self.reported.is_empty()
+    }
+
+    /// Whether a set of that version has to be sent: the first always, an empty one too (rule 31).
+    pub(super) fn due_again(&self, version: Version) -> bool {
+        let asked = self.first || !self.again.is_empty();
+        self.refused_version != Some(version) && (asked || self.version != Some(version))
+    }
+
+    pub(super) fn refuses(&self, name: &str, version: Version) -> bool {
+        self.parked.get(name).is_some_and(|parked| parked.version == version)
+    }
+
+    pub(super) fn refused_at_all(&self, name: &str) -> bool {
+        self.parked.contains_key(name)
+    }
+
+    /// Nothing to send counts as acknowledged.
+    pub(super) fn settle(&mut self, content: &Content) {
+        self.dirty |= self.acked != content.seq();
+        (self.seen, self.acked) = (content.seq(), content.seq());
+    }
+
+    pub(super) fn launch(&mut self, flight: Flight) {
+        (self.nonce, self.first, self.seen) = (flight.nonce, false, flight.seq);
+        for resource in &flight.sent {
+            self.again.remove(&resource.name);
+            self.since.remove(&resource.name);
+        }
+        self.flight = Some(flight);
+        self.dirty = true;
+    }
+
+    /// What the response in flight brings that the client has not.
+    pub(super) fn news(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        let sent = self.flight.iter().flat_map(|flight| &flight.sent);
+        sent.filter(|r| self.held.get(&r.name).is_none_or(|old| old.version != r.version))
+    }
+
+    /// What the client has, and what it may have.
+    pub(super) fn may_have(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.held.values().chain(&self.doubtful)
+    }
+
+    pub(super) fn report(&mut self) -> Option<(ResourceType, feedback::TypeState)> {
+        if !std::mem::take(&mut self.dirty) {
+            return None;
+        }
+        let mut pending: BTreeSet<Arc<str>> = self.since.keys().chain(&self.again).cloned().collect();
+        pending.extend(self.flight.iter().flat_map(|flight| &flight.sent).map(|r| Arc::clone(&r.name)));
+        let state = feedback::TypeState {
+            subscription: Arc::clone(&self.subscription),
+            sent: self.seen,
+            acked: self.acked,
+            pending: Arc::new(pending.into_iter().collect()),
+            parked: Arc::new(self.parked.clone()),
+        };
+        Some((self.kind, state))
+    }
+}
