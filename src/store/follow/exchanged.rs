@@ -201,6 +201,24 @@ async fn a_backup_that_was_restored_with_a_higher_revision_freezes_by_a_key_that
 }
 
 #[tokio::test]
+async fn other_bytes_at_the_revision_that_was_read_freeze_and_are_served_once_accepted() {
+    let mut scene = Scene::start(listing(1, 5, &[("/a", 5)]));
+    scene.reset().await;
+    // A backup of before revision 5, restored, and written to as often.
+    let mut restored = listing(1, 6, &[("/a", 5)]);
+    restored.entries[0].value = "another".into();
+    scene.puppet.become_(Ok(restored.clone()));
+    let reason = scene.frozen().await;
+    assert!(reason.contains("/a holds another value at revision 5") && reason.contains("backup"), "{reason}");
+    scene.control.accept().await.unwrap();
+    assert_eq!(scene.reset().await, restored);
+    // What is held, for the copy and for reads, is the new one as well.
+    scene.puppet.become_(Err(away()));
+    while !matches!(scene.next().await, Feed::Down { .. }) {}
+    assert_eq!(scene.guarded.list("/").await, Ok(restored));
+}
+
+#[tokio::test]
 async fn what_came_by_the_watch_counts_as_read() {
     let mut scene = Scene::start(listing(1, 5, &[("/a", 5)]));
     scene.reset().await;
