@@ -82,7 +82,7 @@ pub struct Replicas {
     name: Arc<str>,
     instance: Arc<str>,
     advertise: Arc<str>,
-    members: watch::Receiver<Arc<Members>>,
+    members: watch::Receiver<Option<Arc<Members>>>,
     leadership: watch::Receiver<Option<Fence>>,
     complaint: watch::Receiver<Option<String>>,
     peers: Arc<Peers>,
@@ -97,7 +97,7 @@ impl Replicas {
         keyspace: &Keyspace,
         cancel: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let (members_in, members) = watch::channel(Arc::default());
+        let (members_in, members) = watch::channel(None);
         let (leadership_in, leadership) = watch::channel(None);
         let (complaint_in, complaint) = watch::channel(None);
         let instance: Arc<str> = format!("{:016x}", fastrand::u64(..)).into();
@@ -122,8 +122,9 @@ impl Replicas {
         &self.name
     }
 
-    /// All registered replicas, as last known; this one is among them once it is registered.
-    pub fn members(&self) -> watch::Receiver<Arc<Members>> {
+    /// All registered replicas, as last known; this one is among them once it is registered. None before the first
+    /// listing.
+    pub fn members(&self) -> watch::Receiver<Option<Arc<Members>>> {
         self.members.clone()
     }
 
@@ -137,15 +138,16 @@ impl Replicas {
         self.complaint.borrow().clone()
     }
 
-    /// The replicas that have to be asked about what this one does not know: all but itself.
-    pub fn others(&self) -> Vec<(Arc<str>, Member)> {
-        let members = Arc::clone(&self.members.borrow());
+    /// The replicas that have to be asked about what this one does not know: all but itself. None while nobody knows
+    /// whom that would be.
+    pub fn others(&self) -> Option<Vec<(Arc<str>, Member)>> {
+        let members = self.members.borrow().clone()?;
         let own = |name: &Arc<str>, member: &Member| {
             // Another process of the same name has proxies of its own; an earlier life of this one has none.
             *name == self.name && (member.instance == *self.instance || member.api == *self.advertise)
         };
         let others = members.iter().filter(|(name, member)| !own(name, member));
-        others.map(|(name, member)| (Arc::clone(name), member.clone())).collect()
+        Some(others.map(|(name, member)| (Arc::clone(name), member.clone())).collect())
     }
 
     /// A connection to another replica, made when it is first used and kept while the replica is registered.
@@ -172,12 +174,17 @@ impl Replicas {
         Err("it ended the stream".to_owned())
     }
 
-    /// Puts one question to all other replicas at once; each answers, or it is said why not, within [`ASK`].
+    /// Puts one question to all other replicas at once; each answers, or it is said why not, within [`ASK`]. While they
+    /// are not known one entry stands for them all.
     pub async fn ask<T, F>(&self, question: impl Fn(PeerClient<Channel>) -> F) -> Vec<(Arc<str>, Result<T, Status>)>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let asked = self.others().into_iter().map(|(name, member)| {
+        let Some(others) = self.others() else {
+            let unknown = Status::unavailable("they are not known yet: the store has not told who is registered");
+            return vec![("the other replicas".into(), Err(unknown))];
+        };
+        let asked = others.into_iter().map(|(name, member)| {
             let asked = self.client(&member).map(&question);
             async move {
                 let answer = match asked {

@@ -55,7 +55,7 @@ async fn apply(app: &App, texts: &[&str]) -> rpc::ApplyResponse {
 /// Both know both.
 async fn meet(a: &App, b: &App) {
     until("they meet", async || {
-        let known = [a, b].map(|app| app.context.replicas.members().borrow().len());
+        let known = [a, b].map(|app| app.context.replicas.members().borrow().as_ref().map_or(0, |known| known.len()));
         if known == [2, 2] { Ok(()) } else { Err(format!("{known:?}")) }
     })
     .await;

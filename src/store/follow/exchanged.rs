@@ -270,8 +270,10 @@ async fn writes_pass_only_while_the_feed_is_fresh() {
     assert!(matches!(scene.next().await, Feed::Down { .. }));
     assert!(matches!(scene.write().await, Err(StoreError::Away(_))), "nothing has been read yet");
     assert!(matches!(scene.guarded.list("/").await, Err(StoreError::Away(_))));
+    assert!(timeout(Duration::from_millis(20), scene.guarded.opened()).await.is_err());
     scene.puppet.become_(Ok(listing(1, 5, &[])));
     scene.reset().await;
+    timeout(PATIENCE, scene.guarded.opened()).await.expect("it may be used");
     assert!(scene.write().await.is_ok() && scene.guarded.grant(Duration::from_secs(1)).await.is_ok());
     scene.puppet.become_(Err(away()));
     assert!(matches!(scene.next().await, Feed::Down { .. }));
