@@ -10,6 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures::FutureExt;
 use tokio::{
     sync::{mpsc, watch},
     time::timeout,
@@ -20,8 +21,8 @@ use super::{Fallback, Feed, Follower, Ties, tests::QUICK};
 use crate::{
     model::Revision,
     store::{
-        Accepted, CopyStatus, KeyValue, LeaseId, Listing, Store, StoreControl, StoreError, StoreId, Transaction,
-        TxnOutcome, Watcher, good::Good, guard::Guarded, suite::PATIENCE,
+        Accepted, CopyStatus, KeyValue, LeaseId, Listing, NotAccepted, Store, StoreControl, StoreError, StoreId,
+        Transaction, TxnOutcome, Watcher, good::Good, guard::Guarded, suite::PATIENCE,
     },
 };
 
@@ -242,19 +243,29 @@ async fn what_came_by_the_watch_counts_as_read() {
 async fn an_operator_ends_the_hold_and_nobody_else() {
     let mut scene = Scene::start(listing(1, 50, &[("/a", 50)]));
     scene.reset().await;
-    assert!(matches!(scene.control.accept().await, Err(StoreError::Refused(_))), "nothing is frozen");
+    assert!(
+        matches!(scene.control.accept().await, Err(NotAccepted::Nothing(StoreError::Refused(_)))),
+        "nothing is frozen"
+    );
     scene.puppet.become_(Err(away()));
     assert!(matches!(scene.next().await, Feed::Down { .. }));
-    assert!(matches!(scene.control.accept().await, Err(StoreError::Unavailable(_))), "down is not frozen");
+    let down = scene.control.accept().await;
+    assert!(matches!(down, Err(NotAccepted::Nothing(StoreError::Unavailable(_)))), "down is not frozen");
     assert_eq!(scene.puppet.adopted(), 0);
 
     scene.puppet.become_(Ok(listing(2, 3, &[("/a", 3)])));
     scene.frozen().await;
     scene.puppet.become_(Err(away()));
-    assert_eq!(scene.control.accept().await, Err(away()), "nobody answers: nothing is accepted");
+    assert_eq!(scene.control.accept().await, Err(NotAccepted::Nothing(away())), "nobody answers: nothing is accepted");
     scene.silence().await;
     scene.puppet.become_(Ok(listing(2, 3, &[("/a", 3)])));
     scene.silence().await;
+
+    // Who has left before it was heard has ordered nothing.
+    let adopted = scene.puppet.adopted();
+    assert!(scene.control.accept().now_or_never().is_none());
+    scene.silence().await;
+    assert_eq!(scene.puppet.adopted(), adopted);
 
     let accepted = Accepted { store: StoreId(2), revision: Revision(3) };
     assert_eq!(scene.control.accept().await, Ok(accepted));
