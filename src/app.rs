@@ -107,8 +107,9 @@ impl App {
         };
         let stop = cancel.clone();
         tasks.spawn(async move { pipeline.run(stop).await.map_err(anyhow::Error::msg) });
-        let mark = keyspace.format(&StoreKey::Mark(replica.to_string()));
-        let confirm = pipeline::confirm(Arc::clone(&views), Arc::clone(&store), mark, state.clone(), cancel.clone());
+        let (asked, name) = (Arc::clone(&views), Arc::clone(&replica));
+        let confirm =
+            pipeline::confirm(asked, Arc::clone(&store), keyspace.clone(), name, state.clone(), cancel.clone());
         spawn(&mut tasks, confirm);
 
         let api = bind(args.api_listen, "--api-listen").await?;
