@@ -65,7 +65,8 @@ fn plane() -> Plane {
         Pipeline { catalog, views: Arc::clone(&views), feed, state: state_in, sites, watermarks: watermarks_in, fresh };
     let stop = cancel.clone();
     tasks.spawn(async move { pipeline.run(stop).await.unwrap() });
-    let settings = Settings { name: "test".into(), advertise: String::new(), ttl: Duration::from_secs(10), tls: None };
+    let ttl = Duration::from_secs(10);
+    let settings = Settings { name: "test".into(), advertise: String::new(), caution: None, ttl, tls: None };
     let (replicas, registrar) = Replicas::join(settings, Arc::clone(&store), &keyspace, cancel);
     tasks.spawn(registrar);
     let (feedback, judged) = Default::default();

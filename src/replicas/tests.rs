@@ -65,7 +65,7 @@ struct Joined {
 
 fn join(store: &Arc<dyn Store>, name: &str, advertise: &str) -> Joined {
     let link = Arc::new(Link { store: Arc::clone(store), cut: AtomicBool::new(false) });
-    let settings = Settings { name: name.into(), advertise: advertise.into(), ttl: TTL, tls: None };
+    let settings = Settings { name: name.into(), advertise: advertise.into(), caution: None, ttl: TTL, tls: None };
     let cancel = CancellationToken::new();
     let through: Arc<dyn Store> = Arc::clone(&link) as Arc<dyn Store>;
     let (replicas, run) = Replicas::join(settings, through, &Keyspace::default(), cancel.clone());
