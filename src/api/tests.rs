@@ -331,6 +331,21 @@ async fn a_caller_who_is_neither_proven_nor_on_this_machine_is_refused() {
     assert_eq!(plane.keys("/").await.len(), 0);
 }
 
+#[tokio::test]
+async fn a_replica_is_no_operator() {
+    let plane = plane();
+    let by = |name: &str| {
+        let mut request = Request::new(rpc::ApplyRequest { sources: sources(&[FLEET]), dry_run: false });
+        let spiffe = Some(format!("spiffe://tidegate.local/{name}"));
+        request.extensions_mut().insert(Peer { spiffe, loopback: true });
+        request
+    };
+    let refused = plane.service.apply(by("control-plane/cp1")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert!(refused.message().contains("control-plane/cp1 is a replica"), "{refused}");
+    plane.service.apply(by("operator/ann")).await.unwrap();
+}
+
 /// Everything of every type is asked for, and acknowledged, but for what is `refused`.
 fn answer(reader: &Reader, proxy: &crate::feedback::Connected, refused: &[(&str, &str)]) {
     let mut all = Subscription::default();
