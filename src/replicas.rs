@@ -141,6 +141,12 @@ impl Replicas {
         self.leadership.clone()
     }
 
+    /// Whether the others can find this replica, as far as it knows.
+    pub fn registered(&self) -> bool {
+        let own = |members: &Arc<Members>| members.get(&self.name).is_some_and(|own| *own.instance == *self.instance);
+        self.complaint.borrow().is_none() && self.members.borrow().as_ref().is_some_and(own)
+    }
+
     /// Why other replicas are likely not to reach this one, for its operator.
     pub fn caution(&self) -> Option<&str> {
         self.caution.as_deref()

@@ -252,3 +252,19 @@ fn an_address_of_this_machine_is_remarked_where_replicas_may_be_elsewhere() {
     }
     assert_eq!(out_of_reach("cp1.example:18001", &far), None);
 }
+
+#[tokio::test]
+async fn the_metrics_tell_who_is_registered_and_who_leads() {
+    let store: Arc<dyn Store> = Embedded::in_memory().unwrap();
+    let (a, b) = (replica(&store, "a").await, replica(&store, "b").await);
+    meet(&a, &b).await;
+    until("one leads, both are registered", async || {
+        let pages = [&a, &b].map(|app| metrics::text(&app.context));
+        let count = |line: &str| pages.iter().filter(|page| page.contains(line)).count();
+        let counts = [count("\ntidegate_registered 1\n"), count("\ntidegate_leads 1\n"), count("\ntidegate_leads 0\n")];
+        if counts == [2, 1, 1] { Ok(()) } else { Err(format!("{counts:?}")) }
+    })
+    .await;
+    a.stop().await.unwrap();
+    b.stop().await.unwrap();
+}

@@ -173,6 +173,7 @@ async fn a_second_process_of_one_name_says_so_and_asks_the_first() {
     assert_eq!(asked, ["h:1"]);
     assert_eq!(first.replicas.others(), Some(vec![]));
     assert_eq!((first.replicas.complaint(), second.fence()), (None, None));
+    assert_eq!((first.replicas.registered(), second.replicas.registered()), (true, false));
 }
 
 async fn delete(store: &Arc<dyn Store>, key: &str) {
