@@ -30,6 +30,8 @@ use crate::{
 struct Puppet {
     listing: Mutex<Result<Listing, StoreError>>,
     watch: Mutex<Option<mpsc::Sender<Result<super::WatchEvent, StoreError>>>>,
+    /// How long a listing takes.
+    slow: Mutex<Duration>,
     adopted: AtomicU32,
     written: AtomicU32,
 }
@@ -40,8 +42,8 @@ fn away() -> StoreError {
 
 impl Puppet {
     fn new(listing: Result<Listing, StoreError>) -> Arc<Self> {
-        let (listing, watch) = (Mutex::new(listing), Mutex::default());
-        Arc::new(Self { listing, watch, adopted: AtomicU32::new(0), written: AtomicU32::new(0) })
+        let (listing, watch, slow) = (Mutex::new(listing), Mutex::default(), Mutex::default());
+        Arc::new(Self { listing, watch, slow, adopted: AtomicU32::new(0), written: AtomicU32::new(0) })
     }
 
     /// From now on it is this one; the watch that runs ends.
@@ -58,6 +60,10 @@ impl Puppet {
 #[async_trait]
 impl Store for Puppet {
     async fn list(&self, _: &str) -> Result<Listing, StoreError> {
+        let slow = *self.slow.lock().unwrap();
+        if !slow.is_zero() {
+            tokio::time::sleep(slow).await;
+        }
         self.listing.lock().unwrap().clone()
     }
 
@@ -266,6 +272,13 @@ async fn an_operator_ends_the_hold_and_nobody_else() {
     assert!(scene.control.accept().now_or_never().is_none());
     scene.silence().await;
     assert_eq!(scene.puppet.adopted(), adopted);
+    // Nor has who leaves while the store is read.
+    *scene.puppet.slow.lock().unwrap() = QUICK.longest * 2;
+    while scene.puppet.adopted() == adopted {
+        assert!(timeout(QUICK.longest, scene.control.accept()).await.is_err());
+    }
+    scene.silence().await;
+    *scene.puppet.slow.lock().unwrap() = Duration::ZERO;
 
     let accepted = Accepted { store: StoreId(2), revision: Revision(3) };
     assert_eq!(scene.control.accept().await, Ok(accepted));
