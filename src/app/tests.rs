@@ -258,11 +258,14 @@ async fn the_metrics_tell_who_is_registered_and_who_leads() {
     let store: Arc<dyn Store> = Embedded::in_memory().unwrap();
     let (a, b) = (replica(&store, "a").await, replica(&store, "b").await);
     meet(&a, &b).await;
-    until("one leads, both are registered", async || {
+    let leads = |app: &&App| app.context.replicas.leadership().borrow().is_some();
+    let leader = until("one leads", async || [&a, &b].into_iter().find(leads).ok_or_else(String::new)).await;
+    until("both are registered, and one leads", async || {
         let pages = [&a, &b].map(|app| metrics::text(&app.context));
-        let count = |line: &str| pages.iter().filter(|page| page.contains(line)).count();
-        let counts = [count("\ntidegate_registered 1\n"), count("\ntidegate_leads 1\n"), count("\ntidegate_leads 0\n")];
-        if counts == [2, 1, 1] { Ok(()) } else { Err(format!("{counts:?}")) }
+        let registered = pages.iter().all(|page| page.contains("\ntidegate_registered 1\n"));
+        let leads = |app: &App| if std::ptr::eq(app, leader) { "\ntidegate_leads 1\n" } else { "\ntidegate_leads 0\n" };
+        let right = [&a, &b].into_iter().zip(&pages).all(|(app, page)| page.contains(leads(app)));
+        if registered && right { Ok(()) } else { Err(pages.join("")) }
     })
     .await;
     a.stop().await.unwrap();
