@@ -45,7 +45,8 @@ impl<'a> Pair<'a> {
 
     /// Which of the two leads.
     fn leader(&self) -> Result<usize, String> {
-        match self.etcd.get(&format!("{}/observed/v1/leader", self.prefix)).as_deref() {
+        let value = self.etcd.get(&format!("{}/observed/v1/leader", self.prefix));
+        match value.as_deref().and_then(|value| value.split(' ').next()) {
             Some("cp1") => Ok(0),
             Some("cp2") => Ok(1),
             other => Err(format!("{other:?}")),
@@ -170,7 +171,9 @@ fn nobody_else_wrote(pair: &Pair<'_>) -> usize {
                 match change {
                     Change::Delete(key) if *key == format!("{observed}leader") => leader = None,
                     Change::Put(kv) if kv.key == format!("{observed}leader") => {
-                        leader = Some(String::from_utf8(kv.value.to_vec()).unwrap());
+                        // Its name, and which process of that name.
+                        let value = String::from_utf8(kv.value.to_vec()).unwrap();
+                        leader = value.split(' ').next().map(ToOwned::to_owned);
                     }
                     Change::Put(kv) => {
                         let value: Value = serde_json::from_slice(&kv.value).unwrap_or_default();

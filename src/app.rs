@@ -6,7 +6,7 @@ mod tests;
 mod tls;
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -110,8 +110,9 @@ impl App {
         };
         let stop = cancel.clone();
         tasks.spawn(async move { pipeline.run(stop).await.map_err(anyhow::Error::msg) });
-        let mark = keyspace.format(&StoreKey::Mark(replica.to_string()));
-        let confirm = pipeline::confirm(Arc::clone(&views), Arc::clone(&store), mark, state.clone(), cancel.clone());
+        let (asked, name) = (Arc::clone(&views), Arc::clone(&replica));
+        let confirm =
+            pipeline::confirm(asked, Arc::clone(&store), keyspace.clone(), name, state.clone(), cancel.clone());
         spawn(&mut tasks, confirm);
 
         let api = bind(args.api_listen, "--api-listen").await?;
@@ -398,9 +399,34 @@ fn replica_settings(
     }
     let listens = || if api.ip().is_unspecified() { String::new() } else { api.to_string() };
     let advertise = args.advertise.clone().unwrap_or_else(listens);
+    let caution = out_of_reach(&advertise, &args.store_url());
     let trust_domain = Arc::new(move || state.borrow().configuration.fleet().trust_domain);
     let tls = tls::peer(args.api_cert.as_deref(), args.api_key.as_deref(), args.api_ca.as_deref(), trust_domain)?;
-    Ok(replicas::Settings { name: Arc::clone(replica), advertise, ttl: args.lease_ttl, tls })
+    Ok(replicas::Settings { name: Arc::clone(replica), advertise, caution, ttl: args.lease_ttl, tls })
+}
+
+/// Why an address is likely to lead replicas on other machines nowhere, where the store can have any.
+fn out_of_reach(advertise: &str, store: &StoreUrl) -> Option<String> {
+    let StoreUrl::Etcd(endpoints) = store else { return None };
+    if endpoints.iter().all(|endpoint| on_loopback(endpoint)) {
+        return None;
+    }
+    let what = match advertise {
+        "" => "advertises no address",
+        address if on_loopback(address) => "advertises an address of its own machine",
+        _ => return None,
+    };
+    Some(format!(
+        "this replica {what} while etcd is on another one: replicas elsewhere cannot ask it, and nothing is called \
+         live while there are any; set --advertise HOST:PORT, and --api-listen to match"
+    ))
+}
+
+/// Whether `HOST:PORT`, or a URL of it, is of this machine for sure.
+fn on_loopback(address: &str) -> bool {
+    let address = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 fn limits(args: &ServeArgs) -> Limits {

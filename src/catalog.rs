@@ -19,6 +19,8 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
+
 use crate::{
     manifest::Mode,
     model::{
@@ -90,6 +92,22 @@ impl Changed {
     }
 }
 
+/// What a key was last given. The revision alone would not tell it from what another store holds, once that one was
+/// accepted in place of the first.
+#[derive(Debug, PartialEq, Eq)]
+struct Written {
+    create_revision: Revision,
+    mod_revision: Revision,
+    value: Bytes,
+}
+
+impl Written {
+    fn of(entry: &KeyValue) -> Self {
+        let KeyValue { create_revision, mod_revision, .. } = *entry;
+        Self { create_revision, mod_revision, value: entry.value.clone() }
+    }
+}
+
 /// Everything that is stored, as far as it can be read. One task owns and writes it; readers take cheap clones of
 /// [`Catalog::configuration`] and [`Catalog::runtime`].
 #[derive(Debug)]
@@ -103,8 +121,8 @@ pub struct Catalog {
     /// Every object of which a key stands.
     objects: BTreeMap<Arc<ObjectRef>, Copies>,
     unagreed: Arc<Unagreed>,
-    /// Each key that stands in the store, with the revision of its last write.
-    keys: BTreeMap<String, Revision>,
+    /// Each key that stands in the store, as it was last written.
+    keys: BTreeMap<String, Written>,
     /// What is wrong with a key's value, or with the key.
     faults: BTreeMap<String, Vec<Problem>>,
 }
@@ -167,7 +185,7 @@ impl Catalog {
             self.delete(&key, &mut taken);
         }
         for entry in &listing.entries {
-            if self.keys.get(&entry.key) != Some(&entry.mod_revision) {
+            if self.keys.get(&entry.key) != Some(&Written::of(entry)) {
                 self.put(entry, &mut taken);
             }
         }
@@ -203,7 +221,7 @@ impl Catalog {
                     message: format!(
                         "the live endpoint is ignored: no EndpointSet of {service} stands at Site {site}; apply one"
                     ),
-                    revision: self.keys.get(&key).copied().unwrap_or_default(),
+                    revision: self.keys.get(&key).map(|written| written.mod_revision).unwrap_or_default(),
                     key,
                 }
             }));
@@ -212,7 +230,7 @@ impl Catalog {
     }
 
     fn put(&mut self, entry: &KeyValue, taken: &mut Taken) {
-        self.keys.insert(entry.key.clone(), entry.mod_revision);
+        self.keys.insert(entry.key.clone(), Written::of(entry));
         self.faults.remove(&entry.key);
         match self.keyspace.parse(&entry.key) {
             Ok(StoreKey::Object(reference)) => taken.copies(&mut self.objects, reference).object = Some(entry.clone()),

@@ -17,8 +17,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::{Response, Status, transport::Channel};
+use tonic::{Response, Status, metadata::MetadataMap};
 
+pub use peers::PeerCalls;
 pub use standings::{Report, Standings, stale};
 pub use tls::{PeerTls, TrustDomain};
 pub use words::{SiteReports, laggard, site_reports, standing};
@@ -26,7 +27,7 @@ pub use words::{SiteReports, laggard, site_reports, standing};
 use self::{peers::Peers, registrar::Registrar};
 use crate::{
     model::{Keyspace, Revision},
-    rpc::{WatermarksRequest, peer_client::PeerClient},
+    rpc::WatermarksRequest,
     store::{Compare, Store},
 };
 
@@ -70,6 +71,8 @@ pub struct Settings {
     pub name: Arc<str>,
     /// Where others reach its API; empty: nowhere.
     pub advertise: String,
+    /// Why others are likely not to reach it there, for its operator.
+    pub caution: Option<String>,
     /// How long its registration outlives its last renewal.
     pub ttl: Duration,
     /// How it proves itself to others, and they to it; none: plain connections, for loopback.
@@ -82,7 +85,8 @@ pub struct Replicas {
     name: Arc<str>,
     instance: Arc<str>,
     advertise: Arc<str>,
-    members: watch::Receiver<Arc<Members>>,
+    caution: Option<Arc<str>>,
+    members: watch::Receiver<Option<Arc<Members>>>,
     leadership: watch::Receiver<Option<Fence>>,
     complaint: watch::Receiver<Option<String>>,
     peers: Arc<Peers>,
@@ -97,9 +101,12 @@ impl Replicas {
         keyspace: &Keyspace,
         cancel: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let (members_in, members) = watch::channel(Arc::default());
+        let (members_in, members) = watch::channel(None);
         let (leadership_in, leadership) = watch::channel(None);
         let (complaint_in, complaint) = watch::channel(None);
+        if let Some(caution) = &settings.caution {
+            tracing::warn!("{caution}");
+        }
         let instance: Arc<str> = format!("{:016x}", fastrand::u64(..)).into();
         let (name, advertise) = (Arc::clone(&settings.name), settings.advertise.as_str().into());
         let peers = Arc::new(Peers::new(settings.tls.clone()));
@@ -107,6 +114,7 @@ impl Replicas {
             name,
             instance: Arc::clone(&instance),
             advertise,
+            caution: settings.caution.as_deref().map(Into::into),
             members,
             leadership,
             complaint,
@@ -122,8 +130,9 @@ impl Replicas {
         &self.name
     }
 
-    /// All registered replicas, as last known; this one is among them once it is registered.
-    pub fn members(&self) -> watch::Receiver<Arc<Members>> {
+    /// All registered replicas, as last known; this one is among them once it is registered. None before the first
+    /// listing.
+    pub fn members(&self) -> watch::Receiver<Option<Arc<Members>>> {
         self.members.clone()
     }
 
@@ -132,28 +141,55 @@ impl Replicas {
         self.leadership.clone()
     }
 
+    /// Whether the others can find this replica, as far as it knows.
+    pub fn registered(&self) -> bool {
+        let own = |members: &Arc<Members>| members.get(&self.name).is_some_and(|own| *own.instance == *self.instance);
+        self.complaint.borrow().is_none() && self.members.borrow().as_ref().is_some_and(own)
+    }
+
+    /// Why other replicas are likely not to reach this one, for its operator.
+    pub fn caution(&self) -> Option<&str> {
+        self.caution.as_deref()
+    }
+
     /// Why this replica is not registered, for its operator.
     pub fn complaint(&self) -> Option<String> {
         self.complaint.borrow().clone()
     }
 
-    /// The replicas that have to be asked about what this one does not know: all but itself.
-    pub fn others(&self) -> Vec<(Arc<str>, Member)> {
-        let members = Arc::clone(&self.members.borrow());
+    /// The replicas that have to be asked about what this one does not know: all but itself. None while nobody knows
+    /// whom that would be.
+    pub fn others(&self) -> Option<Vec<(Arc<str>, Member)>> {
+        let members = self.members.borrow().clone()?;
         let own = |name: &Arc<str>, member: &Member| {
             // Another process of the same name has proxies of its own; an earlier life of this one has none.
             *name == self.name && (member.instance == *self.instance || member.api == *self.advertise)
         };
         let others = members.iter().filter(|(name, member)| !own(name, member));
-        others.map(|(name, member)| (Arc::clone(name), member.clone())).collect()
+        Some(others.map(|(name, member)| (Arc::clone(name), member.clone())).collect())
     }
 
     /// A connection to another replica, made when it is first used and kept while the replica is registered.
     ///
     /// # Errors
     /// In words: it advertises no address, or none that can be used.
-    pub fn client(&self, member: &Member) -> Result<PeerClient<Channel>, String> {
-        self.peers.client(&member.api)
+    pub fn client(&self, member: &Member) -> Result<PeerCalls, String> {
+        self.peers.client(member)
+    }
+
+    /// Whether this process is the one that another replica wants to ask.
+    ///
+    /// # Errors
+    /// In words, for the operator of the one that was to be asked.
+    pub fn meant(&self, question: &MetadataMap) -> Result<(), String> {
+        if peers::meant(question, &self.instance) {
+            return Ok(());
+        }
+        Err(format!(
+            "another process answers at its address, one of replica {}: correct --advertise of the one that was asked, \
+             unless it has just been restarted",
+            self.name
+        ))
     }
 
     /// What another replica says of its proxies, at first and whenever that differs, until it breaks off.
@@ -172,12 +208,17 @@ impl Replicas {
         Err("it ended the stream".to_owned())
     }
 
-    /// Puts one question to all other replicas at once; each answers, or it is said why not, within [`ASK`].
-    pub async fn ask<T, F>(&self, question: impl Fn(PeerClient<Channel>) -> F) -> Vec<(Arc<str>, Result<T, Status>)>
+    /// Puts one question to all other replicas at once; each answers, or it is said why not, within [`ASK`]. While they
+    /// are not known one entry stands for them all.
+    pub async fn ask<T, F>(&self, question: impl Fn(PeerCalls) -> F) -> Vec<(Arc<str>, Result<T, Status>)>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let asked = self.others().into_iter().map(|(name, member)| {
+        let Some(others) = self.others() else {
+            let unknown = Status::unavailable("they are not known yet: the store has not told who is registered");
+            return vec![("the other replicas".into(), Err(unknown))];
+        };
+        let asked = others.into_iter().map(|(name, member)| {
             let asked = self.client(&member).map(&question);
             async move {
                 let answer = match asked {

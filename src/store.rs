@@ -21,7 +21,7 @@ pub use contract::{
     Batch, Change, Compare, KeyValue, LeaseId, Listing, Op, Store, StoreError, StoreId, Transaction, TxnOutcome,
     WatchEvent, Watcher,
 };
-pub use control::{Accepted, CopyMade, CopyStatus, StoreControl};
+pub use control::{Accepted, CopyMade, CopyStatus, NotAccepted, StoreControl};
 pub use embedded::Embedded;
 pub use etcd::{Etcd, EtcdConfig};
 pub use follow::{Feed, follow};

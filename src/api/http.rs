@@ -56,6 +56,9 @@ async fn ready(Extract(state): Extract<HttpState>, RawQuery(query): RawQuery) ->
         if let Some(complaint) = state.context.replicas.complaint() {
             line(&mut text, &format!("replica: {complaint}"));
         }
+        if let Some(caution) = state.context.replicas.caution() {
+            line(&mut text, &format!("replica: {caution}"));
+        }
         for problem in now.problems.iter().filter(|p| p.severity == Severity::Error) {
             let object = problem.object.as_ref().map(ToString::to_string).unwrap_or_default();
             let Problem { key, reason, message, .. } = problem;

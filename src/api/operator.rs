@@ -6,7 +6,7 @@ use futures::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Context, apply, load, objects, proxies, register, store};
-use crate::identity::{self, Peer};
+use crate::identity::{self, Peer, Principal};
 use crate::rpc::{
     AcceptStoreRequest, AcceptStoreResponse, ApplyRequest, ApplyResponse, DeleteRequest, DeleteResponse, GetRequest,
     GetResponse, LoadRequest, LoadResponse, ProxyConfigRequest, ProxyConfigResponse, ProxyStatusRequest,
@@ -27,11 +27,15 @@ impl OperatorService {
     }
 }
 
-/// Who asks. Every call passes here first.
+/// Who asks. Every call passes here first. A replica's certificate, which lies on more machines than an operator's, opens
+/// the `Peer` service and nothing here.
 fn principal<T>(context: &Context, request: &Request<T>) -> Result<String, Status> {
     let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
     let trust_domain = context.state().configuration.fleet().trust_domain;
     match identity::principal(&peer, &trust_domain, false) {
+        Ok(replica @ Principal::ControlPlane(_)) => {
+            Err(Status::permission_denied(format!("{replica} is a replica, which may ask as a replica only")))
+        }
         Ok(principal) => Ok(principal.to_string()),
         Err(refusal) => Err(Status::permission_denied(refusal.to_string())),
     }

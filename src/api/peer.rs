@@ -40,6 +40,7 @@ fn admit<T>(context: &Context, request: &Request<T>) -> Result<(), Status> {
         }
         Err(refusal) => return Err(Status::permission_denied(refusal.to_string())),
     }
+    context.replicas.meant(request.metadata()).map_err(Status::failed_precondition)?;
     // Two processes of one name cannot both speak for it.
     match context.replicas.complaint() {
         Some(complaint) => Err(Status::failed_precondition(complaint)),

@@ -65,7 +65,8 @@ fn plane() -> Plane {
         Pipeline { catalog, views: Arc::clone(&views), feed, state: state_in, sites, watermarks: watermarks_in, fresh };
     let stop = cancel.clone();
     tasks.spawn(async move { pipeline.run(stop).await.unwrap() });
-    let settings = Settings { name: "test".into(), advertise: String::new(), ttl: Duration::from_secs(10), tls: None };
+    let ttl = Duration::from_secs(10);
+    let settings = Settings { name: "test".into(), advertise: String::new(), caution: None, ttl, tls: None };
     let (replicas, registrar) = Replicas::join(settings, Arc::clone(&store), &keyspace, cancel);
     tasks.spawn(registrar);
     let (feedback, judged) = Default::default();
@@ -328,6 +329,21 @@ async fn a_caller_who_is_neither_proven_nor_on_this_machine_is_refused() {
     request.extensions_mut().insert(Peer { spiffe, loopback: true });
     assert_eq!(plane.service.apply(request).await.unwrap_err().code(), Code::PermissionDenied);
     assert_eq!(plane.keys("/").await.len(), 0);
+}
+
+#[tokio::test]
+async fn a_replica_is_no_operator() {
+    let plane = plane();
+    let by = |name: &str| {
+        let mut request = Request::new(rpc::ApplyRequest { sources: sources(&[FLEET]), dry_run: false });
+        let spiffe = Some(format!("spiffe://tidegate.local/{name}"));
+        request.extensions_mut().insert(Peer { spiffe, loopback: true });
+        request
+    };
+    let refused = plane.service.apply(by("control-plane/cp1")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert!(refused.message().contains("control-plane/cp1 is a replica"), "{refused}");
+    plane.service.apply(by("operator/ann")).await.unwrap();
 }
 
 /// Everything of every type is asked for, and acknowledged, but for what is `refused`.

@@ -24,6 +24,10 @@ pub(super) fn text(context: &Context) -> String {
     registry.gauge("store_fresh", "1 while the store's changes arrive").set(fresh);
     let frozen = i64::from(matches!(state.freshness, Freshness::Frozen { .. }));
     registry.gauge("store_frozen", "1 while the store is not the one that was followed").set(frozen);
+    let registered = i64::from(context.replicas.registered());
+    registry.gauge("registered", "1 while the other replicas can find this one").set(registered);
+    let leads = i64::from(context.replicas.leadership().borrow().is_some());
+    registry.gauge("leads", "1 while this replica leads").set(leads);
     copy(context, &registry);
     let objects = registry.gauges::<Labels>("objects", "Objects in service by kind");
     for kind in Kind::ALL {

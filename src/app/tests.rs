@@ -20,9 +20,17 @@ const SHOP: &str = include_str!("../../envoy-configs/examples/shop.yaml");
 const LIMIT: Duration = Duration::from_secs(20);
 
 async fn replica(store: &Arc<dyn Store>, name: &str) -> App {
+    replica_with(store, name, &[]).await
+}
+
+async fn replica_with(store: &Arc<dyn Store>, name: &str, more: &[&str]) -> App {
     let free = ["--xds-listen", "--api-listen", "--http-listen"].into_iter().flat_map(|flag| [flag, "127.0.0.1:0"]);
     let line = ["tidegate", "serve", "--store", "memory", "--lease-ttl", "2s", "--replica", name];
-    let Command::Serve(args) = Cli::try_parse_from(line.into_iter().chain(free)).unwrap().command else { panic!() };
+    let Command::Serve(args) =
+        Cli::try_parse_from(line.into_iter().chain(free).chain(more.iter().copied())).unwrap().command
+    else {
+        panic!()
+    };
     let (cancel, mut tasks) = (CancellationToken::new(), JoinSet::new());
     let opened = follow(Arc::clone(store), "/tidegate/v1/".into(), &cancel, &mut tasks);
     App::start_on(&args, opened, cancel, tasks).await.unwrap()
@@ -55,7 +63,7 @@ async fn apply(app: &App, texts: &[&str]) -> rpc::ApplyResponse {
 /// Both know both.
 async fn meet(a: &App, b: &App) {
     until("they meet", async || {
-        let known = [a, b].map(|app| app.context.replicas.members().borrow().len());
+        let known = [a, b].map(|app| app.context.replicas.members().borrow().as_ref().map_or(0, |known| known.len()));
         if known == [2, 2] { Ok(()) } else { Err(format!("{known:?}")) }
     })
     .await;
@@ -214,4 +222,52 @@ async fn only_control_planes_may_ask_as_replicas() {
     }
     PeerClient::connect(format!("http://{}", a.api)).await.unwrap().proxies(rpc::ProxiesRequest {}).await.unwrap();
     a.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_address_that_leads_to_another_replica_is_noticed_by_whoever_asks() {
+    let store: Arc<dyn Store> = Embedded::in_memory().unwrap();
+    let a = replica(&store, "a").await;
+    let of_a = a.api.to_string();
+    let b = replica_with(&store, "b", &["--advertise", &of_a]).await;
+    meet(&a, &b).await;
+    let request = rpc::ProxyStatusRequest::default();
+    let status = operator(&a).await.proxy_status(request).await.unwrap().into_inner();
+    let [unreachable] = &status.unreachable[..] else { panic!("{status:?}") };
+    assert!(unreachable.starts_with("b: ") && unreachable.contains("--advertise"), "{unreachable}");
+    let status = operator(&b).await.proxy_status(request).await.unwrap().into_inner();
+    assert_eq!(status.unreachable, Vec::<String>::new(), "b asks a where a is");
+    a.stop().await.unwrap();
+    b.stop().await.unwrap();
+}
+
+#[test]
+fn an_address_of_this_machine_is_remarked_where_replicas_may_be_elsewhere() {
+    let etcd = |urls: &[&str]| StoreUrl::Etcd(urls.iter().map(|url| (*url).to_owned()).collect());
+    let far = etcd(&["https://etcd1:2379", "https://127.0.0.1:2379"]);
+    for address in ["127.0.0.1:18001", "localhost:18001", "[::1]:18001", ""] {
+        assert!(out_of_reach(address, &far).is_some_and(|why| why.contains("--advertise")), "{address:?}");
+        assert_eq!(out_of_reach(address, &etcd(&["http://127.0.0.1:2379", "http://[::1]:2379"])), None);
+        assert_eq!(out_of_reach(address, &StoreUrl::Memory), None);
+    }
+    assert_eq!(out_of_reach("cp1.example:18001", &far), None);
+}
+
+#[tokio::test]
+async fn the_metrics_tell_who_is_registered_and_who_leads() {
+    let store: Arc<dyn Store> = Embedded::in_memory().unwrap();
+    let (a, b) = (replica(&store, "a").await, replica(&store, "b").await);
+    meet(&a, &b).await;
+    let leads = |app: &&App| app.context.replicas.leadership().borrow().is_some();
+    let leader = until("one leads", async || [&a, &b].into_iter().find(leads).ok_or_else(String::new)).await;
+    until("both are registered, and one leads", async || {
+        let pages = [&a, &b].map(|app| metrics::text(&app.context));
+        let registered = pages.iter().all(|page| page.contains("\ntidegate_registered 1\n"));
+        let leads = |app: &App| if std::ptr::eq(app, leader) { "\ntidegate_leads 1\n" } else { "\ntidegate_leads 0\n" };
+        let right = [&a, &b].into_iter().zip(&pages).all(|(app, page)| page.contains(leads(app)));
+        if registered && right { Ok(()) } else { Err(pages.join("")) }
+    })
+    .await;
+    a.stop().await.unwrap();
+    b.stop().await.unwrap();
 }

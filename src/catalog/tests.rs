@@ -119,6 +119,28 @@ fn a_listing_finds_what_was_deleted_and_skips_what_it_knows() {
 }
 
 #[test]
+fn another_store_is_read_as_it_is_though_its_revisions_are_equal() {
+    let mut world = World::of([service("shop/web", &[80]), set("shop/web", "fra")]);
+    world.live("fra", "shop/web", "a", Some("10.0.0.1:80"));
+    let mut other = world.listing();
+    for entry in &mut other.entries {
+        entry.value = match &*entry.key {
+            key if key.ends_with("services/shop/web") => value(service("shop/web", &[90])),
+            key if key.contains("/endpoints/") => Bytes::from_static(b"10.0.0.2:80"),
+            _ => continue,
+        };
+    }
+    let changed = world.catalog.reset(&other);
+    assert!(changed.configuration.contains(&Read::Object(ObjectRef::new(Kind::Service, "shop", "web"))));
+    assert_eq!(changed.runtime.len(), 1);
+    let mut fresh = empty();
+    fresh.reset(&other);
+    assert_eq!(fresh.configuration(), world.catalog.configuration());
+    assert_eq!(fresh.runtime(), world.catalog.runtime());
+    assert_eq!(fresh.unagreed(), world.catalog.unagreed());
+}
+
+#[test]
 fn a_clone_does_not_see_later_writes() {
     let mut world = World::of([service("shop/web", &[80])]);
     let before = world.catalog.configuration().clone();

@@ -37,9 +37,9 @@ impl Reports {
         Self { replicas, heard, tasks, asked, own: SiteReports::new(), own_due: Instant::now() }
     }
 
-    /// What all replicas say; none while one of them has said nothing.
+    /// What all replicas say; none while one of them has said nothing, or while they are not known.
     pub(super) fn all(&mut self, own: impl Fn() -> SiteReports) -> Option<Vec<SiteReports>> {
-        self.subscribe();
+        self.subscribe()?;
         let began = Instant::now();
         if began >= self.own_due {
             self.own = own();
@@ -54,9 +54,9 @@ impl Reports {
     }
 
     /// Asks whoever is new, and forgets whoever is gone.
-    fn subscribe(&mut self) {
+    fn subscribe(&mut self) -> Option<()> {
         while self.tasks.try_join_next().is_some() {}
-        let others: BTreeMap<Arc<str>, Member> = self.replicas.others().into_iter().collect();
+        let others: BTreeMap<Arc<str>, Member> = self.replicas.others()?.into_iter().collect();
         self.asked.retain(|name, (member, task)| {
             let stays = others.get(name) == Some(member);
             if !stays {
@@ -73,6 +73,7 @@ impl Reports {
             let listen = listen(self.replicas.clone(), Arc::clone(&name), member.clone(), Arc::clone(&self.heard));
             self.asked.insert(name, (member, self.tasks.spawn(listen)));
         }
+        Some(())
     }
 }
 

@@ -15,9 +15,9 @@ use crate::{
         testing::{World, service},
     },
     model::{Kind, Watermark},
-    replicas::SiteReports,
+    replicas::{Settings, SiteReports},
     status::SiteReport,
-    store::{Compare, KeyValue, Listing},
+    store::{Compare, Embedded, KeyValue, Listing},
 };
 
 fn fence() -> Fence {
@@ -222,4 +222,14 @@ fn raw_writes_get_their_copies_with_their_age_and_raw_deletions_lose_them() {
     assert!(agreement.ask(&state(&world), Instant::now()).is_none());
     world.agree();
     assert_eq!(agree(&mut agreement, &state(&world), Instant::now()), None);
+}
+
+#[test]
+fn nothing_is_concluded_while_the_other_replicas_are_not_known() {
+    let settings =
+        Settings { name: "a".into(), advertise: String::new(), caution: None, ttl: Duration::from_secs(9), tls: None };
+    let store = Embedded::in_memory().unwrap();
+    // It never runs, so it is never told.
+    let (replicas, _run) = Replicas::join(settings, store, &Keyspace::default(), CancellationToken::new());
+    assert_eq!(Reports::new(replicas).all(SiteReports::new), None);
 }

@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use super::*;
 use crate::{
     catalog::testing::*,
-    model::{Role, SiteState},
+    model::{Keyspace, Role, SiteState},
     snapshot::Reader,
     store::{
         Batch as Changes, Change, Embedded, KeyValue, LeaseId, Op, Store, StoreError, Transaction, TxnOutcome, Watcher,
@@ -252,7 +252,7 @@ struct Confirmed {
     store: Arc<Embedded>,
 }
 
-const MARK: &str = "/tidegate/v1/marks/r1";
+const MARK: &str = "/tidegate/v1/marks/cp1";
 
 /// The store is ahead of the replica.
 async fn confirmed() -> Confirmed {
@@ -263,7 +263,7 @@ async fn confirmed() -> Confirmed {
         store.txn(Transaction { compares: vec![], ops: vec![op.clone()] }).await.unwrap();
     }
     let (views, state, cancel) = (Arc::clone(&line.views), line.state.clone(), line.cancel.clone());
-    let confirm = confirm(views, Arc::<Embedded>::clone(&store), MARK.into(), state, cancel);
+    let confirm = confirm(views, Arc::<Embedded>::clone(&store), Keyspace::default(), "cp1".into(), state, cancel);
     line.tasks.spawn(async move {
         confirm.await;
         Ok(())
@@ -323,29 +323,44 @@ async fn a_replica_that_is_cut_off_knows_nothing_for_sure() {
     assert!(!answer(question).await);
 }
 
-/// A store that answers and takes nothing.
-struct Full;
+/// A store that takes nothing, and answers if it is not cut off from the rest of its cluster.
+struct Full {
+    newest: Revision,
+    cut_off: bool,
+}
+
+impl Full {
+    fn read<T>(&self, answer: T) -> Result<T, StoreError> {
+        if self.cut_off { Err(StoreError::Unavailable("no leader".into())) } else { Ok(answer) }
+    }
+}
 
 #[async_trait::async_trait]
 impl Store for Full {
-    async fn list(&self, _: &str) -> Result<Listing, StoreError> {
-        Err(StoreError::Unavailable("not asked for".into()))
+    async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
+        let (key, mod_revision) = (format!("{prefix}head"), self.newest);
+        let entry = KeyValue { key, value: "".into(), create_revision: Revision(1), mod_revision };
+        // Other keys are written as well.
+        Ok(Listing { revision: Revision(self.newest.0 + 9), entries: vec![entry], ..Listing::default() })
     }
 
     async fn get(&self, _: &str) -> Result<Option<KeyValue>, StoreError> {
-        Ok(None)
+        self.read(None)
     }
 
     async fn watch(&self, _: &str, _: Revision) -> Result<Watcher, StoreError> {
         Err(StoreError::Unavailable("not asked for".into()))
     }
 
-    async fn txn(&self, _: Transaction) -> Result<TxnOutcome, StoreError> {
+    async fn txn(&self, txn: Transaction) -> Result<TxnOutcome, StoreError> {
+        if txn.ops.is_empty() {
+            return self.read(TxnOutcome::Committed(Revision(self.newest.0 + 9)));
+        }
         Err(StoreError::Full("out of space".into()))
     }
 
     async fn grant(&self, _: Duration) -> Result<LeaseId, StoreError> {
-        Err(StoreError::LeaseNotFound)
+        Err(StoreError::Full("out of space".into()))
     }
 
     async fn keep_alive(&self, _: LeaseId) -> Result<(), StoreError> {
@@ -357,14 +372,48 @@ impl Store for Full {
     }
 }
 
-#[tokio::test]
-async fn a_store_that_takes_no_writes_stops_no_proxy_from_being_compared() {
+async fn on_full(full: Full) -> Line {
     let mut line = line();
     let (views, state, cancel) = (Arc::clone(&line.views), line.state.clone(), line.cancel.clone());
     line.tasks.spawn(async move {
-        confirm(views, Arc::new(Full), MARK.into(), state, cancel).await;
+        confirm(views, Arc::new(full), Keyspace::default(), "cp1".into(), state, cancel).await;
         Ok(())
     });
     line.feed(reset(&World::of([edge("e1")]))).await;
-    assert!(answer(line.views.confirm()).await);
+    line.at(1).await;
+    line
+}
+
+#[tokio::test]
+async fn a_store_that_takes_no_writes_stops_no_proxy_from_being_compared_with_what_it_lists() {
+    let line = on_full(Full { newest: Revision(3), cut_off: false }).await;
+    let question = line.views.confirm();
+    tokio::pin!(question);
+    let early = tokio::time::timeout(Duration::from_millis(50), &mut question).await;
+    assert!(early.is_err(), "what was written last has not been read");
+    line.feed(Feed::Progress(Revision(3))).await;
+    assert!(answer(question).await);
+}
+
+#[tokio::test]
+async fn a_member_that_is_full_and_cut_off_confirms_nothing() {
+    let line = on_full(Full { newest: Revision(1), cut_off: true }).await;
+    assert!(!answer(line.views.confirm()).await);
+}
+
+#[tokio::test]
+async fn a_mark_goes_by_itself_some_time_after_the_last_question() {
+    let replica = confirmed().await;
+    let question = replica.line.views.confirm();
+    let mark = replica.mark().await;
+    replica.line.feed(Feed::Progress(mark.mod_revision)).await;
+    assert!(answer(question).await);
+    // The first lease of this store.
+    replica.store.revoke(LeaseId(1)).await.unwrap();
+    assert_eq!(replica.store.get(MARK).await.unwrap(), None);
+    // A lease that has ended is no obstacle.
+    let question = replica.line.views.confirm();
+    let mark = replica.mark().await;
+    replica.line.feed(Feed::Progress(mark.mod_revision)).await;
+    assert!(answer(question).await);
 }

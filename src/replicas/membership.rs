@@ -34,10 +34,19 @@ pub(super) fn parse(value: &[u8]) -> Member {
     Member { api: text("api"), version: text("version"), instance: text("instance") }
 }
 
+/// Up to where a message has read.
+pub(super) fn at(feed: &Feed) -> Option<Revision> {
+    match feed {
+        Feed::Reset(listing) => Some(listing.revision),
+        Feed::Batch(batch) => Some(batch.revision),
+        _ => None,
+    }
+}
+
 /// Takes a message of the prefix `replicas/` in; `None`: nothing is different. While the store is away the last known
-/// replicas stand.
-pub(super) fn members(known: &Members, prefix: &str, feed: &Feed) -> Option<Members> {
-    let mut new = known.clone();
+/// replicas stand, or none are known if it never answered.
+pub(super) fn members(known: Option<&Members>, prefix: &str, feed: &Feed) -> Option<Members> {
+    let mut new = known.cloned().unwrap_or_default();
     let put = |new: &mut Members, entry: &KeyValue| {
         let name = entry.key.strip_prefix(prefix).filter(|name| !name.is_empty() && !name.contains('/'));
         if let Some(name) = name
@@ -63,7 +72,7 @@ pub(super) fn members(known: &Members, prefix: &str, feed: &Feed) -> Option<Memb
         }
         _ => return None,
     }
-    (new != *known).then_some(new)
+    (known != Some(&new)).then_some(new)
 }
 
 /// Takes a message of the leader key in.

@@ -6,15 +6,44 @@ use std::{
     time::Duration,
 };
 
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    Request, Status,
+    metadata::{Ascii, MetadataMap, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Channel, Endpoint},
+};
 
-use super::{Members, PeerTls};
+use super::{Member, Members, PeerTls};
 use crate::rpc::peer_client::PeerClient;
 
 /// Answers of a replica with many proxies are large.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(2);
+
+/// In each question: the process that is asked.
+const INSTANCE: &str = "tidegate-instance";
+
+/// Calls to one process.
+pub type PeerCalls = PeerClient<InterceptedService<Channel, Addressed>>;
+
+/// Says in each question who is asked, so that an address that leads to somebody else is noticed.
+#[derive(Clone, Debug)]
+pub struct Addressed(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Addressed {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(instance) = &self.0 {
+            request.metadata_mut().insert(INSTANCE, instance.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// Whether a question is meant for the process `instance`; one that names nobody is.
+pub(super) fn meant(question: &MetadataMap, instance: &str) -> bool {
+    question.get(INSTANCE).is_none_or(|asked| asked.as_bytes() == instance.as_bytes())
+}
 
 /// The connections of one replica to the others, by address.
 pub(super) struct Peers {
@@ -27,8 +56,8 @@ impl Peers {
         Self { tls, channels: Mutex::default() }
     }
 
-    /// Calls to the replica at `api`.
-    pub(super) fn client(&self, api: &str) -> Result<PeerClient<Channel>, String> {
+    /// Calls to a replica.
+    pub(super) fn client(&self, Member { api, instance, .. }: &Member) -> Result<PeerCalls, String> {
         if api.is_empty() {
             return Err("it advertises no address; start it with --advertise HOST:PORT".to_owned());
         }
@@ -37,11 +66,11 @@ impl Peers {
             Some(channel) => channel.clone(),
             None => {
                 let channel = self.connect(api)?;
-                channels.insert(api.to_owned(), channel.clone());
+                channels.insert(api.clone(), channel.clone());
                 channel
             }
         };
-        Ok(PeerClient::new(channel)
+        Ok(PeerClient::with_interceptor(channel, Addressed(instance.parse().ok()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX))
     }

@@ -30,7 +30,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Where the registrar says what it knows.
 pub(super) struct Told {
-    pub(super) members: watch::Sender<Arc<Members>>,
+    pub(super) members: watch::Sender<Option<Arc<Members>>>,
     pub(super) leadership: watch::Sender<Option<Fence>>,
     pub(super) complaint: watch::Sender<Option<String>>,
     pub(super) peers: Arc<Peers>,
@@ -96,6 +96,12 @@ impl Registrar {
             follows.spawn(store::follow(Arc::clone(&self.store), prefix.to_owned(), cancel.clone(), feed_in));
             feed
         };
+        // A store that nobody has read yet is waited for; when that takes too long, what is wrong will be said.
+        let opened = tokio::time::timeout(self.ttl, self.store.opened());
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            _ = opened => self.beat = Instant::now(),
+        }
         let (mut members, mut leader) = (follow(&self.replicas_prefix), follow(&self.leader_key));
         loop {
             tokio::select! {
@@ -118,21 +124,31 @@ impl Registrar {
     }
 
     fn take_members(&mut self, feed: &Feed) {
-        let known = Arc::clone(&self.told.members.borrow());
-        let Some(mut new) = membership::members(&known, &self.replicas_prefix, feed) else { return };
-        if self.held.is_some_and(|held| held.registered.is_some()) {
+        let known = self.told.members.borrow().clone();
+        let Some(mut new) = membership::members(known.as_deref(), &self.replicas_prefix, feed) else { return };
+        if let Some(Held { registered: at @ Some(_), .. }) = self.held {
             // What is read may be older than what was written.
-            new.insert(Arc::clone(&self.name), self.member.clone());
+            if membership::at(feed) < at || new.get(&self.name) == Some(&self.member) {
+                new.insert(Arc::clone(&self.name), self.member.clone());
+            } else {
+                tracing::warn!(replica = %self.name, "somebody has taken the registration away; it is written anew");
+                self.held = self.held.map(|held| Held { registered: None, ..held });
+                self.beat = Instant::now();
+            }
         }
         self.tell(new);
+        if known.is_none() {
+            // The candidacy has waited for this.
+            self.beat = Instant::now();
+        }
     }
 
     fn tell(&self, members: Members) {
         self.told.peers.retain(&members);
         self.told.members.send_if_modified(|known| {
-            let differs = **known != members;
+            let differs = known.as_deref() != Some(&members);
             if differs {
-                *known = Arc::new(members);
+                *known = Some(Arc::new(members));
             }
             differs
         });
@@ -180,16 +196,20 @@ impl Registrar {
                 Some(registered) => {
                     let held = Held { registered: Some(registered), ..held };
                     self.held = Some(held);
-                    let mut members = Members::clone(&self.told.members.borrow());
-                    members.insert(Arc::clone(&self.name), self.member.clone());
-                    self.tell(members);
+                    let known = self.told.members.borrow().clone();
+                    if let Some(mut members) = known.map(Arc::unwrap_or_clone) {
+                        members.insert(Arc::clone(&self.name), self.member.clone());
+                        self.tell(members);
+                    }
                     held
                 }
                 None => return Ok(()),
             },
         };
         self.complain(None);
-        if self.told.leadership.borrow().is_none() {
+        // Who does not know whom to ask can conclude nothing, so it does not lead.
+        let knows = self.told.members.borrow().is_some();
+        if knows && self.told.leadership.borrow().is_none() {
             self.campaign(held).await?;
         }
         Ok(())
@@ -244,14 +264,14 @@ impl Registrar {
     /// Makes the leader key if there is none; finds it made where the answer to an earlier attempt was lost.
     async fn campaign(&mut self, held: Held) -> Result<(), StoreError> {
         let compare = Compare::CreateRevision(self.leader_key.clone(), Revision(0));
-        let txn = self.put(&self.leader_key, Bytes::copy_from_slice(self.name.as_bytes()), held.lease, compare);
+        // A name alone could be that of another process.
+        let value = Bytes::from(format!("{} {}", self.name, self.member.instance));
+        let txn = self.put(&self.leader_key, value.clone(), held.lease, compare);
         let made = match self.within(self.store.txn(txn)).await? {
             TxnOutcome::Committed(revision) => Some(revision),
             TxnOutcome::Conflict(_) => {
                 let standing = self.within(self.store.get(&self.leader_key)).await?;
-                let ours = standing.filter(|kv| kv.value == self.name.as_bytes());
-                // Made before the registration, it is of an earlier lease and ends with that.
-                ours.map(|kv| kv.create_revision).filter(|made| Some(*made) > held.registered)
+                standing.filter(|kv| kv.value == value).map(|kv| kv.create_revision)
             }
         };
         if let Some(create_revision) = made.filter(|_| held.until > Instant::now()) {

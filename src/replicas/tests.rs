@@ -65,7 +65,7 @@ struct Joined {
 
 fn join(store: &Arc<dyn Store>, name: &str, advertise: &str) -> Joined {
     let link = Arc::new(Link { store: Arc::clone(store), cut: AtomicBool::new(false) });
-    let settings = Settings { name: name.into(), advertise: advertise.into(), ttl: TTL, tls: None };
+    let settings = Settings { name: name.into(), advertise: advertise.into(), caution: None, ttl: TTL, tls: None };
     let cancel = CancellationToken::new();
     let through: Arc<dyn Store> = Arc::clone(&link) as Arc<dyn Store>;
     let (replicas, run) = Replicas::join(settings, through, &Keyspace::default(), cancel.clone());
@@ -80,7 +80,7 @@ impl Joined {
     }
 
     fn knows(&self) -> Vec<String> {
-        self.replicas.members().borrow().keys().map(ToString::to_string).collect()
+        self.replicas.members().borrow().iter().flat_map(|all| all.keys()).map(ToString::to_string).collect()
     }
 
     async fn leads(&self) -> Fence {
@@ -117,7 +117,7 @@ async fn one_of_three_leads_and_hands_over_at_once_when_it_stops() {
     let mut leader = all.remove(at);
     let fence = leader.fence().unwrap();
     assert!(matches!(write(&store, &fence).await, TxnOutcome::Committed(_)));
-    assert_eq!(leader.replicas.others().len(), 2);
+    assert_eq!(leader.replicas.others().unwrap().len(), 2);
 
     let began = Instant::now();
     leader.cancel.cancel();
@@ -140,7 +140,7 @@ async fn a_leader_that_cannot_renew_steps_down_by_itself_and_comes_back_as_a_fol
     first.link.cut.store(true, Ordering::Relaxed);
     until("it steps down", || first.fence().is_none()).await;
     assert!(began.elapsed() < TTL + TTL / 2, "{:?}", began.elapsed());
-    assert_eq!(first.knows(), ["a", "b"], "the last known replicas stand");
+    assert!(first.knows().contains(&"b".to_owned()), "the last known replicas stand");
     let new = second.leads().await;
     assert!(new.create_revision > fence.create_revision);
     assert!(matches!(write(&store, &fence).await, TxnOutcome::Conflict(_)));
@@ -169,10 +169,115 @@ async fn a_second_process_of_one_name_says_so_and_asks_the_first() {
     first.leads().await;
     let second = join(&store, "a", "h:2");
     until("it says so", || second.replicas.complaint().is_some_and(|why| why.contains("--replica"))).await;
-    let asked: Vec<String> = second.replicas.others().into_iter().map(|(_, member)| member.api).collect();
+    let asked: Vec<String> = second.replicas.others().unwrap().into_iter().map(|(_, member)| member.api).collect();
     assert_eq!(asked, ["h:1"]);
-    assert_eq!(first.replicas.others(), []);
+    assert_eq!(first.replicas.others(), Some(vec![]));
     assert_eq!((first.replicas.complaint(), second.fence()), (None, None));
+    assert_eq!((first.replicas.registered(), second.replicas.registered()), (true, false));
+}
+
+async fn delete(store: &Arc<dyn Store>, key: &str) {
+    let op = Op::Delete { key: key.to_owned() };
+    store.txn(Transaction { compares: vec![], ops: vec![op] }).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_registration_that_somebody_deletes_or_writes_over_is_written_anew_at_once() {
+    let store = shared();
+    let (a, b) = (join(&store, "a", "h:1"), join(&store, "b", "h:2"));
+    until("both know both", || a.knows() == ["a", "b"] && b.knows() == ["a", "b"]).await;
+    let key = "/tidegate/observed/v1/replicas/a";
+    let standing = store.get(key).await.unwrap().unwrap();
+    let anew = async |after: Revision| {
+        let end = Instant::now() + TTL / 4;
+        loop {
+            let new = store.get(key).await.unwrap().filter(|kv| kv.mod_revision > after && kv.value == standing.value);
+            if let Some(new) = new {
+                return new.mod_revision;
+            }
+            assert!(Instant::now() < end, "it waits for a beat, or for ever");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    delete(&store, key).await;
+    let at = anew(standing.mod_revision).await;
+    until("it is known again", || b.replicas.others().unwrap().len() == 1 && b.knows() == ["a", "b"]).await;
+
+    // Of this process, and wrong.
+    let value = String::from_utf8(standing.value.to_vec()).unwrap().replace("h:1", "h:9");
+    let op = Op::Put { key: key.into(), value: value.into(), lease: None };
+    let TxnOutcome::Committed(wrong) = store.txn(Transaction { compares: vec![], ops: vec![op] }).await.unwrap() else {
+        panic!("a write without a condition is refused")
+    };
+    assert!(anew(wrong).await > at);
+
+    // Of another process: it says so, and comes back when that one goes.
+    let op = Op::Put { key: key.into(), value: "{}".into(), lease: None };
+    store.txn(Transaction { compares: vec![], ops: vec![op] }).await.unwrap();
+    until("it says so", || a.replicas.complaint().is_some_and(|why| why.contains("another process"))).await;
+    delete(&store, key).await;
+    until("it is registered again", || a.replicas.complaint().is_none()).await;
+}
+
+#[tokio::test]
+async fn a_leader_key_of_another_process_of_this_name_is_no_office() {
+    let store = shared();
+    let op = Op::Put { key: "/tidegate/observed/v1/leader".into(), value: "a".into(), lease: None };
+    store.txn(Transaction { compares: vec![], ops: vec![op.clone()] }).await.unwrap();
+    let one = join(&store, "a", "h:1");
+    until("it is registered", || one.knows() == ["a"]).await;
+    tokio::time::sleep(TTL / 2).await;
+    assert_eq!(one.fence(), None);
+    delete(&store, "/tidegate/observed/v1/leader").await;
+    let fence = one.leads().await;
+    let value = store.get(&fence.key).await.unwrap().unwrap().value;
+    assert_eq!(value, format!("a {}", one.replicas.instance));
+}
+
+/// A store that answers everything, but lists no replicas.
+struct Mute(Arc<dyn Store>);
+
+#[async_trait]
+impl Store for Mute {
+    async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
+        if prefix.ends_with("replicas/") { std::future::pending().await } else { self.0.list(prefix).await }
+    }
+    async fn get(&self, key: &str) -> Result<Option<KeyValue>, StoreError> {
+        self.0.get(key).await
+    }
+    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watcher, StoreError> {
+        self.0.watch(prefix, from).await
+    }
+    async fn txn(&self, txn: Transaction) -> Result<TxnOutcome, StoreError> {
+        self.0.txn(txn).await
+    }
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        self.0.grant(ttl).await
+    }
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.0.keep_alive(lease).await
+    }
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.0.revoke(lease).await
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_know_the_others_yet_says_so_and_does_not_lead() {
+    let store = shared();
+    let mute: Arc<dyn Store> = Arc::new(Mute(Arc::clone(&store)));
+    let one = join(&mute, "a", "h:1");
+    assert_eq!(one.replicas.others(), None);
+    let asked = one.replicas.standings(&[], Report::default()).await;
+    assert!(asked.unreachable()[0].starts_with("the other replicas: they are not known yet"), "{asked:?}");
+    let key = "/tidegate/observed/v1/replicas/a";
+    let end = Instant::now() + LIMIT;
+    while store.get(key).await.unwrap().is_none() {
+        assert!(Instant::now() < end, "it is registered all the same");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::sleep(TTL / 2).await;
+    assert_eq!((one.fence(), one.replicas.others()), (None, None));
 }
 
 #[tokio::test]
@@ -207,16 +312,16 @@ fn registrations_are_read_tolerantly_and_outages_change_nothing() {
         entry("/r/", "{}"),
     ];
     let listing = Feed::Reset(Listing { revision: Revision(3), entries, ..Listing::default() });
-    let known = membership::members(&Members::new(), prefix, &listing).unwrap();
+    let known = membership::members(None, prefix, &listing).unwrap();
     let apis: Vec<_> = known.iter().map(|(name, member)| (&**name, member.api.as_str())).collect();
     assert_eq!(apis, [("a", "h:1"), ("b", "")]);
-    assert_eq!(membership::members(&known, prefix, &listing), None);
-    assert_eq!(membership::members(&known, prefix, &Feed::Down { reason: String::new() }), None);
+    assert_eq!(membership::members(Some(&known), prefix, &listing), None);
+    assert_eq!(membership::members(Some(&known), prefix, &Feed::Down { reason: String::new() }), None);
     let batch = crate::store::Batch { revision: Revision(4), changes: vec![Change::Delete("/r/b".into())] };
-    assert_eq!(membership::members(&known, prefix, &Feed::Batch(batch)).unwrap().len(), 1);
+    assert_eq!(membership::members(Some(&known), prefix, &Feed::Batch(batch)).unwrap().len(), 1);
     let many = (0..300).map(|n| entry(&format!("/r/{n:03}"), "{}")).collect();
     let flood = Feed::Reset(Listing { revision: Revision(5), entries: many, ..Listing::default() });
-    assert_eq!(membership::members(&known, prefix, &flood).unwrap().len(), 256);
+    assert_eq!(membership::members(Some(&known), prefix, &flood).unwrap().len(), 256);
 }
 
 #[test]

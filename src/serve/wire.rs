@@ -259,11 +259,11 @@ impl Decoder for Requests {
     type Error = Status;
 
     fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<Ask>, Status> {
-        let decoded = match self.0 {
-            Variant::Delta => DeltaRequest::decode(source).map(Ask::Delta),
-            Variant::World => WorldRequest::decode(source).map(Ask::World),
+        let (name, decoded) = match self.0 {
+            Variant::Delta => ("DeltaDiscoveryRequest", DeltaRequest::decode(source).map(Ask::Delta)),
+            Variant::World => ("DiscoveryRequest", WorldRequest::decode(source).map(Ask::World)),
         };
-        decoded.map(Some).map_err(|e| Status::invalid_argument(format!("no discovery request: {e}")))
+        decoded.map(Some).map_err(|e| Status::invalid_argument(format!("no {name}: {e}")))
     }
 }
 

@@ -172,4 +172,7 @@ pub trait Store: Send + Sync + 'static {
     /// Forgets which store answered so far: the one that answers next is taken for the true one. A store that cannot be
     /// exchanged behind its own back has nothing to forget.
     fn adopt(&self) {}
+
+    /// Waits until the store may be used: one that a feed stands before, until that has read it.
+    async fn opened(&self) {}
 }

@@ -22,7 +22,19 @@ pub struct Accepted {
     pub revision: Revision,
 }
 
-/// "The store that answers now is the right one", and where the answer goes.
+/// Why an operator was not told that a store has been taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAccepted {
+    /// It has not been, and will not be.
+    #[error(transparent)]
+    Nothing(StoreError),
+    /// It may have been: no answer came.
+    #[error("{0}; it is not known whether the store was accepted: look whether the replica is still frozen")]
+    Unknown(String),
+}
+
+/// "The store that answers now is the right one", and where the answer goes. Nothing is taken on the word of somebody
+/// who has left.
 pub(super) type Order = oneshot::Sender<Result<Accepted, StoreError>>;
 
 /// How the last-known-good copy stands.
@@ -63,21 +75,25 @@ impl StoreControl {
     /// Takes the store that answers now for the true one, whatever it holds, after the feed has frozen.
     ///
     /// # Errors
-    /// [`StoreError::Refused`] when nothing is frozen, [`StoreError::Unavailable`] when no store answers: then nothing
-    /// has been accepted.
-    pub async fn accept(&self) -> Result<Accepted, StoreError> {
+    /// [`NotAccepted::Nothing`] with [`StoreError::Refused`] when nothing is frozen, with [`StoreError::Unavailable`]
+    /// when no store answers; [`NotAccepted::Unknown`] when the feed does not say in time.
+    pub async fn accept(&self) -> Result<Accepted, NotAccepted> {
+        let nothing = |error| Err(NotAccepted::Nothing(error));
         let Some((orders, _)) = &self.line else {
-            return Err(StoreError::Refused("this store cannot be exchanged; there is nothing to accept".to_owned()));
+            return nothing(StoreError::Refused(
+                "this store cannot be exchanged; there is nothing to accept".to_owned(),
+            ));
         };
         let (answer, answered) = oneshot::channel();
         let told = async {
             orders.send(answer).await.ok()?;
-            answered.await.ok()
+            Some(answered.await)
         };
         match timeout(DEADLINE, told).await {
-            Ok(Some(answer)) => answer,
-            Ok(None) => Err(StoreError::Unavailable("this replica is stopping".to_owned())),
-            Err(_) => Err(StoreError::Unavailable(format!("no answer within {} s", DEADLINE.as_secs()))),
+            Ok(Some(Ok(answer))) => answer.map_err(NotAccepted::Nothing),
+            Ok(Some(Err(_))) => Err(NotAccepted::Unknown("this replica is stopping".to_owned())),
+            Ok(None) => nothing(StoreError::Unavailable("this replica is stopping".to_owned())),
+            Err(_) => Err(NotAccepted::Unknown(format!("no answer within {} s", DEADLINE.as_secs()))),
         }
     }
 

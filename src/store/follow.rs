@@ -368,8 +368,12 @@ impl Follower {
         self.send(Feed::Copy { listing, reason }).await
     }
 
-    /// An operator says that the store which answers now is the right one.
+    /// An operator says that the store which answers now is the right one. One who does not wait any more has been told
+    /// that it is not known what came of it, and looks again: nothing is taken behind his back.
     async fn obey(&mut self, order: Order) -> Result<(), End> {
+        if order.is_closed() {
+            return Ok(());
+        }
         let answer = if self.state == State::Frozen {
             self.store.adopt();
             self.store.list(&self.prefix).await
@@ -377,9 +381,10 @@ impl Follower {
             let away = "it does not answer, and nothing is frozen; there is nothing to accept";
             Err(StoreError::Unavailable(away.to_owned()))
         };
-        // Whoever asked may have gone; what was ordered is done all the same.
+        // Whoever asked may go at any time; what has been taken by then stays taken.
         let _ = match answer {
             Err(error) => order.send(Err(error)),
+            Ok(_) if order.is_closed() => return Ok(()),
             Ok(listing) => {
                 let accepted = Accepted { store: listing.store, revision: listing.revision };
                 tracing::warn!(store = %accepted.store, revision = %accepted.revision, "another store is accepted");

@@ -86,4 +86,9 @@ impl Store for Guarded {
     fn adopt(&self) {
         self.inner.adopt();
     }
+
+    async fn opened(&self) {
+        // An error says that the feed has ended, and nothing is to be waited for.
+        drop(self.gate.clone().wait_for(Option::is_none).await);
+    }
 }

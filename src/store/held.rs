@@ -69,7 +69,8 @@ impl Held {
     ///
     /// # Errors
     /// [`StoreError::Changed`], in words: another store, or an older state of it. A backup that was restored with a
-    /// higher revision betrays itself by a key whose last write lies before the one that was read.
+    /// higher revision betrays itself by a key whose last write lies before the one that was read, or is another one of
+    /// the same revision.
     pub(super) fn check(&self, listing: &Listing) -> Result<(), StoreError> {
         let Some(store) = self.store else { return Ok(()) };
         if store != listing.store {
@@ -83,14 +84,18 @@ impl Held {
             return Err(StoreError::Changed(format!("it is at revision {now}, it was at {before}")));
         }
         for kv in &listing.entries {
-            let held = self.entries.get(kv.key.as_str());
-            if let Some(ByKey(held)) = held.filter(|held| kv.mod_revision < held.0.mod_revision) {
-                let (key, now, before) = (&kv.key, kv.mod_revision, held.mod_revision);
-                return Err(StoreError::Changed(format!(
-                    "{key} was last written at revision {now} there, and has been read as of revision {before}: a \
-                     backup that was restored"
-                )));
-            }
+            let Some(ByKey(held)) = self.entries.get(kv.key.as_str()) else { continue };
+            let (key, now, before) = (&kv.key, kv.mod_revision, held.mod_revision);
+            let fault = match now.cmp(&before) {
+                Ordering::Less => {
+                    format!("{key} was last written at revision {now} there, and has been read as of revision {before}")
+                }
+                Ordering::Equal if **held != *kv => {
+                    format!("{key} holds another value at revision {now} there than has been read")
+                }
+                _ => continue,
+            };
+            return Err(StoreError::Changed(format!("{fault}: a backup that was restored")));
         }
         Ok(())
     }
@@ -99,7 +104,7 @@ impl Held {
     pub(super) fn reset(&mut self, listing: &Listing) -> bool {
         let mut changed = self.store != Some(listing.store) || self.entries.len() != listing.entries.len();
         let take = |kv: &KeyValue| {
-            let same = self.entries.get(kv.key.as_str()).filter(|held| held.0.mod_revision == kv.mod_revision);
+            let same = self.entries.get(kv.key.as_str()).filter(|held| *held.0 == *kv);
             same.cloned().unwrap_or_else(|| {
                 changed = true;
                 ByKey(Arc::new(kv.clone()))

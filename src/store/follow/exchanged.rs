@@ -10,6 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures::FutureExt;
 use tokio::{
     sync::{mpsc, watch},
     time::timeout,
@@ -20,8 +21,8 @@ use super::{Fallback, Feed, Follower, Ties, tests::QUICK};
 use crate::{
     model::Revision,
     store::{
-        Accepted, CopyStatus, KeyValue, LeaseId, Listing, Store, StoreControl, StoreError, StoreId, Transaction,
-        TxnOutcome, Watcher, good::Good, guard::Guarded, suite::PATIENCE,
+        Accepted, CopyStatus, KeyValue, LeaseId, Listing, NotAccepted, Store, StoreControl, StoreError, StoreId,
+        Transaction, TxnOutcome, Watcher, good::Good, guard::Guarded, suite::PATIENCE,
     },
 };
 
@@ -29,6 +30,8 @@ use crate::{
 struct Puppet {
     listing: Mutex<Result<Listing, StoreError>>,
     watch: Mutex<Option<mpsc::Sender<Result<super::WatchEvent, StoreError>>>>,
+    /// How long a listing takes.
+    slow: Mutex<Duration>,
     adopted: AtomicU32,
     written: AtomicU32,
 }
@@ -39,8 +42,8 @@ fn away() -> StoreError {
 
 impl Puppet {
     fn new(listing: Result<Listing, StoreError>) -> Arc<Self> {
-        let (listing, watch) = (Mutex::new(listing), Mutex::default());
-        Arc::new(Self { listing, watch, adopted: AtomicU32::new(0), written: AtomicU32::new(0) })
+        let (listing, watch, slow) = (Mutex::new(listing), Mutex::default(), Mutex::default());
+        Arc::new(Self { listing, watch, slow, adopted: AtomicU32::new(0), written: AtomicU32::new(0) })
     }
 
     /// From now on it is this one; the watch that runs ends.
@@ -57,6 +60,10 @@ impl Puppet {
 #[async_trait]
 impl Store for Puppet {
     async fn list(&self, _: &str) -> Result<Listing, StoreError> {
+        let slow = *self.slow.lock().unwrap();
+        if !slow.is_zero() {
+            tokio::time::sleep(slow).await;
+        }
         self.listing.lock().unwrap().clone()
     }
 
@@ -201,6 +208,24 @@ async fn a_backup_that_was_restored_with_a_higher_revision_freezes_by_a_key_that
 }
 
 #[tokio::test]
+async fn other_bytes_at_the_revision_that_was_read_freeze_and_are_served_once_accepted() {
+    let mut scene = Scene::start(listing(1, 5, &[("/a", 5)]));
+    scene.reset().await;
+    // A backup of before revision 5, restored, and written to as often.
+    let mut restored = listing(1, 6, &[("/a", 5)]);
+    restored.entries[0].value = "another".into();
+    scene.puppet.become_(Ok(restored.clone()));
+    let reason = scene.frozen().await;
+    assert!(reason.contains("/a holds another value at revision 5") && reason.contains("backup"), "{reason}");
+    scene.control.accept().await.unwrap();
+    assert_eq!(scene.reset().await, restored);
+    // What is held, for the copy and for reads, is the new one as well.
+    scene.puppet.become_(Err(away()));
+    while !matches!(scene.next().await, Feed::Down { .. }) {}
+    assert_eq!(scene.guarded.list("/").await, Ok(restored));
+}
+
+#[tokio::test]
 async fn what_came_by_the_watch_counts_as_read() {
     let mut scene = Scene::start(listing(1, 5, &[("/a", 5)]));
     scene.reset().await;
@@ -224,19 +249,36 @@ async fn what_came_by_the_watch_counts_as_read() {
 async fn an_operator_ends_the_hold_and_nobody_else() {
     let mut scene = Scene::start(listing(1, 50, &[("/a", 50)]));
     scene.reset().await;
-    assert!(matches!(scene.control.accept().await, Err(StoreError::Refused(_))), "nothing is frozen");
+    assert!(
+        matches!(scene.control.accept().await, Err(NotAccepted::Nothing(StoreError::Refused(_)))),
+        "nothing is frozen"
+    );
     scene.puppet.become_(Err(away()));
     assert!(matches!(scene.next().await, Feed::Down { .. }));
-    assert!(matches!(scene.control.accept().await, Err(StoreError::Unavailable(_))), "down is not frozen");
+    let down = scene.control.accept().await;
+    assert!(matches!(down, Err(NotAccepted::Nothing(StoreError::Unavailable(_)))), "down is not frozen");
     assert_eq!(scene.puppet.adopted(), 0);
 
     scene.puppet.become_(Ok(listing(2, 3, &[("/a", 3)])));
     scene.frozen().await;
     scene.puppet.become_(Err(away()));
-    assert_eq!(scene.control.accept().await, Err(away()), "nobody answers: nothing is accepted");
+    assert_eq!(scene.control.accept().await, Err(NotAccepted::Nothing(away())), "nobody answers: nothing is accepted");
     scene.silence().await;
     scene.puppet.become_(Ok(listing(2, 3, &[("/a", 3)])));
     scene.silence().await;
+
+    // Who has left before it was heard has ordered nothing.
+    let adopted = scene.puppet.adopted();
+    assert!(scene.control.accept().now_or_never().is_none());
+    scene.silence().await;
+    assert_eq!(scene.puppet.adopted(), adopted);
+    // Nor has who leaves while the store is read.
+    *scene.puppet.slow.lock().unwrap() = QUICK.longest * 2;
+    while scene.puppet.adopted() == adopted {
+        assert!(timeout(QUICK.longest, scene.control.accept()).await.is_err());
+    }
+    scene.silence().await;
+    *scene.puppet.slow.lock().unwrap() = Duration::ZERO;
 
     let accepted = Accepted { store: StoreId(2), revision: Revision(3) };
     assert_eq!(scene.control.accept().await, Ok(accepted));
@@ -252,8 +294,10 @@ async fn writes_pass_only_while_the_feed_is_fresh() {
     assert!(matches!(scene.next().await, Feed::Down { .. }));
     assert!(matches!(scene.write().await, Err(StoreError::Away(_))), "nothing has been read yet");
     assert!(matches!(scene.guarded.list("/").await, Err(StoreError::Away(_))));
+    assert!(timeout(Duration::from_millis(20), scene.guarded.opened()).await.is_err());
     scene.puppet.become_(Ok(listing(1, 5, &[])));
     scene.reset().await;
+    timeout(PATIENCE, scene.guarded.opened()).await.expect("it may be used");
     assert!(scene.write().await.is_ok() && scene.guarded.grant(Duration::from_secs(1)).await.is_ok());
     scene.puppet.become_(Err(away()));
     assert!(matches!(scene.next().await, Feed::Down { .. }));
