@@ -301,11 +301,11 @@ impl<'a> Term<'a> {
             let standings = status::standings(&objects, &views, &feedback);
             let own = Report { standings, revision: state.revision, stale: String::new() };
             let fleet = replicas.standings(&objects, own).await;
-            let unreachable: Vec<&str> = fleet.unreachable.iter().map(|(name, _)| &**name).collect();
             let one = |(object, standing): (ObjectRef, &status::Standing)| {
                 let key = keyspace.format(&StoreKey::Object(object.clone()));
-                let status = status::to_json((&object, &key), &state, verdicts, standing, &unreachable);
-                (object, status, standing.pending == 0 && unreachable.is_empty())
+                let gaps = fleet.gaps(state.configuration.get(&object).map_or(Revision(0), |s| s.mod_revision));
+                let status = status::to_json((&object, &key), &state, verdicts, standing, &gaps);
+                (object, status, standing.pending == 0 && gaps.none())
             };
             Surveyed { found: objects.into_iter().zip(&fleet.standings).map(one).collect(), judged }
         })

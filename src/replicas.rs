@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Response, Status, transport::Channel};
 
-pub use standings::{Report, Standings, stale};
+pub use standings::{Report, Standings, not_compiled, stale};
 pub use tls::{PeerTls, TrustDomain};
 pub use words::{SiteReports, laggard, site_reports, standing};
 

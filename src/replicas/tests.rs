@@ -232,6 +232,10 @@ fn answers_are_summed_and_the_slowest_and_the_stale_are_named() {
     assert_eq!((merged.standings[0].total, merged.standings[0].acked), (5, 5));
     assert_eq!(merged.slowest, ("b".into(), Revision(7)));
     assert_eq!(merged.stale, "b: the store is away");
+    // What `b` has not compiled it cannot have served, whatever its proxies have acknowledged.
+    assert_eq!(merged.gaps(Revision(7)).behind, "");
+    assert_eq!(merged.gaps(Revision(8)).behind, "replica b has not compiled revision 8 yet");
+    assert_eq!(merged.gaps(Revision(7)).stale, merged.stale);
 }
 
 #[tokio::test]

@@ -130,9 +130,9 @@ fn refusals_stand_before_what_is_pending_and_a_proxy_counts_once() {
 }
 
 /// `status reason` of `Programmed`, and of `Accepted`.
-fn told(standing: &Standing, problems: &[Problem], unreachable: &[&str]) -> [String; 2] {
+fn told(standing: &Standing, problems: &[Problem], gaps: &Gaps) -> [String; 2] {
     let state = State { problems: Arc::new(problems.to_vec()), ..State::starting() };
-    let status = to_json((&object("r"), ""), &state, &Judged::of(&state), standing, unreachable);
+    let status = to_json((&object("r"), ""), &state, &Judged::of(&state), standing, gaps);
     let of = |kind: &str| {
         let all: &Vec<Value> = status["conditions"].as_array().unwrap();
         let found = all.iter().find(|c| c["type"] == kind).unwrap();
@@ -142,7 +142,7 @@ fn told(standing: &Standing, problems: &[Problem], unreachable: &[&str]) -> [Str
 }
 
 fn conditions(standing: &Standing, problems: &[Problem]) -> [String; 2] {
-    told(standing, problems, &[])
+    told(standing, problems, &Gaps::default())
 }
 
 fn problem(severity: Severity, reason: &str) -> Problem {
@@ -158,8 +158,15 @@ fn programmed_is_true_false_or_unknown() {
     assert_eq!(programmed(of(3, 3, 0, 0)), "True Programmed");
     assert_eq!(programmed(of(3, 2, 0, 1)), "False Pending");
     assert_eq!(programmed(of(3, 1, 1, 1)), "False Refused");
-    for (standing, expected) in [(of(3, 3, 0, 0), "Unknown ReplicaUnreachable"), (of(3, 2, 0, 1), "False Pending")] {
-        assert_eq!(told(&standing, &[], &["cp2"])[0], expected);
+    let unreachable = Gaps { unreachable: vec!["cp2".into()], ..Gaps::default() };
+    let stale = Gaps { stale: "cp2: the store is away".into(), ..Gaps::default() };
+    let behind = Gaps { behind: "replica cp2 has not compiled revision 7 yet".into(), ..Gaps::default() };
+    for (gaps, expected) in
+        [(unreachable, "Unknown ReplicaUnreachable"), (stale, "Unknown ReplicaStale"), (behind, "False Pending")]
+    {
+        assert_eq!(told(&of(3, 3, 0, 0), &[], &gaps)[0], expected);
+        assert_eq!(told(&of(3, 2, 0, 1), &[], &gaps)[0], "False Pending");
+        assert!(!gaps.none());
     }
 }
 
