@@ -47,6 +47,8 @@ pub struct TypeState {
     pub acked: Seq,
     /// Names that are still to be sent or acknowledged, whatever the cursors say.
     pub pending: Arc<Vec<Arc<str>>>,
+    /// Up to where each pending name that changed meanwhile was acknowledged; none without such a name.
+    pub behind: Option<Seq>,
     /// Names that it refuses.
     pub parked: Arc<BTreeMap<Arc<str>, Parked>>,
 }
@@ -278,6 +280,7 @@ mod tests {
                 sent: Seq(9),
                 acked: Seq(5),
                 pending: Arc::new(vec!["late".into()]),
+                behind: None,
                 parked: Arc::new([("bad".into(), parked)].into()),
             },
         );

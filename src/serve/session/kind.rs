@@ -250,6 +250,10 @@ impl Kind {
             if !first {
                 let created = content.get(self.kind, &name).map_or(Seq(0), |e| e.created);
                 let new = !was || self.is_new(&name, created);
+                if !was {
+                    // Nothing of it is there yet, however often it changed before it was asked for.
+                    self.taken.insert(Arc::clone(&name), Seq(created.0.saturating_sub(1)));
+                }
                 if !matches!(self.exceptions.get(&name), Some(Exception::Gone { .. })) {
                     self.exceptions.insert(name, Exception::Wanted { new, group: None });
                 }
@@ -401,7 +405,7 @@ impl Kind {
         if !std::mem::replace(&mut self.dirty, false) {
             return None;
         }
-        let mut pending = Vec::new();
+        let (mut pending, mut behind) = (Vec::new(), None);
         let mut parked = BTreeMap::new();
         for (name, exception) in &self.exceptions {
             match exception {
@@ -409,7 +413,11 @@ impl Kind {
                     parked.insert(Arc::clone(name), p.clone());
                 }
                 Exception::Gone { .. } | Exception::Absent { .. } => {}
-                _ => pending.push(Arc::clone(name)),
+                _ => {
+                    let taken = self.taken.get(name).copied();
+                    behind = behind.into_iter().chain(taken).min();
+                    pending.push(Arc::clone(name));
+                }
             }
         }
         let state = feedback::TypeState {
@@ -417,6 +425,7 @@ impl Kind {
             sent: self.sent,
             acked: self.acked,
             pending: Arc::new(pending),
+            behind,
             parked: Arc::new(parked),
         };
         Some((self.kind, state))

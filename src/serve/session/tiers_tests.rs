@@ -60,6 +60,42 @@ fn a_route_waits_for_one_core_without_limit_and_then_fifteen_seconds_for_the_oth
     assert!(!world.session.awaits_watermarks());
 }
 
+/// What is told of routes: everything up to here, but for what is pending, which is taken up to there.
+fn told(world: &mut World) -> (u64, Option<u64>, Vec<String>) {
+    let reports = world.session.reports();
+    let (_, state) = reports.into_iter().find(|(kind, _)| *kind == Route).expect("something new of routes");
+    (state.acked.0, state.behind.map(|seq| seq.0), state.pending.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn a_name_that_changes_twice_while_it_is_held_is_told_as_taken_before_the_first_change() {
+    let mut world = edge();
+    assert_eq!(told(&mut world).1, None);
+    let before = world.reader.view().read().seq().0;
+    for payload in ["2", "3"] {
+        world.publish(vec![route("r", payload, &[("s/new:80", "g", BOTH)])], &[]);
+        assert_eq!(world.out(), NOTHING);
+    }
+    assert_eq!(told(&mut world), (before + 2, Some(before), vec!["r".to_owned()]));
+    for site in ["ams", "fra"] {
+        world.site(site, Role::Core, at(7, true, &[]));
+    }
+    assert_eq!(world.settle(), ["RDS +r"]);
+    assert_eq!(told(&mut world), (before + 2, None, vec![]));
+}
+
+#[test]
+fn a_name_that_is_newly_asked_for_is_told_as_taken_before_it_was_there() {
+    let mut world = edge();
+    world.publish(vec![route("more", "1", &[])], &[]);
+    let created = world.reader.view().read().seq().0;
+    world.publish(vec![route("more", "2", &[])], &[]);
+    world.settle();
+    world.subscribe(Route, &["more"]);
+    assert_eq!(world.out(), ["RDS +more"]);
+    assert_eq!(told(&mut world), (created + 1, Some(created - 1), vec!["more".to_owned()]));
+}
+
 #[test]
 fn a_route_goes_as_soon_as_every_connected_core_is_there() {
     let mut world = edge();
