@@ -248,9 +248,9 @@ impl Kind {
                 self.changed_subscription();
             }
             if !first {
-                let created = content.get(self.kind, &name).map_or(Seq(0), |e| e.created);
-                let new = !was || self.is_new(&name, created);
-                if !was {
+                let created = content.get(self.kind, &name).map(|e| e.created);
+                let new = !was || self.is_new(&name, created.unwrap_or_default());
+                if let (false, Some(created)) = (was, created) {
                     // Nothing of it is there yet, however often it changed before it was asked for.
                     self.taken.insert(Arc::clone(&name), Seq(created.0.saturating_sub(1)));
                 }
