@@ -183,6 +183,23 @@ fn watermarks_are_written_where_they_differ_compared_with_what_was_read() {
     assert_eq!(txn.compares[1], Compare::ModRevision("/tidegate/v1/acked/c".into(), Revision(9)));
 }
 
+#[test]
+fn sites_that_refuse_much_share_no_transaction_that_is_too_large() {
+    let mut marks = Marks::new(&Keyspace::default());
+    let except = (0..200).map(|n| format!("CDS/{n:03}{}:80", "x".repeat(500))).collect();
+    let report = SiteReport { gateways: 1, counted: 1, revision: Some(Revision(7)), except };
+    let sites = (0..40).map(|n| (format!("site{n:02}").into(), report.clone()));
+    marks.take(vec![sites.collect()]);
+    let mut all = 0;
+    while let Some((txn, written)) = marks.plan(&fence()) {
+        let bytes: usize = txn.ops.iter().map(|op| if let Op::Put { value, .. } = op { value.len() } else { 0 }).sum();
+        assert!(bytes <= BYTES_MAX, "{bytes} bytes");
+        all += written.len();
+        marks.written(written, Revision(9));
+    }
+    assert_eq!(all, 40);
+}
+
 fn agree(agreement: &mut Agreement, state: &Arc<State>, now: Instant) -> Option<Transaction> {
     let verdict = agreement.ask(state, now)?.judge();
     agreement.answer(&verdict, Revision(3), &fence(), (now, 1_000))

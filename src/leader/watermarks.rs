@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::OBJECTS_MAX;
+use super::{BYTES_MAX, OBJECTS_MAX};
 use crate::{
     catalog::acked,
     model::{Keyspace, Revision, StoreKey, Watermark, Watermarks},
@@ -58,18 +58,20 @@ impl Marks {
     /// The next transaction, if something has to be written.
     pub(super) fn plan(&self, fence: &Fence) -> Option<(Transaction, Written)> {
         let differs = self.wanted.iter().filter(|(site, wanted)| self.standing.get(*site) != Some(*wanted));
-        let written: Written = differs.take(OBJECTS_MAX).map(|(site, w)| (Arc::clone(site), w.clone())).collect();
-        if written.is_empty() {
-            return None;
-        }
         let mut txn = Transaction { compares: vec![fence.compare()], ops: Vec::new() };
-        for (site, watermark) in &written {
-            let key = self.keyspace.format(&StoreKey::Acked(site.to_string()));
+        let (mut written, mut bytes) = (Written::new(), 0);
+        for (site, watermark) in differs.take(OBJECTS_MAX) {
+            let (key, value) = (self.keyspace.format(&StoreKey::Acked(site.to_string())), acked::encode(watermark));
+            bytes += key.len() + value.len();
+            if bytes > BYTES_MAX {
+                break;
+            }
             let seen = self.revisions.get(site).copied().unwrap_or_default();
             txn.compares.push(Compare::ModRevision(key.clone(), seen));
-            txn.ops.push(Op::Put { key, value: acked::encode(watermark), lease: None });
+            txn.ops.push(Op::Put { key, value, lease: None });
+            written.push((Arc::clone(site), watermark.clone()));
         }
-        Some((txn, written))
+        (!written.is_empty()).then_some((txn, written))
     }
 
     /// A transaction of [`Marks::plan`] was committed.

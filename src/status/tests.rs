@@ -326,3 +326,21 @@ fn the_slowest_replica_decides_and_a_watermark_never_goes_back() {
     assert_eq!(merged(vec![said("a", 1, 1, 9, &[]), said("a", 3, 0, 0, &[])]), (watermark(9, &[], true), 1));
     assert_eq!(merged(vec![said("b", 1, 1, 9, &[])]).1, 2);
 }
+
+#[test]
+fn a_watermark_names_a_hundred_refusals_and_then_that_there_are_more() {
+    let names: Vec<String> = (0..101).map(|n| format!("CDS/s{n:03}:80")).collect();
+    let merged = |names: &[String]| {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let halves = names.split_at(50);
+        let reports = [said("a", 1, 1, 9, halves.0), said("a", 1, 1, 9, halves.1)];
+        merge_watermarks(&Watermarks::new(), reports)["a"].clone()
+    };
+    let all = merged(&names[..100]);
+    assert_eq!(all.except.len(), 100);
+    assert!(all.refuses("CDS", "s099:80") && !all.refuses("CDS", "s100:80") && !all.refuses("EDS", "s099:80"));
+    let more = merged(&names);
+    assert_eq!((more.except.len(), more.except.first().map(String::as_str)), (101, Some(Watermark::MORE)));
+    assert!(more.refuses("EDS", "never seen:80"));
+    assert_eq!(merge_watermarks(&[("a".into(), more.clone())].into(), [])["a"].except, more.except);
+}

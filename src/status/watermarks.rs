@@ -39,6 +39,7 @@ pub fn watermarks(views: &Views, feedback: &Feedback) -> BTreeMap<Arc<str>, Site
         for (kind, state) in &proxy.types {
             report.except.extend(state.parked.keys().map(|name| format!("{}/{name}", kind.short())));
         }
+        Watermark::shorten(&mut report.except);
     }
     sites
 }
@@ -80,5 +81,6 @@ pub fn merge_watermarks(
             watermark.except = report.except;
         }
     }
+    merged.values_mut().for_each(|watermark| Watermark::shorten(&mut watermark.except));
     merged
 }

@@ -41,7 +41,7 @@ fn cover(need: &ServiceNeed, watermarks: &Watermarks) -> Cover {
         if watermark.revision < at.revision {
             coming |= watermark.connected;
         } else {
-            let refused = |kind: ResourceType| watermark.except.contains(&format!("{}/{}", kind.short(), need.service));
+            let refused = |kind: ResourceType| watermark.refuses(kind.short(), &need.service);
             covered |= !refused(ResourceType::Cluster) && !refused(ResourceType::Endpoints);
         }
     }

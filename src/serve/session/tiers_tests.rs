@@ -113,7 +113,8 @@ fn a_route_goes_as_soon_as_every_connected_core_is_there() {
 
 #[test]
 fn cores_that_are_away_or_refuse_the_service_hold_a_route_for_fifteen_seconds_only() {
-    let away = [at(5, false, &[]), at(9, true, &["CDS/s/new:80"]), at(9, true, &["EDS/s/new:80"])];
+    let refusals = ["CDS/s/new:80", "EDS/s/new:80", Watermark::MORE].map(|refused| at(9, true, &[refused]));
+    let away = refusals.into_iter().chain([at(5, false, &[])]);
     for watermark in away {
         let mut world = edge();
         world.site("ams", Role::Core, watermark);
