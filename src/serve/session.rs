@@ -128,6 +128,8 @@ pub struct Session {
     /// When LDS and RDS had acknowledged all that they were sent up to a seq.
     marks: Vec<(Seq, Instant)>,
     deadline: Option<Instant>,
+    /// What the view had when clusters and listeners had been asked for.
+    target: Option<Seq>,
 }
 
 impl Session {
@@ -147,6 +149,7 @@ impl Session {
             unknown: Vec::new(),
             marks: Vec::new(),
             deadline: None,
+            target: None,
         }
     }
 
@@ -230,27 +233,33 @@ impl Session {
         self.awaits
     }
 
-    /// Whether the proxy has acknowledged (or refused) all that the view has for it, and asks for all that belongs to
-    /// it. Not before: between two requests of a reconnect, nothing is pending either.
-    pub fn complete(&self, content: &Content) -> bool {
-        let quiet = |k: &Kind| k.quiet() && k.acked >= content.seq();
-        if self.stale() || !content.ready() || !self.kinds.iter().flatten().all(quiet) {
-            return false;
-        }
-        let [Some(clusters), Some(listeners)] = [ResourceType::Cluster, ResourceType::Listener].map(|k| self.kind(k))
-        else {
+    /// Whether the proxy has acknowledged (or refused) all that the view had for it when it began to ask, and asks for
+    /// all that belongs to that. Not before: between two requests of a reconnect, nothing is pending either. What was
+    /// published since then is not waited for: under churn something always is on its way, and the cursors speak of it.
+    pub fn complete(&mut self, content: &Content) -> bool {
+        let seeded = |kind| self.kind(kind).filter(|k| k.seeded());
+        let [Some(clusters), Some(listeners)] = [ResourceType::Cluster, ResourceType::Listener].map(seeded) else {
             return false;
         };
+        if self.stale() || !content.ready() {
+            return false;
+        }
+        let target = self.target.unwrap_or(content.seq());
         let asked = |(kind, name): &(ResourceType, Arc<str>)| {
             content.get(*kind, name).is_none() || self.kind(*kind).is_some_and(|k| k.subscription.contains(name))
         };
-        [clusters, listeners].into_iter().all(|parent| {
-            let taken = content.entries(parent.kind).filter(|(name, _)| !parent.exceptions.contains_key(*name));
-            taken.map(|(_, entry)| &entry.resource).all(|r| {
+        let asks = |parent: &Kind| {
+            let settled = |name: &str| parent.exceptions.get(name).is_some_and(kind::Exception::is_settled);
+            let due = content.entries(parent.kind).filter(|(name, entry)| entry.created <= target && !settled(name));
+            due.map(|(_, entry)| &entry.resource).all(|r| {
                 let routes = r.requires.iter().filter(|(kind, _)| *kind == ResourceType::Route);
                 r.children.iter().chain(routes).all(asked)
             })
-        })
+        };
+        let complete =
+            self.kinds.iter().flatten().all(|k| k.has(target)) && [clusters, listeners].into_iter().all(asks);
+        self.target = Some(target);
+        complete
     }
 
     /// Every tombstone up to here has been taken over.

@@ -65,6 +65,11 @@ impl Exception {
             | Self::Gone { new, .. } => *new,
         }
     }
+
+    /// Nothing is to be sent of it, nor on its way.
+    pub(super) fn is_settled(&self) -> bool {
+        matches!(self, Self::Parked { .. } | Self::Gone { .. } | Self::Absent { .. })
+    }
 }
 
 /// A response that is neither acknowledged nor refused.
@@ -144,11 +149,10 @@ impl Kind {
         self.initial.as_ref().is_some_and(|initial| !initial.is_empty())
     }
 
-    /// Nothing is on its way, and nothing is still to be sent.
-    pub(super) fn quiet(&self) -> bool {
-        let settled =
-            |e: &Exception| matches!(e, Exception::Parked { .. } | Exception::Gone { .. } | Exception::Absent { .. });
-        self.seeded() && self.in_flight.is_empty() && self.parts.is_empty() && self.exceptions.values().all(settled)
+    /// Everything up to `target` is acknowledged or refused.
+    pub(super) fn has(&self, target: Seq) -> bool {
+        let mut pending = self.exceptions.iter().filter(|(_, exception)| !exception.is_settled());
+        self.seeded() && self.acked >= target && pending.all(|(name, _)| self.taken(name) >= target)
     }
 
     /// Up to which seq the content of `name` is acknowledged.
