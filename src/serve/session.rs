@@ -130,6 +130,8 @@ pub struct Session {
     deadline: Option<Instant>,
     /// What the view had when clusters and listeners had been asked for.
     target: Option<Seq>,
+    /// Edge sites without gateways, and since when that is known here (cores only).
+    away: BTreeMap<Arc<str>, Instant>,
 }
 
 impl Session {
@@ -150,6 +152,7 @@ impl Session {
             marks: Vec::new(),
             deadline: None,
             target: None,
+            away: BTreeMap::new(),
         }
     }
 

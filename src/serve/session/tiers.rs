@@ -112,7 +112,7 @@ impl Session {
         if self.role != Role::Core {
             return;
         }
-        let slowest = slowest_edge(moment);
+        let slowest = self.slowest_edge(moment);
         let mut wakes = Vec::new();
         let Some(cds) = self.slot(ResourceType::Cluster) else { return };
         for exception in cds.exceptions.values_mut() {
@@ -130,6 +130,10 @@ impl Session {
             }
         }
         self.awaits |= !wakes.is_empty();
+        if !wakes.is_empty() {
+            let ends = self.away.values().map(|since| *since + EDGES);
+            wakes.extend(ends.filter(|end| moment.now < *end));
+        }
         wakes.into_iter().for_each(|limit| self.wake_at(limit));
     }
 
@@ -141,11 +145,21 @@ impl Session {
         }
         edges.passed.is_some_and(|passed| self.reached(passed + moment.sites.drain_time, moment.now))
     }
-}
 
-/// How far the slowest edge site with connected gateways is; none without any.
-fn slowest_edge(moment: &Moment<'_>) -> Option<Revision> {
-    let edge = |site: &str| moment.sites.get(site).is_some_and(|(_, entry)| entry.role == Role::Edge);
-    let connected = moment.watermarks.iter().filter(|(site, watermark)| watermark.connected && edge(site));
-    connected.map(|(_, watermark)| watermark.revision).min()
+    /// How far the slowest edge site is that has connected gateways, or had until a while ago: a gateway that has lost
+    /// its stream serves on what it has. None without any.
+    fn slowest_edge(&mut self, moment: &Moment<'_>) -> Option<Revision> {
+        let edge = |site: &str| moment.sites.get(site).is_some_and(|(_, entry)| entry.role == Role::Edge);
+        let away = |site: &str| moment.watermarks.get(site).is_some_and(|watermark| !watermark.connected);
+        self.away.retain(|site, _| away(site));
+        let mut slowest: Option<Revision> = None;
+        for (site, watermark) in moment.watermarks.iter().filter(|(site, _)| edge(site)) {
+            // One that has been away for longer than this stream knows of is missed once.
+            let mut missed = || *self.away.entry(Arc::clone(site)).or_insert(moment.now) + EDGES > moment.now;
+            if watermark.connected || missed() {
+                slowest = Some(slowest.map_or(watermark.revision, |least| least.min(watermark.revision)));
+            }
+        }
+        slowest
+    }
 }

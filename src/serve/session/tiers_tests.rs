@@ -260,6 +260,8 @@ fn core() -> World {
     world.site("e1", Role::Edge, at(7, true, &[]));
     world.site("e2", Role::Edge, at(8, true, &[]));
     world.site("off", Role::Edge, at(1, false, &[]));
+    world.out();
+    world.after(60);
     world.publish(vec![rds("1", &[])], &[]);
     world.settle();
     world.revision = 8;
@@ -291,8 +293,24 @@ fn an_edge_that_does_not_come_on_holds_a_core_for_sixty_seconds_and_the_drain_ti
 }
 
 #[test]
+fn an_edge_whose_gateways_go_is_waited_for_as_long_as_one_that_does_not_come_on() {
+    let mut world = core();
+    assert_eq!(world.after(20), NOTHING);
+    world.site("e1", Role::Edge, at(7, false, &[]));
+    assert_eq!(world.out(), NOTHING);
+    assert_eq!(world.after(40), NOTHING);
+    assert_eq!(world.after(299), NOTHING);
+    assert_eq!(world.after(1), ["CDS -a"]);
+    // It is missed once: what goes later does not wait for it.
+    world.publish(vec![], &[(Cluster, "b"), (Endpoints, "b")]);
+    world.settle();
+    assert_eq!(world.after(300), ["CDS -b"]);
+}
+
+#[test]
 fn a_cluster_that_went_while_a_core_was_away_waits_for_the_edges_too() {
     let mut world = core();
+    world.watermarks.remove("off");
     world.reconnect();
     world.report(Cluster, &[], &[("a", "1"), ("b", "1")]);
     world.report(Endpoints, &["a", "b"], &[("a", "1"), ("b", "1")]);
