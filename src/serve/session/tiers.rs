@@ -77,12 +77,18 @@ impl Waited {
     }
 
     /// When the wait ends: none, by a watermark alone; a time that is past, it has ended. `bare`: nothing serves
-    /// meanwhile, so that it is bounded in any case.
-    pub(super) fn until(&mut self, need: &ServiceNeed, bare: bool, moment: &Moment<'_>) -> Option<Instant> {
+    /// meanwhile, so that it is bounded in any case. `reported`: so is one for what the proxy may name already, as it
+    /// would hold back all else that has changed.
+    pub(super) fn until(
+        &mut self,
+        need: &ServiceNeed,
+        (bare, reported): (bool, bool),
+        moment: &Moment<'_>,
+    ) -> Option<Instant> {
         match cover(need, moment.watermarks) {
             Cover::All => Some(self.since),
             Cover::Some => Some(*self.covered.get_or_insert(moment.now) + CORES),
-            Cover::Coming if !bare => None,
+            Cover::Coming if !bare && !reported => None,
             Cover::Nowhere if bare => Some(self.since),
             Cover::Coming | Cover::Nowhere => Some(self.since + CORES),
         }

@@ -234,6 +234,23 @@ fn a_reconnect_in_another_version_checks_every_service_and_one_in_an_equal_versi
 }
 
 #[test]
+fn a_reconnect_in_another_version_waits_fifteen_seconds_for_what_it_may_name_already() {
+    let mut world = edge();
+    world.publish(vec![route("r", "2", &[("s/old:80", "g", &[("ams", 9)])])], &[]);
+    world.reconnect();
+    world.report(Cluster, &[], &[("a", "1"), ("b", "1")]);
+    world.report(Listener, &[], &[("l", "1")]);
+    world.report(Route, &["r"], &[("r", "1")]);
+    assert_eq!(world.settle(), NOTHING);
+    assert_eq!(world.after(14), NOTHING);
+    assert_eq!(world.after(1), ["RDS +r"]);
+    world.ack(Route);
+    // Once it is known what it has, a new name waits as long as it takes.
+    world.publish(vec![route("r", "3", &[("s/new:80", "g", &[("ams", 9)])])], &[]);
+    assert_eq!(world.after(100_000), NOTHING);
+}
+
+#[test]
 fn a_changed_listener_does_not_wait_while_the_routes_of_a_reconnect_are_not_compared_yet() {
     let mut world = edge();
     world.publish(vec![route("r", "2", &[("s/old:80", "g", &[("ams", 9)])])], &[]);
