@@ -184,6 +184,28 @@ fn watermarks_are_written_where_they_differ_compared_with_what_was_read() {
 }
 
 #[test]
+fn a_watermark_does_not_go_back_when_its_key_is_spoilt_or_deleted() {
+    let key = "/tidegate/v1/acked/a";
+    let said = |revision: u64| -> SiteReports {
+        let revision = Some(Revision(revision));
+        BTreeMap::from([("a".into(), SiteReport { gateways: 1, counted: 1, revision, ..SiteReport::default() })])
+    };
+    let older = crate::catalog::acked::encode(&Watermark { revision: Revision(3), ..Watermark::default() });
+    let spoilt = [vec![], vec![(key, Bytes::from("?"))], vec![(key, older)]];
+    for stands in spoilt {
+        let mut marks = Marks::new(&Keyspace::default());
+        marks.take(vec![said(9)]);
+        let (_, written) = marks.plan(&fence()).unwrap();
+        marks.written(written, Revision(9));
+        marks.reset(&listing(&stands));
+        // A gateway that has just reconnected may be behind.
+        marks.take(vec![said(5)]);
+        let (_, written) = marks.plan(&fence()).unwrap();
+        assert_eq!(written[0].1.revision, Revision(9), "{stands:?}");
+    }
+}
+
+#[test]
 fn sites_that_refuse_much_share_no_transaction_that_is_too_large() {
     let mut marks = Marks::new(&Keyspace::default());
     let except = (0..200).map(|n| format!("CDS/{n:03}{}:80", "x".repeat(500))).collect();

@@ -35,7 +35,8 @@ impl Marks {
         &self.prefix
     }
 
-    /// Takes note of what stands. A value that cannot be read is written over.
+    /// Takes note of what stands. A value that cannot be read is written over, and so is one that has gone back or is
+    /// gone: how far a site has come stays true.
     pub(super) fn reset(&mut self, listing: &Listing) {
         (self.standing, self.revisions) = (Watermarks::new(), BTreeMap::new());
         for entry in &listing.entries {
@@ -46,13 +47,17 @@ impl Marks {
                 self.standing.insert(site, watermark);
             }
         }
-        // What was wanted may be behind what stands now; the next reports say.
-        self.wanted = self.standing.clone();
+        for (site, standing) in &self.standing {
+            let wanted = self.wanted.entry(Arc::clone(site)).or_default();
+            if standing.revision >= wanted.revision {
+                *wanted = standing.clone();
+            }
+        }
     }
 
     /// Takes in what all replicas report; with one missing nothing may be concluded.
     pub(super) fn take(&mut self, reports: Vec<SiteReports>) {
-        self.wanted = status::merge_watermarks(&self.standing, reports);
+        self.wanted = status::merge_watermarks(&self.wanted, reports);
     }
 
     /// The next transaction, if something has to be written.
