@@ -50,7 +50,7 @@ pub(super) async fn get(context: &Context, request: GetRequest) -> Result<GetRes
     }
     let references: Vec<ObjectRef> = found.iter().map(|(reference, _)| reference.clone()).collect();
     let fleet = context.replicas.standings(&references, report(context, &references)).await;
-    let judged = context.judged(&state);
+    let judged = context.judged(&state).await?;
     for ((reference, entry), standing) in found.iter().zip(&fleet.standings) {
         let gaps = fleet.gaps(entry.mod_revision);
         let json = status::to_json((reference, &entry.key), &state, &judged, standing, &gaps);
@@ -142,7 +142,7 @@ pub(super) async fn wait(context: &Context, request: WaitRequest) -> Result<Wait
         let standing = status::merge(fleet.standings.iter().cloned());
         let mut problems = blocking_problems(context, &references);
         if standing.total == 0 {
-            problems.extend(unattached(context, &references));
+            problems.extend(unattached(context, &references).await?);
         }
         let blocked = !problems.is_empty();
         // An answer of a replica that has not read the change says nothing of it.
@@ -188,7 +188,7 @@ fn blocking_problems(context: &Context, references: &[ObjectRef]) -> Vec<String>
 }
 
 /// Why no proxy will ever see an object, as far as the objects themselves say so.
-fn unattached(context: &Context, references: &[ObjectRef]) -> Vec<String> {
+async fn unattached(context: &Context, references: &[ObjectRef]) -> Result<Vec<String>, Status> {
     const REASONS: [&str; 5] = [
         "NoMatchingParent",
         "NotAllowedByListeners",
@@ -196,9 +196,9 @@ fn unattached(context: &Context, references: &[ObjectRef]) -> Vec<String> {
         "HostnameConflict",
         "ProtocolConflict",
     ];
-    let judged = context.judged(&context.state());
+    let judged = context.judged(&context.state()).await?;
     let all = references.iter().flat_map(|reference| judged.problems(reference, ""));
-    all.filter(|p| REASONS.contains(&p.reason.as_str())).map(|p| p.message.clone()).collect()
+    Ok(all.filter(|p| REASONS.contains(&p.reason.as_str())).map(|p| p.message.clone()).collect())
 }
 
 fn elapsed(start: Instant) -> u32 {
