@@ -245,18 +245,18 @@ fn proxy_status_over_two_replicas_and_ten_thousand_streams_answers_within_a_seco
         let status = pair.replicas[0].run(&["proxy", "status"]);
         if rows(&status.stdout) == 10_000 { Ok(()) } else { Err(format!("{} {}", rows(&status.stdout), status.stderr)) }
     });
-    // Others may use this machine too: the best of some tries is what it costs.
-    let (began, mut best) = (Instant::now(), Duration::MAX);
-    while best > Duration::from_secs(1) && began.elapsed() < Duration::from_secs(30) {
+    let mut took = [(); 5].map(|()| {
         let began = Instant::now();
         let status = pair.replicas[0].run(&["proxy", "status"]).ok();
-        best = best.min(began.elapsed());
         assert_eq!((rows(&status.stdout), status.stderr.as_str()), (10_000, ""));
-    }
+        began.elapsed()
+    });
+    took.sort();
+    let median = took[2];
     let began = Instant::now();
     pair.replicas[0].run(&["proxy", "status", "-o", "name"]).ok();
-    eprintln!("proxy status of 10,000 proxies: {best:?}, of which not the table {:?}", began.elapsed());
-    assert!(best <= Duration::from_secs(1), "{best:?}");
+    eprintln!("proxy status of 10,000 proxies: {took:?}, of which not the table {:?}", began.elapsed());
+    assert!(median <= Duration::from_secs(1), "{took:?}");
 }
 
 #[test]

@@ -72,16 +72,19 @@ impl Context {
     }
 
     /// What follows from the objects of a state alone.
-    fn judged(&self, state: &Arc<State>) -> Arc<Judged> {
+    async fn judged(&self, state: &Arc<State>) -> Result<Arc<Judged>, tonic::Status> {
         let last = || self.judged.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((known, judged)) = &*last()
             && Arc::ptr_eq(known, state)
         {
-            return Arc::clone(judged);
+            return Ok(Arc::clone(judged));
         }
-        let judged = Arc::new(Judged::of(state));
+        // It looks at every object.
+        let judge = Arc::clone(state);
+        let judged = tokio::task::spawn_blocking(move || Arc::new(Judged::of(&judge))).await;
+        let judged = judged.map_err(|error| tonic::Status::internal(format!("the judgement failed: {error}")))?;
         *last() = Some((Arc::clone(state), Arc::clone(&judged)));
-        judged
+        Ok(judged)
     }
 
     /// Waits until this replica has read the store, and compiled its `revision`; the deadline is the caller's.

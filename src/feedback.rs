@@ -50,6 +50,8 @@ pub struct TypeState {
     pub acked: Seq,
     /// Names that are still to be sent or acknowledged, whatever the cursors say.
     pub pending: Arc<Vec<Arc<str>>>,
+    /// Up to where each pending name that changed meanwhile was acknowledged; none without such a name.
+    pub behind: Option<Seq>,
     /// Names that it refuses.
     pub parked: Arc<BTreeMap<Arc<str>, Parked>>,
 }
@@ -153,6 +155,7 @@ impl TypeState {
         }
         self.sent = self.sent.min(other.sent);
         self.acked = self.acked.min(other.acked);
+        self.behind = self.behind.into_iter().chain(other.behind).min();
         Arc::make_mut(&mut self.pending).extend(other.pending.iter().cloned());
         Arc::make_mut(&mut self.parked)
             .extend(other.parked.iter().map(|(name, parked)| (Arc::clone(name), parked.clone())));
@@ -236,24 +239,30 @@ impl Feedback {
         Connected { feedback: Arc::clone(self), state }
     }
 
-    /// Every connected proxy by its newest stream, sorted by id.
+    /// Every connected proxy by its newest stream, and those of one type beside it; sorted by id.
     pub fn proxies(&self) -> Vec<ProxyView> {
-        // A stream that is refused speaks only where no other does: anybody may claim a name.
-        let speaker = |streams: &Vec<Arc<ProxyState>>| {
-            let served = streams.iter().rev().find(|stream| stream.audience().is_some());
-            let newest = served.or_else(|| streams.last())?;
-            let mut view = newest.view();
-            if newest.partial.load(Ordering::Relaxed) {
-                let others = streams.iter().filter(|other| !Arc::ptr_eq(other, newest));
-                let others = others.filter(|other| other.partial.load(Ordering::Relaxed));
-                others.for_each(|other| view.join(other.view().types));
-            }
-            Some(view)
-        };
         let mut all: Vec<_> = self.proxies.iter().filter_map(|e| speaker(e.value())).collect();
         all.sort_by(|a, b| a.id.cmp(&b.id));
         all
     }
+}
+
+/// What a proxy's streams say together: the newest aggregated one, and all those of one type.
+fn speaker(streams: &[Arc<ProxyState>]) -> Option<ProxyView> {
+    let partial = |stream: &&Arc<ProxyState>| stream.partial.load(Ordering::Relaxed);
+    // A stream that is refused speaks only where no other does: anybody may claim a name.
+    let served = || streams.iter().rev().filter(|stream| stream.audience().is_some());
+    let whole = served().find(|stream| !partial(stream));
+    let newest = whole.or_else(|| served().next()).or_else(|| streams.last())?;
+    let mut view = newest.view();
+    let parts: Vec<_> = served().filter(partial).collect();
+    if !parts.is_empty() {
+        let beside = parts.iter().filter(|part| !Arc::ptr_eq(part, newest));
+        beside.for_each(|part| view.join(part.view().types));
+        let asked = [ResourceType::Cluster, ResourceType::Listener].iter().all(|kind| view.types.contains_key(kind));
+        view.complete = asked && parts.iter().all(|part| part.complete.load(Ordering::Relaxed));
+    }
+    Some(view)
 }
 
 /// Keeps one stream in [`Feedback`].
@@ -330,6 +339,7 @@ mod tests {
                 sent: Seq(9),
                 acked: Seq(5),
                 pending: Arc::new(vec!["late".into()]),
+                behind: None,
                 parked: Arc::new([("bad".into(), parked)].into()),
             },
         );

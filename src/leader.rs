@@ -116,8 +116,8 @@ struct Term<'a> {
     judged: Known,
     /// Whose turn it is to write.
     turn: usize,
-    /// Nothing is written before.
-    not_before: Instant,
+    /// What a kind of work, by its turn, does not write before: one that fails holds the others up no longer than it took.
+    not_before: [Instant; 3],
 }
 
 /// What one transaction does.
@@ -143,7 +143,7 @@ impl<'a> Term<'a> {
             survey: None,
             judged: None,
             turn: 0,
-            not_before: Instant::now(),
+            not_before: [Instant::now(); 3],
         }
     }
 
@@ -198,7 +198,7 @@ impl<'a> Term<'a> {
     async fn step(&mut self) {
         let state = self.leader.state();
         // What a stale state says may be wrong by now.
-        if state.freshness != Freshness::Fresh || Instant::now() < self.not_before {
+        if state.freshness != Freshness::Fresh {
             return;
         }
         self.books.observe(&state);
@@ -219,14 +219,21 @@ impl<'a> Term<'a> {
             self.asking = Some(self.ask(question, state.revision));
         }
         self.turn += 1;
-        for part in [self.turn, self.turn + 1, self.turn + 2] {
-            let work = match part % 3 {
+        for part in [self.turn, self.turn + 1, self.turn + 2].map(|part| part % 3) {
+            if self.not_before.get(part).is_some_and(|until| Instant::now() < *until) {
+                continue;
+            }
+            let work = match part {
                 0 => self.agree().map(Work::Agreement),
                 1 => self.marks.plan(&self.fence).map(|(txn, written)| Work::Watermarks(txn, written)),
                 _ => self.books.plan(&self.fence).map(|(txn, written)| Work::Conditions(txn, written)),
             };
             if let Some(work) = work {
-                self.write(work).await;
+                if !self.write(work).await
+                    && let Some(until) = self.not_before.get_mut(part)
+                {
+                    *until = Instant::now() + AGAIN;
+                }
                 return;
             }
         }
@@ -253,7 +260,8 @@ impl<'a> Term<'a> {
         })
     }
 
-    async fn write(&mut self, work: Work) {
+    /// Whether it is written.
+    async fn write(&mut self, work: Work) -> bool {
         let txn = match &work {
             Work::Agreement(txn) | Work::Watermarks(txn, _) | Work::Conditions(txn, _) => txn.clone(),
         };
@@ -269,14 +277,15 @@ impl<'a> Term<'a> {
                     Err(error) => tracing::warn!(%error, "the leader could not write; trying again"),
                     Ok(_) => tracing::debug!("what the leader was to write has changed, or it leads no longer"),
                 }
-                self.not_before = Instant::now() + AGAIN;
                 if matches!(work, Work::Watermarks(..))
                     && let Ok(listing) = self.leader.store.list(self.marks.prefix()).await
                 {
                     self.marks.reset(&listing);
                 }
+                return false;
             }
         }
+        true
     }
 
     /// Looks at objects over the whole fleet.
@@ -301,11 +310,11 @@ impl<'a> Term<'a> {
             let standings = status::standings(&objects, &views, &feedback);
             let own = Report { standings, revision: state.revision, stale: String::new() };
             let fleet = replicas.standings(&objects, own).await;
-            let unreachable: Vec<&str> = fleet.unreachable.iter().map(|(name, _)| &**name).collect();
             let one = |(object, standing): (ObjectRef, &status::Standing)| {
                 let key = keyspace.format(&StoreKey::Object(object.clone()));
-                let status = status::to_json((&object, &key), &state, verdicts, standing, &unreachable);
-                (object, status, standing.pending == 0 && unreachable.is_empty())
+                let gaps = fleet.gaps(state.configuration.get(&object).map_or(Revision(0), |s| s.mod_revision));
+                let status = status::to_json((&object, &key), &state, verdicts, standing, &gaps);
+                (object, status, standing.pending == 0 && gaps.none())
             };
             Surveyed { found: objects.into_iter().zip(&fleet.standings).map(one).collect(), judged }
         })

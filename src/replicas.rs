@@ -4,6 +4,7 @@
 //! others. The one that made the key `observed/v1/leader` under the same lease leads. Whatever it writes as the leader
 //! carries [`Fence::compare`], so that a leader which was paused past its lease writes nothing when it wakes up.
 
+mod departed;
 mod membership;
 mod peers;
 mod registrar;
@@ -20,11 +21,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Response, Status, metadata::MetadataMap};
 
 pub use peers::PeerCalls;
-pub use standings::{Report, Standings, stale};
+pub use standings::{Report, Standings, not_compiled, stale};
 pub use tls::{PeerTls, TrustDomain};
 pub use words::{SiteReports, laggard, site_reports, standing};
 
-use self::{peers::Peers, registrar::Registrar};
+use self::{departed::Departed, peers::Peers, registrar::Registrar};
 use crate::{
     model::{Keyspace, Revision},
     rpc::WatermarksRequest,
@@ -90,6 +91,7 @@ pub struct Replicas {
     leadership: watch::Receiver<Option<Fence>>,
     complaint: watch::Receiver<Option<String>>,
     peers: Arc<Peers>,
+    departed: Arc<Departed>,
 }
 
 impl Replicas {
@@ -109,7 +111,7 @@ impl Replicas {
         }
         let instance: Arc<str> = format!("{:016x}", fastrand::u64(..)).into();
         let (name, advertise) = (Arc::clone(&settings.name), settings.advertise.as_str().into());
-        let peers = Arc::new(Peers::new(settings.tls.clone()));
+        let (peers, departed) = (Arc::new(Peers::new(settings.tls.clone())), Arc::<Departed>::default());
         let replicas = Self {
             name,
             instance: Arc::clone(&instance),
@@ -119,8 +121,15 @@ impl Replicas {
             leadership,
             complaint,
             peers: Arc::clone(&peers),
+            departed: Arc::clone(&departed),
         };
-        let told = registrar::Told { members: members_in, leadership: leadership_in, complaint: complaint_in, peers };
+        let told = registrar::Told {
+            members: members_in,
+            leadership: leadership_in,
+            complaint: complaint_in,
+            peers,
+            departed,
+        };
         let registrar = Registrar::new(&settings, &instance, store, keyspace, told);
         (replicas, registrar.run(cancel))
     }
@@ -157,16 +166,17 @@ impl Replicas {
         self.complaint.borrow().clone()
     }
 
-    /// The replicas that have to be asked about what this one does not know: all but itself. None while nobody knows
-    /// whom that would be.
+    /// The replicas that have to be asked about what this one does not know: all but itself, and those whose registration
+    /// ended while they may still have proxies. None while nobody knows whom that would be.
     pub fn others(&self) -> Option<Vec<(Arc<str>, Member)>> {
         let members = self.members.borrow().clone()?;
         let own = |name: &Arc<str>, member: &Member| {
             // Another process of the same name has proxies of its own; an earlier life of this one has none.
             *name == self.name && (member.instance == *self.instance || member.api == *self.advertise)
         };
-        let others = members.iter().filter(|(name, member)| !own(name, member));
-        Some(others.map(|(name, member)| (Arc::clone(name), member.clone())).collect())
+        let registered = members.iter().map(|(name, member)| (Arc::clone(name), member.clone()));
+        let others = self.departed.missed(&members).into_iter().chain(registered);
+        Some(others.filter(|(name, member)| !own(name, member)).collect())
     }
 
     /// A connection to another replica, made when it is first used and kept while the replica is registered.
@@ -200,6 +210,7 @@ impl Replicas {
         let mut client = self.client(member)?;
         let asked = tokio::time::timeout(ASK, client.watermarks(WatermarksRequest {})).await;
         let answer = asked.map_err(|_| format!("it did not answer within {ASK:?}"))?;
+        let answer = answer.inspect_err(|status| _ = self.departed.dismiss(member, status));
         let mut reports = answer.map_err(|status| reason(&status))?.into_inner();
         // It may well have nothing to say for hours; that it is gone is found by the connection's own checks.
         while let Some(report) = reports.message().await.map_err(|status| reason(&status))? {
@@ -228,10 +239,11 @@ impl Replicas {
                         Err(_) => Err(Status::deadline_exceeded(format!("it did not answer within {ASK:?}"))),
                     },
                 };
-                (name, answer)
+                let gone = answer.as_ref().is_err_and(|status| self.departed.dismiss(&member, status));
+                (!gone).then_some((name, answer))
             }
         });
-        futures::future::join_all(asked).await
+        futures::future::join_all(asked).await.into_iter().flatten().collect()
     }
 }
 

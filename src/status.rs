@@ -1,4 +1,4 @@
-//! Problems, sources and acknowledgements → conditions and laggards; computed when asked, nothing is stored.
+//! Problems, sources and acknowledgements → conditions and laggards; computed when asked, from what proxies and replicas say.
 
 mod conditions;
 mod groups;
@@ -8,7 +8,7 @@ mod rows;
 mod tests;
 mod watermarks;
 
-pub use conditions::to_json;
+pub use conditions::{Gaps, to_json};
 pub use judged::Judged;
 pub use rows::{Row, TypeRow, proxies};
 pub use watermarks::{SiteReport, merge_watermarks, watermarks};

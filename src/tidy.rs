@@ -31,21 +31,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("admission", &["model", "manifest", "xds", "catalog", "compile"]),
     ("status", &["model", "xds", "catalog", "compile", "snapshot", "feedback", "pipeline"]),
     ("replicas", &["model", "xds", "store", "rpc", "identity", "status"]),
-    (
-        "leader",
-        &[
-            "model",
-            "store",
-            "catalog",
-            "compile",
-            "pipeline",
-            "snapshot",
-            "admission",
-            "feedback",
-            "status",
-            "replicas",
-        ],
-    ),
+    ("leader", &["model", "store", "catalog", "pipeline", "snapshot", "admission", "feedback", "status", "replicas"]),
     // The rim.
     (
         "api",

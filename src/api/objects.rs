@@ -50,10 +50,10 @@ pub(super) async fn get(context: &Context, request: GetRequest) -> Result<GetRes
     }
     let references: Vec<ObjectRef> = found.iter().map(|(reference, _)| reference.clone()).collect();
     let fleet = context.replicas.standings(&references, report(context, &references)).await;
-    let judged = context.judged(&state);
-    let unreachable: Vec<&str> = fleet.unreachable.iter().map(|(name, _)| &**name).collect();
+    let judged = context.judged(&state).await?;
     for ((reference, entry), standing) in found.iter().zip(&fleet.standings) {
-        let json = status::to_json((reference, &entry.key), &state, &judged, standing, &unreachable);
+        let gaps = fleet.gaps(entry.mod_revision);
+        let json = status::to_json((reference, &entry.key), &state, &judged, standing, &gaps);
         let problems = judged.problems(reference, &entry.key).map(|p| format!("{}: {}", p.reason, p.message));
         response.objects.push(object(reference, entry, &json, problems.collect()));
     }
@@ -131,7 +131,7 @@ pub(super) async fn wait(context: &Context, request: WaitRequest) -> Result<Wait
     let references = request.objects.iter().map(from_rpc).collect::<Result<Vec<_>, _>>()?;
     let revision = Revision(request.revision);
     let Ok(_) = tokio::time::timeout(limit, context.reach(revision)).await else {
-        let problems = vec![not_compiled(&context.replica, revision)];
+        let problems = vec![replicas::not_compiled(&context.replica, revision)];
         let stale = replicas::stale([(&*context.replica, context.stale().as_str())].into_iter());
         return Ok(WaitResponse { problems, stale, elapsed_ms: elapsed(start), ..WaitResponse::default() });
     };
@@ -142,14 +142,14 @@ pub(super) async fn wait(context: &Context, request: WaitRequest) -> Result<Wait
         let standing = status::merge(fleet.standings.iter().cloned());
         let mut problems = blocking_problems(context, &references);
         if standing.total == 0 {
-            problems.extend(unattached(context, &references));
+            problems.extend(unattached(context, &references).await?);
         }
         let blocked = !problems.is_empty();
         // An answer of a replica that has not read the change says nothing of it.
         let (slowest, compiled) = &fleet.slowest;
         let known = fleet.unreachable.is_empty() && *compiled >= revision;
         if late && *compiled < revision {
-            problems.push(not_compiled(slowest, revision));
+            problems.push(replicas::not_compiled(slowest, revision));
         }
         let answered = known && standing.pending == 0;
         if answered || blocked || late {
@@ -167,10 +167,6 @@ pub(super) async fn wait(context: &Context, request: WaitRequest) -> Result<Wait
         tokio::time::sleep(pause.min(limit.saturating_sub(start.elapsed()))).await;
         pause = POLL_MAX.min(pause.mul_f64(1.5));
     }
-}
-
-fn not_compiled(replica: &str, revision: Revision) -> String {
-    format!("replica {replica} has not compiled revision {revision} yet")
 }
 
 /// Errors that keep an object out of service for good: waiting would not help.
@@ -192,7 +188,7 @@ fn blocking_problems(context: &Context, references: &[ObjectRef]) -> Vec<String>
 }
 
 /// Why no proxy will ever see an object, as far as the objects themselves say so.
-fn unattached(context: &Context, references: &[ObjectRef]) -> Vec<String> {
+async fn unattached(context: &Context, references: &[ObjectRef]) -> Result<Vec<String>, Status> {
     const REASONS: [&str; 5] = [
         "NoMatchingParent",
         "NotAllowedByListeners",
@@ -200,9 +196,9 @@ fn unattached(context: &Context, references: &[ObjectRef]) -> Vec<String> {
         "HostnameConflict",
         "ProtocolConflict",
     ];
-    let judged = context.judged(&context.state());
+    let judged = context.judged(&context.state()).await?;
     let all = references.iter().flat_map(|reference| judged.problems(reference, ""));
-    all.filter(|p| REASONS.contains(&p.reason.as_str())).map(|p| p.message.clone()).collect()
+    Ok(all.filter(|p| REASONS.contains(&p.reason.as_str())).map(|p| p.message.clone()).collect())
 }
 
 fn elapsed(start: Instant) -> u32 {

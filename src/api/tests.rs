@@ -359,7 +359,7 @@ fn answer(reader: &Reader, proxy: &crate::feedback::Connected, refused: &[(&str,
         let parked = refused.iter().filter(|_| kind == ResourceType::Route).map(park).collect();
         let (sent, acked) = (Seq(u64::MAX), Seq(u64::MAX));
         let subscription = Arc::new(all.clone());
-        proxy.set(kind, TypeState { subscription, sent, acked, pending: Arc::default(), parked: Arc::new(parked) });
+        proxy.set(kind, TypeState { subscription, sent, acked, parked: Arc::new(parked), ..TypeState::default() });
     }
 }
 

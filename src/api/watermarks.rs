@@ -1,6 +1,10 @@
 //! The sites' watermarks: those of the store for people, and this replica's own reports for the leader.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::Stream;
 use tonic::Status;
@@ -14,6 +18,8 @@ use crate::{
 
 /// How often a subscriber's report is looked at.
 const CHECK: Duration = Duration::from_millis(100);
+/// Such a look may take this share of the time.
+const SHARE: u32 = 10;
 
 /// Every site's watermark, and how many objects it lacks.
 pub(super) fn sites(context: &Context) -> Vec<SiteWatermark> {
@@ -37,12 +43,13 @@ pub(super) fn sites(context: &Context) -> Vec<SiteWatermark> {
 pub(super) fn reports(context: Context) -> impl Stream<Item = Result<WatermarksResponse, Status>> + Send {
     futures::stream::unfold((context, None), |(context, sent)| async move {
         loop {
+            let began = Instant::now();
             let report: BTreeMap<Arc<str>, SiteReport> = status::watermarks(&context.views, &context.feedback);
             if sent.as_ref() != Some(&report) {
                 let response = WatermarksResponse { sites: replicas::site_reports(&report) };
                 return Some((Ok(response), (context, Some(report))));
             }
-            tokio::time::sleep(CHECK).await;
+            tokio::time::sleep(CHECK.max(began.elapsed() * SHARE)).await;
         }
     })
 }

@@ -89,7 +89,14 @@ impl Books {
 
     /// Takes note of a state: what was written since the one before is looked at first, and what is gone goes.
     pub(super) fn observe(&mut self, state: &Arc<State>) {
-        if self.observed.as_ref().is_some_and(|observed| Arc::ptr_eq(observed, state)) {
+        let seen = self.seen.max(state.revision);
+        // Endpoints come and go all the time, and are no objects.
+        let same = |old: &Arc<State>| {
+            Arc::ptr_eq(old, state)
+                || (old.configuration.is_same(&state.configuration) && old.problems == state.problems)
+        };
+        if self.observed.as_ref().is_some_and(same) {
+            (self.seen, self.observed) = (seen, Some(Arc::clone(state)));
             return;
         }
         let mut objects = BTreeSet::new();
@@ -117,8 +124,7 @@ impl Books {
             self.unfinished.remove(object);
         }
         self.objects = objects;
-        self.seen = self.seen.max(state.revision);
-        self.observed = Some(Arc::clone(state));
+        (self.seen, self.observed) = (seen, Some(Arc::clone(state)));
     }
 
     /// The objects to look at now, at most as many as one transaction takes.

@@ -77,6 +77,11 @@ fn conditions_are_written_once_again_when_they_differ_and_go_with_their_objects(
     books.written(written);
     assert!(books.plan(&fence()).is_none());
 
+    // What is no object changes none, and a state that differs only in that is no reason to look at any.
+    let (one, other) = (state(&world), state(&world));
+    assert!(one.configuration.is_same(&other.configuration));
+    books.observe(&other);
+
     // The sweep finds one of them different.
     now += Duration::from_secs(2);
     let swept = books.next(now);
@@ -89,6 +94,7 @@ fn conditions_are_written_once_again_when_they_differ_and_go_with_their_objects(
 
     world.remove(&ObjectRef::new(Kind::Service, "shop", "a"));
     world.agree();
+    assert!(!state(&world).configuration.is_same(&one.configuration));
     books.observe(&state(&world));
     let (txn, written) = books.plan(&fence()).unwrap();
     assert_eq!(keys(&txn), [format!("-{prefix}/a")]);
@@ -181,6 +187,45 @@ fn watermarks_are_written_where_they_differ_compared_with_what_was_read() {
     let (txn, _) = marks.plan(&fence()).unwrap();
     assert_eq!(keys(&txn), ["/tidegate/v1/acked/c"]);
     assert_eq!(txn.compares[1], Compare::ModRevision("/tidegate/v1/acked/c".into(), Revision(9)));
+}
+
+#[test]
+fn a_watermark_does_not_go_back_when_its_key_is_spoilt_or_deleted() {
+    let key = "/tidegate/v1/acked/a";
+    let said = |revision: u64| -> SiteReports {
+        let revision = Some(Revision(revision));
+        BTreeMap::from([("a".into(), SiteReport { gateways: 1, counted: 1, revision, ..SiteReport::default() })])
+    };
+    let older = crate::catalog::acked::encode(&Watermark { revision: Revision(3), ..Watermark::default() });
+    let spoilt = [vec![], vec![(key, Bytes::from("?"))], vec![(key, older)]];
+    for stands in spoilt {
+        let mut marks = Marks::new(&Keyspace::default());
+        marks.take(vec![said(9)]);
+        let (_, written) = marks.plan(&fence()).unwrap();
+        marks.written(written, Revision(9));
+        marks.reset(&listing(&stands));
+        // A gateway that has just reconnected may be behind.
+        marks.take(vec![said(5)]);
+        let (_, written) = marks.plan(&fence()).unwrap();
+        assert_eq!(written[0].1.revision, Revision(9), "{stands:?}");
+    }
+}
+
+#[test]
+fn sites_that_refuse_much_share_no_transaction_that_is_too_large() {
+    let mut marks = Marks::new(&Keyspace::default());
+    let except = (0..200).map(|n| format!("CDS/{n:03}{}:80", "x".repeat(500))).collect();
+    let report = SiteReport { gateways: 1, counted: 1, revision: Some(Revision(7)), except };
+    let sites = (0..40).map(|n| (format!("site{n:02}").into(), report.clone()));
+    marks.take(vec![sites.collect()]);
+    let mut all = 0;
+    while let Some((txn, written)) = marks.plan(&fence()) {
+        let bytes: usize = txn.ops.iter().map(|op| if let Op::Put { value, .. } = op { value.len() } else { 0 }).sum();
+        assert!(bytes <= BYTES_MAX, "{bytes} bytes");
+        all += written.len();
+        marks.written(written, Revision(9));
+    }
+    assert_eq!(all, 40);
 }
 
 fn agree(agreement: &mut Agreement, state: &Arc<State>, now: Instant) -> Option<Transaction> {

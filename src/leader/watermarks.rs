@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::OBJECTS_MAX;
+use super::{BYTES_MAX, OBJECTS_MAX};
 use crate::{
     catalog::acked,
     model::{Keyspace, Revision, StoreKey, Watermark, Watermarks},
@@ -35,7 +35,8 @@ impl Marks {
         &self.prefix
     }
 
-    /// Takes note of what stands. A value that cannot be read is written over.
+    /// Takes note of what stands. A value that cannot be read is written over, and so is one that has gone back or is
+    /// gone: how far a site has come stays true.
     pub(super) fn reset(&mut self, listing: &Listing) {
         (self.standing, self.revisions) = (Watermarks::new(), BTreeMap::new());
         for entry in &listing.entries {
@@ -46,30 +47,36 @@ impl Marks {
                 self.standing.insert(site, watermark);
             }
         }
-        // What was wanted may be behind what stands now; the next reports say.
-        self.wanted = self.standing.clone();
+        for (site, standing) in &self.standing {
+            let wanted = self.wanted.entry(Arc::clone(site)).or_default();
+            if standing.revision >= wanted.revision {
+                *wanted = standing.clone();
+            }
+        }
     }
 
     /// Takes in what all replicas report; with one missing nothing may be concluded.
     pub(super) fn take(&mut self, reports: Vec<SiteReports>) {
-        self.wanted = status::merge_watermarks(&self.standing, reports);
+        self.wanted = status::merge_watermarks(&self.wanted, reports);
     }
 
     /// The next transaction, if something has to be written.
     pub(super) fn plan(&self, fence: &Fence) -> Option<(Transaction, Written)> {
         let differs = self.wanted.iter().filter(|(site, wanted)| self.standing.get(*site) != Some(*wanted));
-        let written: Written = differs.take(OBJECTS_MAX).map(|(site, w)| (Arc::clone(site), w.clone())).collect();
-        if written.is_empty() {
-            return None;
-        }
         let mut txn = Transaction { compares: vec![fence.compare()], ops: Vec::new() };
-        for (site, watermark) in &written {
-            let key = self.keyspace.format(&StoreKey::Acked(site.to_string()));
+        let (mut written, mut bytes) = (Written::new(), 0);
+        for (site, watermark) in differs.take(OBJECTS_MAX) {
+            let (key, value) = (self.keyspace.format(&StoreKey::Acked(site.to_string())), acked::encode(watermark));
+            bytes += key.len() + value.len();
+            if bytes > BYTES_MAX {
+                break;
+            }
             let seen = self.revisions.get(site).copied().unwrap_or_default();
             txn.compares.push(Compare::ModRevision(key.clone(), seen));
-            txn.ops.push(Op::Put { key, value: acked::encode(watermark), lease: None });
+            txn.ops.push(Op::Put { key, value, lease: None });
+            written.push((Arc::clone(site), watermark.clone()));
         }
-        Some((txn, written))
+        (!written.is_empty()).then_some((txn, written))
     }
 
     /// A transaction of [`Marks::plan`] was committed.

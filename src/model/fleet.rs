@@ -45,10 +45,36 @@ impl Freshness {
 pub struct Watermark {
     /// Every connected gateway of the site has acknowledged all that it was sent of the configuration up to here.
     pub revision: Revision,
-    /// Resources that some gateway refuses, `<type>/<name>` (`CDS/shop/web:80`): the revision says nothing of them.
+    /// Resources that some gateway refuses, `<type>/<name>` (`CDS/shop/web:80`): the revision says nothing of them. With
+    /// [`Watermark::MORE`] among them it says nothing of any.
     pub except: BTreeSet<String>,
     /// Whether the site has connected gateways; without, the watermark stands still.
     pub connected: bool,
+}
+
+impl Watermark {
+    /// Stands in `except` for all that are not named.
+    pub const MORE: &str = "*";
+    /// How many `except` names.
+    pub const EXCEPT_MAX: usize = 100;
+
+    /// Leaves no more in `except` than one key may hold.
+    pub fn shorten(except: &mut BTreeSet<String>) {
+        let mut more = except.remove(Self::MORE);
+        if let Some(first) = except.iter().nth(Self::EXCEPT_MAX).cloned() {
+            drop(except.split_off(&first));
+            more = true;
+        }
+        if more {
+            except.insert(Self::MORE.to_owned());
+        }
+    }
+
+    /// Whether some gateway refuses the resource, or may.
+    pub fn refuses(&self, kind: &str, name: &str) -> bool {
+        // Most refuse nothing, and that is asked for each site of each service.
+        !self.except.is_empty() && (self.except.contains(Self::MORE) || self.except.contains(&format!("{kind}/{name}")))
+    }
 }
 
 /// The watermarks of all sites, by site.

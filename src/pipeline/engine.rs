@@ -43,6 +43,8 @@ impl Delta {
 pub struct Engine {
     audiences: BTreeMap<Audience, Names>,
     units: HashMap<Unit, Memo>,
+    /// Units that lost their last user, or had none: they are forgotten if that is still so at the end.
+    idle: BTreeSet<Unit>,
     dependents: Dependents<Key>,
     hosts: HostCache,
     /// Units that are served as they were accepted last, with what they need and nobody may name else.
@@ -126,11 +128,7 @@ impl Engine {
     pub fn close(&mut self, audience: &Audience) {
         if let Some(names) = self.audiences.remove(audience) {
             self.dependents.forget(&Key::Names(audience.clone()));
-            for unit in names.units {
-                if let Some(memo) = self.units.get_mut(&unit) {
-                    memo.users = memo.users.saturating_sub(1);
-                }
-            }
+            names.units.iter().for_each(|unit| self.release(unit));
             self.forget_unused();
         }
     }
@@ -207,9 +205,7 @@ impl Engine {
         deltas: &mut BTreeMap<Audience, Delta>,
     ) {
         for unit in old.difference(new) {
-            if let Some(memo) = self.units.get_mut(unit) {
-                memo.users = memo.users.saturating_sub(1);
-            }
+            self.release(unit);
             deltas.entry(audience.clone()).or_default().removals.push(unit.clone());
         }
         for unit in new.difference(old) {
@@ -247,8 +243,20 @@ impl Engine {
             (None, None) => (None, false),
             (_, new) => (new.map(Arc::new), true),
         };
+        if users == 0 {
+            self.idle.insert(unit.clone());
+        }
         self.units.insert(unit.clone(), Memo { resource, problems, users });
         changed
+    }
+
+    /// One audience less has the unit.
+    fn release(&mut self, unit: &Unit) {
+        let Some(memo) = self.units.get_mut(unit) else { return };
+        memo.users = memo.users.saturating_sub(1);
+        if memo.users == 0 {
+            self.idle.insert(unit.clone());
+        }
     }
 
     fn tell_users(&self, unit: &Unit, deltas: &mut BTreeMap<Audience, Delta>) {
@@ -264,8 +272,10 @@ impl Engine {
     }
 
     fn forget_unused(&mut self) {
-        let unused: Vec<Unit> = self.units.iter().filter(|(_, m)| m.users == 0).map(|(unit, _)| unit.clone()).collect();
-        for unit in unused {
+        for unit in std::mem::take(&mut self.idle) {
+            if self.units.get(&unit).is_some_and(|memo| memo.users > 0) {
+                continue;
+            }
             self.units.remove(&unit);
             self.hosts.forget(&unit);
             self.fallen.remove(&unit);

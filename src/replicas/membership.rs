@@ -43,6 +43,27 @@ pub(super) fn at(feed: &Feed) -> Option<Revision> {
     }
 }
 
+/// What stands for a registration while it is given up: whoever goes without has not stopped of its own accord.
+pub(super) const FAREWELL: &str = r#"{"leaving":true}"#;
+
+/// Whether a registration is being given up.
+pub(super) fn leaves(value: &[u8]) -> bool {
+    value == FAREWELL.as_bytes()
+}
+
+/// The keys that a message says are there.
+pub(super) fn written(feed: &Feed) -> impl Iterator<Item = &KeyValue> {
+    let (listed, changes) = match feed {
+        Feed::Reset(listing) => (listing.entries.as_slice(), [].as_slice()),
+        Feed::Batch(batch) => ([].as_slice(), batch.changes.as_slice()),
+        _ => ([].as_slice(), [].as_slice()),
+    };
+    listed.iter().chain(changes.iter().filter_map(|change| match change {
+        Change::Put(entry) => Some(entry),
+        Change::Delete(_) => None,
+    }))
+}
+
 /// Takes a message of the prefix `replicas/` in; `None`: nothing is different. While the store is away the last known
 /// replicas stand, or none are known if it never answered.
 pub(super) fn members(known: Option<&Members>, prefix: &str, feed: &Feed) -> Option<Members> {
@@ -50,6 +71,10 @@ pub(super) fn members(known: Option<&Members>, prefix: &str, feed: &Feed) -> Opt
     let put = |new: &mut Members, entry: &KeyValue| {
         let name = entry.key.strip_prefix(prefix).filter(|name| !name.is_empty() && !name.contains('/'));
         if let Some(name) = name
+            && leaves(&entry.value)
+        {
+            new.remove(name);
+        } else if let Some(name) = name
             && (new.len() < MEMBERS_MAX || new.contains_key(name))
         {
             new.insert(Arc::from(name), parse(&entry.value));

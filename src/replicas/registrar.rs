@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Fence, Member, Members, Settings,
+    departed::Departed,
     membership::{self, Seen},
     peers::Peers,
 };
@@ -34,6 +35,7 @@ pub(super) struct Told {
     pub(super) leadership: watch::Sender<Option<Fence>>,
     pub(super) complaint: watch::Sender<Option<String>>,
     pub(super) peers: Arc<Peers>,
+    pub(super) departed: Arc<Departed>,
 }
 
 /// A lease, and what it holds.
@@ -119,12 +121,24 @@ impl Registrar {
         self.step_down("it stops");
         if let Some(held) = self.held {
             // Best effort: if it fails, the lease runs out.
-            drop(tokio::time::timeout(FAREWELL, self.store.revoke(held.lease)).await);
+            drop(tokio::time::timeout(FAREWELL, self.leave(held)).await);
         }
+    }
+
+    /// Gives the registration up in a way that tells others that this replica's proxies are gone with it.
+    async fn leave(&self, held: Held) -> Result<(), StoreError> {
+        if let Some(registered) = held.registered {
+            let compare = Compare::ModRevision(self.own_key.clone(), registered);
+            self.store.txn(self.put(&self.own_key, membership::FAREWELL.into(), held.lease, compare)).await?;
+        }
+        self.store.revoke(held.lease).await
     }
 
     fn take_members(&mut self, feed: &Feed) {
         let known = self.told.members.borrow().clone();
+        if let Some(known) = &known {
+            self.told.departed.note(known, &self.replicas_prefix, feed);
+        }
         let Some(mut new) = membership::members(known.as_deref(), &self.replicas_prefix, feed) else { return };
         if let Some(Held { registered: at @ Some(_), .. }) = self.held {
             // What is read may be older than what was written.

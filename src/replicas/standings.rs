@@ -6,7 +6,7 @@ use super::{Replicas, reason, words};
 use crate::{
     model::{ObjectRef, Revision},
     rpc,
-    status::{self, Standing},
+    status::{self, Gaps, Standing},
 };
 
 /// What one replica answers for its own proxies.
@@ -38,6 +38,14 @@ impl Standings {
     pub fn unreachable(&self) -> Vec<String> {
         self.unreachable.iter().map(|(name, why)| format!("{name}: {why}")).collect()
     }
+
+    /// What is not known of an object that was last written at `revision`.
+    pub fn gaps(&self, revision: Revision) -> Gaps {
+        let (slowest, compiled) = &self.slowest;
+        let behind = if *compiled < revision { not_compiled(slowest, revision) } else { String::new() };
+        let unreachable = self.unreachable.iter().map(|(name, _)| name.to_string()).collect();
+        Gaps { unreachable, stale: self.stale.clone(), behind }
+    }
 }
 
 /// `<replica>: <why>` for each that is stale, joined.
@@ -45,6 +53,11 @@ pub fn stale<'a>(all: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let words: Vec<String> =
         all.filter(|(_, why)| !why.is_empty()).map(|(name, why)| format!("{name}: {why}")).collect();
     words.join("; ")
+}
+
+/// That a replica is behind, in words.
+pub fn not_compiled(replica: &str, revision: Revision) -> String {
+    format!("replica {replica} has not compiled revision {revision} yet")
 }
 
 impl Replicas {

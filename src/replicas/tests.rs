@@ -324,6 +324,52 @@ fn registrations_are_read_tolerantly_and_outages_change_nothing() {
     assert_eq!(membership::members(Some(&known), prefix, &flood).unwrap().len(), 256);
 }
 
+#[tokio::test]
+async fn a_replica_that_loses_its_registration_is_asked_on_until_it_is_back_or_says_farewell() {
+    let store = shared();
+    let (a, mut b) = (join(&store, "a", "h:1"), join(&store, "b", "h:2"));
+    let others = || a.replicas.others().into_iter().flatten().map(|(_, member)| member.api).collect::<Vec<_>>();
+    until("they meet", || a.knows() == ["a", "b"]).await;
+    b.link.cut.store(true, Ordering::Relaxed);
+    until("its lease ends", || a.knows() == ["a"]).await;
+    assert_eq!(others(), ["h:2"]);
+    b.link.cut.store(false, Ordering::Relaxed);
+    until("it is back", || a.knows() == ["a", "b"]).await;
+    assert_eq!(others(), ["h:2"]);
+    b.cancel.cancel();
+    b.tasks.join_next().await.unwrap().unwrap();
+    until("it is forgotten", || a.knows() == ["a"]).await;
+    assert_eq!(others(), NOBODY);
+}
+
+const NOBODY: [&str; 0] = [];
+
+#[test]
+fn a_farewell_and_the_end_that_follows_it_may_come_at_once_and_an_end_alone_is_a_loss() {
+    let member = |api: &str| Member { api: api.into(), version: String::new(), instance: String::new() };
+    let known: Members = [("a".into(), member("h:1")), ("b".into(), member("h:2")), ("c".into(), member(""))].into();
+    let missed = |feed: Feed| {
+        let departed = departed::Departed::default();
+        departed.note(&known, "/r/", &feed);
+        departed.missed(&Members::new()).into_iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>()
+    };
+    let put = |key: &str, value: &'static str| KeyValue {
+        key: key.into(),
+        value: value.into(),
+        create_revision: Revision(1),
+        mod_revision: Revision(2),
+    };
+    let batch = |changes| Feed::Batch(crate::store::Batch { revision: Revision(4), changes });
+    let gone = |name: &str| Change::Delete(format!("/r/{name}"));
+    let farewell = Change::Put(put("/r/a", membership::FAREWELL));
+    assert_eq!(missed(batch(vec![farewell, gone("a"), gone("b"), gone("c"), gone("x")])), ["b"]);
+    let entries = vec![put("/r/a", "{}")];
+    assert_eq!(missed(Feed::Reset(Listing { revision: Revision(3), entries, ..Listing::default() })), ["b"]);
+    let leaving =
+        membership::members(Some(&known), "/r/", &batch(vec![Change::Put(put("/r/a", membership::FAREWELL))]));
+    assert!(!leaving.unwrap().contains_key("a"));
+}
+
 #[test]
 fn answers_are_summed_and_the_slowest_and_the_stale_are_named() {
     use crate::status::Standing;
@@ -337,6 +383,10 @@ fn answers_are_summed_and_the_slowest_and_the_stale_are_named() {
     assert_eq!((merged.standings[0].total, merged.standings[0].acked), (5, 5));
     assert_eq!(merged.slowest, ("b".into(), Revision(7)));
     assert_eq!(merged.stale, "b: the store is away");
+    // What `b` has not compiled it cannot have served, whatever its proxies have acknowledged.
+    assert_eq!(merged.gaps(Revision(7)).behind, "");
+    assert_eq!(merged.gaps(Revision(8)).behind, "replica b has not compiled revision 8 yet");
+    assert_eq!(merged.gaps(Revision(7)).stale, merged.stale);
 }
 
 #[tokio::test]

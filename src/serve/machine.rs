@@ -104,11 +104,11 @@ impl Machine {
         }
     }
 
-    /// Whether the client has taken all that the view has for it.
-    pub(super) fn complete(&self, content: &Content) -> bool {
+    /// Whether the client has taken all that the view had for it when it began to ask; of `only` one type, perhaps.
+    pub(super) fn complete(&mut self, content: &Content, only: Option<ResourceType>) -> bool {
         match self {
-            Self::Delta(session) => session.complete(content),
-            Self::World(session) => session.complete(content),
+            Self::Delta(session) => session.complete(content, only),
+            Self::World(session) => session.complete(content, only),
         }
     }
 

@@ -128,6 +128,10 @@ pub struct Session {
     /// When LDS and RDS had acknowledged all that they were sent up to a seq.
     marks: Vec<(Seq, Instant)>,
     deadline: Option<Instant>,
+    /// What the view had when clusters and listeners had been asked for.
+    target: Option<Seq>,
+    /// Edge sites without gateways, and since when that is known here (cores only).
+    away: BTreeMap<Arc<str>, Instant>,
 }
 
 impl Session {
@@ -147,6 +151,8 @@ impl Session {
             unknown: Vec::new(),
             marks: Vec::new(),
             deadline: None,
+            target: None,
+            away: BTreeMap::new(),
         }
     }
 
@@ -230,27 +236,40 @@ impl Session {
         self.awaits
     }
 
-    /// Whether the proxy has acknowledged (or refused) all that the view has for it, and asks for all that belongs to
-    /// it. Not before: between two requests of a reconnect, nothing is pending either.
-    pub fn complete(&self, content: &Content) -> bool {
-        let quiet = |k: &Kind| k.quiet() && k.acked >= content.seq();
-        if self.stale() || !content.ready() || !self.kinds.iter().flatten().all(quiet) {
-            return false;
+    /// Whether the proxy has acknowledged (or refused) all that the view had for it when it began to ask, and asks for
+    /// all that belongs to that. Not before: between two requests of a reconnect, nothing is pending either. What was
+    /// published since then is not waited for: under churn something always is on its way, and the cursors speak of it.
+    /// A stream that is of `only` one type answers for that.
+    pub fn complete(&mut self, content: &Content, only: Option<ResourceType>) -> bool {
+        let seeded = |kind| self.kind(kind).filter(|k| k.seeded());
+        if let Some(kind) = only {
+            let target = self.target.unwrap_or(content.seq());
+            let complete = !self.stale() && content.ready() && seeded(kind).is_some_and(|k| k.has(target));
+            self.target = Some(target);
+            return complete;
         }
-        let [Some(clusters), Some(listeners)] = [ResourceType::Cluster, ResourceType::Listener].map(|k| self.kind(k))
-        else {
+        let [Some(clusters), Some(listeners)] = [ResourceType::Cluster, ResourceType::Listener].map(seeded) else {
             return false;
         };
+        if self.stale() || !content.ready() {
+            return false;
+        }
+        let target = self.target.unwrap_or(content.seq());
         let asked = |(kind, name): &(ResourceType, Arc<str>)| {
             content.get(*kind, name).is_none() || self.kind(*kind).is_some_and(|k| k.subscription.contains(name))
         };
-        [clusters, listeners].into_iter().all(|parent| {
-            let taken = content.entries(parent.kind).filter(|(name, _)| !parent.exceptions.contains_key(*name));
-            taken.map(|(_, entry)| &entry.resource).all(|r| {
+        let asks = |parent: &Kind| {
+            let settled = |name: &str| parent.exceptions.get(name).is_some_and(kind::Exception::is_settled);
+            let due = content.entries(parent.kind).filter(|(name, entry)| entry.created <= target && !settled(name));
+            due.map(|(_, entry)| &entry.resource).all(|r| {
                 let routes = r.requires.iter().filter(|(kind, _)| *kind == ResourceType::Route);
                 r.children.iter().chain(routes).all(asked)
             })
-        })
+        };
+        let complete =
+            self.kinds.iter().flatten().all(|k| k.has(target)) && [clusters, listeners].into_iter().all(asks);
+        self.target = Some(target);
+        complete
     }
 
     /// Every tombstone up to here has been taken over.

@@ -121,9 +121,13 @@ impl Session {
         self.awaits
     }
 
-    /// Whether the client has taken all that the view has of what it asks for, clusters and listeners among it.
-    pub fn complete(&self, content: &Content) -> bool {
-        let asked = [ResourceType::Cluster, ResourceType::Listener].iter().all(|kind| self.kinds.contains_key(kind));
+    /// Whether the client has taken all that the view has of what it asks for: clusters and listeners among it, or the
+    /// one type of its stream.
+    pub fn complete(&self, content: &Content, only: Option<ResourceType>) -> bool {
+        let asked = match only {
+            Some(kind) => self.kinds.contains_key(&kind),
+            None => [ResourceType::Cluster, ResourceType::Listener].iter().all(|kind| self.kinds.contains_key(kind)),
+        };
         let taken = |state: &Kind| !state.flying() && !state.delayed && state.seen >= content.seq();
         asked && !self.stale() && content.ready() && self.kinds.values().all(taken)
     }
@@ -312,6 +316,7 @@ impl Session {
             state.since.remove(&resource.name);
             return false;
         }
+        state.hold_back();
         let (version, since) = state.since.entry(Arc::clone(&resource.name)).or_insert((resource.version, now));
         if *version != resource.version {
             (*version, *since) = (resource.version, now);

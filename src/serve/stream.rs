@@ -299,7 +299,7 @@ impl Stream {
                     out.push((room, send));
                 }
                 self.reader.pass(self.session.passed(&content));
-                complete = !self.complete && !full && self.session.complete(&content);
+                complete = !self.complete && !full && self.session.complete(&content, self.only);
             }
             // Encoded outside the lock, by whoever is first.
             for (room, send) in out {

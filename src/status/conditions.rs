@@ -17,16 +17,34 @@ const CONTROLLER: &str = "tidegate.dev/control-plane";
 /// The Gateway API's group.
 const GROUP: &str = "gateway.networking.k8s.io";
 
-/// The status of one object whose key is `key`; `unreachable` names the replicas that `standing` says nothing of.
+/// What a standing leaves out: then it cannot say that an object is programmed everywhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gaps {
+    /// Replicas that it says nothing of.
+    pub unreachable: Vec<String>,
+    /// `<replica>: <why>`, joined, for those whose own sight is old; empty while all are fresh.
+    pub stale: String,
+    /// Who has not compiled the object as it stands, in words; empty if nobody.
+    pub behind: String,
+}
+
+impl Gaps {
+    /// The standing is the whole truth.
+    pub fn none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The status of one object whose key is `key`, as far as `standing` tells, with these gaps.
 pub fn to_json(
     (object, key): (&ObjectRef, &str),
     state: &State,
     judged: &Judged,
     standing: &Standing,
-    unreachable: &[&str],
+    gaps: &Gaps,
 ) -> Value {
     let problems: Vec<&Problem> = judged.problems(object, key).collect();
-    let programmed = programmed(standing, &problems, unreachable);
+    let programmed = programmed(standing, &problems, gaps);
     let laggards: Vec<Value> = standing
         .laggards
         .iter()
@@ -44,8 +62,8 @@ pub fn to_json(
         },
         "laggards": laggards,
     });
-    if !unreachable.is_empty() {
-        status["unreachable"] = json!(unreachable);
+    if !gaps.unreachable.is_empty() {
+        status["unreachable"] = json!(gaps.unreachable);
     }
     let conflicts = &judged.conflicts;
     let reader = Reader::new(&state.configuration, &state.runtime);
@@ -104,8 +122,8 @@ fn accepted(problems: &[&Problem]) -> Value {
     }
 }
 
-/// True only after every connected proxy that sees the object has acknowledged all that carries it.
-fn programmed(standing: &Standing, problems: &[&Problem], unreachable: &[&str]) -> Value {
+/// True only after every connected proxy of every replica that sees the object has acknowledged all that carries it.
+fn programmed(standing: &Standing, problems: &[&Problem], gaps: &Gaps) -> Value {
     let told = |status, reason, message: &str| words("Programmed", status, reason, message);
     let of = |count: u32, what: &str| format!("{count} of {} proxies {what}", standing.total);
     if let Some(problem) = problems.iter().find(|p| p.severity == Severity::Error && p.reason == "Invalid") {
@@ -114,9 +132,13 @@ fn programmed(standing: &Standing, problems: &[&Problem], unreachable: &[&str]) 
         told("False", "Refused", &of(standing.nacked, "refused it"))
     } else if standing.pending > 0 {
         told("False", "Pending", &of(standing.pending, "have not acknowledged it"))
-    } else if !unreachable.is_empty() {
-        let message = format!("nothing is known of the proxies of {}", unreachable.join(", "));
+    } else if !gaps.unreachable.is_empty() {
+        let message = format!("nothing is known of the proxies of {}", gaps.unreachable.join(", "));
         told("Unknown", "ReplicaUnreachable", &message)
+    } else if !gaps.stale.is_empty() {
+        told("Unknown", "ReplicaStale", &format!("its proxies may serve an older state: {}", gaps.stale))
+    } else if !gaps.behind.is_empty() {
+        told("False", "Pending", &gaps.behind)
     } else if standing.total == 0 {
         told("Unknown", "NoProxies", "no connected proxy sees it")
     } else {

@@ -71,7 +71,7 @@ fn answer(fleet: &Fleet, proxy: &Connected, kind: ResourceType, acked: u64, refu
     };
     let parked = Arc::new(refused.iter().map(park).collect());
     let subscription = Arc::new(subscription);
-    proxy.set(kind, TypeState { subscription, sent: Seq(acked), acked: Seq(acked), pending: Arc::default(), parked });
+    proxy.set(kind, TypeState { subscription, sent: Seq(acked), acked: Seq(acked), parked, ..TypeState::default() });
 }
 
 fn counts(standing: &Standing) -> [u32; 4] {
@@ -130,9 +130,9 @@ fn refusals_stand_before_what_is_pending_and_a_proxy_counts_once() {
 }
 
 /// `status reason` of `Programmed`, and of `Accepted`.
-fn told(standing: &Standing, problems: &[Problem], unreachable: &[&str]) -> [String; 2] {
+fn told(standing: &Standing, problems: &[Problem], gaps: &Gaps) -> [String; 2] {
     let state = State { problems: Arc::new(problems.to_vec()), ..State::starting() };
-    let status = to_json((&object("r"), ""), &state, &Judged::of(&state), standing, unreachable);
+    let status = to_json((&object("r"), ""), &state, &Judged::of(&state), standing, gaps);
     let of = |kind: &str| {
         let all: &Vec<Value> = status["conditions"].as_array().unwrap();
         let found = all.iter().find(|c| c["type"] == kind).unwrap();
@@ -142,7 +142,7 @@ fn told(standing: &Standing, problems: &[Problem], unreachable: &[&str]) -> [Str
 }
 
 fn conditions(standing: &Standing, problems: &[Problem]) -> [String; 2] {
-    told(standing, problems, &[])
+    told(standing, problems, &Gaps::default())
 }
 
 fn problem(severity: Severity, reason: &str) -> Problem {
@@ -158,8 +158,15 @@ fn programmed_is_true_false_or_unknown() {
     assert_eq!(programmed(of(3, 3, 0, 0)), "True Programmed");
     assert_eq!(programmed(of(3, 2, 0, 1)), "False Pending");
     assert_eq!(programmed(of(3, 1, 1, 1)), "False Refused");
-    for (standing, expected) in [(of(3, 3, 0, 0), "Unknown ReplicaUnreachable"), (of(3, 2, 0, 1), "False Pending")] {
-        assert_eq!(told(&standing, &[], &["cp2"])[0], expected);
+    let unreachable = Gaps { unreachable: vec!["cp2".into()], ..Gaps::default() };
+    let stale = Gaps { stale: "cp2: the store is away".into(), ..Gaps::default() };
+    let behind = Gaps { behind: "replica cp2 has not compiled revision 7 yet".into(), ..Gaps::default() };
+    for (gaps, expected) in
+        [(unreachable, "Unknown ReplicaUnreachable"), (stale, "Unknown ReplicaStale"), (behind, "False Pending")]
+    {
+        assert_eq!(told(&of(3, 3, 0, 0), &[], &gaps)[0], expected);
+        assert_eq!(told(&of(3, 2, 0, 1), &[], &gaps)[0], "False Pending");
+        assert!(!gaps.none());
     }
 }
 
@@ -287,6 +294,10 @@ fn a_name_on_its_way_holds_a_gateway_back_and_a_refused_one_is_told_apart() {
     assert_eq!(revisions(&report()), [(1, 1, Some(1))]);
     pending(&["unknown"]);
     assert_eq!(revisions(&report()), [(1, 1, Some(2))]);
+    // It says itself up to where a name that changed more than once is taken.
+    let types = fleet.feedback.proxies().remove(0).types;
+    one.set(Cluster, TypeState { behind: Some(Seq(0)), ..types[&Cluster].clone() });
+    assert_eq!(revisions(&report()), [(1, 1, Some(0))]);
 }
 
 fn said(site: &str, gateways: u32, counted: u32, revision: u64, except: &[&str]) -> BTreeMap<Arc<str>, SiteReport> {
@@ -314,4 +325,22 @@ fn the_slowest_replica_decides_and_a_watermark_never_goes_back() {
     assert_eq!(merged(vec![said("a", 1, 0, 0, &[])]), (watermark(5, &["CDS/old"], true), 1));
     assert_eq!(merged(vec![said("a", 1, 1, 9, &[]), said("a", 3, 0, 0, &[])]), (watermark(9, &[], true), 1));
     assert_eq!(merged(vec![said("b", 1, 1, 9, &[])]).1, 2);
+}
+
+#[test]
+fn a_watermark_names_a_hundred_refusals_and_then_that_there_are_more() {
+    let names: Vec<String> = (0..101).map(|n| format!("CDS/s{n:03}:80")).collect();
+    let merged = |names: &[String]| {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let halves = names.split_at(50);
+        let reports = [said("a", 1, 1, 9, halves.0), said("a", 1, 1, 9, halves.1)];
+        merge_watermarks(&Watermarks::new(), reports)["a"].clone()
+    };
+    let all = merged(&names[..100]);
+    assert_eq!(all.except.len(), 100);
+    assert!(all.refuses("CDS", "s099:80") && !all.refuses("CDS", "s100:80") && !all.refuses("EDS", "s099:80"));
+    let more = merged(&names);
+    assert_eq!((more.except.len(), more.except.first().map(String::as_str)), (101, Some(Watermark::MORE)));
+    assert!(more.refuses("EDS", "never seen:80"));
+    assert_eq!(merge_watermarks(&[("a".into(), more.clone())].into(), [])["a"].except, more.except);
 }

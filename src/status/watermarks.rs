@@ -39,16 +39,17 @@ pub fn watermarks(views: &Views, feedback: &Feedback) -> BTreeMap<Arc<str>, Site
         for (kind, state) in &proxy.types {
             report.except.extend(state.parked.keys().map(|name| format!("{}/{name}", kind.short())));
         }
+        Watermark::shorten(&mut report.except);
     }
     sites
 }
 
 /// The newest configuration of which a proxy has acknowledged everything. What it refuses does not count, it is told
-/// apart; a name that is still on its way holds back what came with its content.
+/// apart; a name that is still on its way holds back what came with the first content of it that is not acknowledged.
 fn covered(proxy: &ProxyView, content: &Content) -> Revision {
     let mut seq = Seq(u64::MAX);
     for (kind, state) in &proxy.types {
-        seq = seq.min(state.acked);
+        seq = state.behind.into_iter().fold(seq.min(state.acked), Seq::min);
         let pending = state.pending.iter().filter_map(|name| content.get(*kind, name));
         seq = pending.map(|entry| Seq(entry.content.0.saturating_sub(1))).fold(seq, Seq::min);
     }
@@ -80,5 +81,6 @@ pub fn merge_watermarks(
             watermark.except = report.except;
         }
     }
+    merged.values_mut().for_each(|watermark| Watermark::shorten(&mut watermark.except));
     merged
 }

@@ -51,6 +51,9 @@ impl Run {
         }
         let (configuration, runtime) = (self.world.catalog.configuration(), self.world.catalog.runtime());
         let deltas = self.engine.update(configuration, runtime, changed, opened);
+        let had: usize = self.engine.audiences.values().map(|names| names.units.len()).sum();
+        let used: usize = self.engine.units.values().map(|memo| memo.users).sum();
+        assert!(used == had && self.engine.units.values().all(|memo| memo.users > 0), "{used} uses of {had} units");
         for (audience, delta) in &deltas {
             take(self.clients.get_mut(audience).expect("only open audiences are told something"), delta);
         }

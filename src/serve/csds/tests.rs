@@ -80,6 +80,7 @@ fn each_resource_is_synced_stale_not_sent_or_refused() {
         sent,
         acked,
         pending: Arc::new(vec!["warming".into()]),
+        behind: None,
         parked: Arc::new([("refused".into(), parked.clone())].into()),
     };
     setup.connect("a").set(ResourceType::Cluster, state(seq, seq));

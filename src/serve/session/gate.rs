@@ -37,6 +37,8 @@ pub(super) struct Lacks<'c> {
     services: Vec<&'c ServiceNeed>,
     /// The proxy has no older version that serves meanwhile.
     bare: bool,
+    /// The proxy came with another version: it may route to all of them already.
+    reported: bool,
 }
 
 impl Lacks<'_> {
@@ -85,7 +87,7 @@ impl Session {
     ) -> Lacks<'c> {
         let resource = &entry.resource;
         let bare = new && resource.kind == ResourceType::Listener;
-        let mut lacks = Lacks { newest: None, services: Vec::new(), bare };
+        let mut lacks = Lacks { newest: None, services: Vec::new(), bare, reported: false };
         if new && !bare {
             return lacks;
         }
@@ -98,6 +100,7 @@ impl Session {
             ResourceType::Listener => lacks.services = self.brought(resource, content).filter(uncovered).collect(),
             ResourceType::Route => {
                 let taken = state.taken(&resource.name);
+                lacks.reported = taken == Seq(0);
                 if entry.last_named() > taken {
                     let newly = entry.needs().filter(|(_, since)| *since > taken).map(|(need, _)| need);
                     lacks.services = newly.filter(uncovered).collect();
@@ -124,7 +127,9 @@ impl Session {
             let key = (Arc::clone(&need.service), Arc::clone(&need.group));
             let known = before.and_then(|hold| hold.services.get(&key)).copied();
             let mut waited = known.unwrap_or_else(|| Waited::begin(moment.now));
-            let over = waited.until(need, lacks.bare, moment).is_some_and(|until| self.reached(until, moment.now));
+            let over = waited
+                .until(need, (lacks.bare, lacks.reported), moment)
+                .is_some_and(|until| self.reached(until, moment.now));
             self.awaits |= !over;
             waits |= !over;
             services.insert(key, waited);

@@ -65,6 +65,11 @@ impl Exception {
             | Self::Gone { new, .. } => *new,
         }
     }
+
+    /// Nothing is to be sent of it, nor on its way.
+    pub(super) fn is_settled(&self) -> bool {
+        matches!(self, Self::Parked { .. } | Self::Gone { .. } | Self::Absent { .. })
+    }
 }
 
 /// A response that is neither acknowledged nor refused.
@@ -144,11 +149,10 @@ impl Kind {
         self.initial.as_ref().is_some_and(|initial| !initial.is_empty())
     }
 
-    /// Nothing is on its way, and nothing is still to be sent.
-    pub(super) fn quiet(&self) -> bool {
-        let settled =
-            |e: &Exception| matches!(e, Exception::Parked { .. } | Exception::Gone { .. } | Exception::Absent { .. });
-        self.seeded() && self.in_flight.is_empty() && self.parts.is_empty() && self.exceptions.values().all(settled)
+    /// Everything up to `target` is acknowledged or refused.
+    pub(super) fn has(&self, target: Seq) -> bool {
+        let mut pending = self.exceptions.iter().filter(|(_, exception)| !exception.is_settled());
+        self.seeded() && self.acked >= target && pending.all(|(name, _)| self.taken(name) >= target)
     }
 
     /// Up to which seq the content of `name` is acknowledged.
@@ -248,8 +252,12 @@ impl Kind {
                 self.changed_subscription();
             }
             if !first {
-                let created = content.get(self.kind, &name).map_or(Seq(0), |e| e.created);
-                let new = !was || self.is_new(&name, created);
+                let created = content.get(self.kind, &name).map(|e| e.created);
+                let new = !was || self.is_new(&name, created.unwrap_or_default());
+                if let (false, Some(created)) = (was, created) {
+                    // Nothing of it is there yet, however often it changed before it was asked for.
+                    self.taken.insert(Arc::clone(&name), Seq(created.0.saturating_sub(1)));
+                }
                 if !matches!(self.exceptions.get(&name), Some(Exception::Gone { .. })) {
                     self.exceptions.insert(name, Exception::Wanted { new, group: None });
                 }
@@ -401,7 +409,7 @@ impl Kind {
         if !std::mem::replace(&mut self.dirty, false) {
             return None;
         }
-        let mut pending = Vec::new();
+        let (mut pending, mut behind) = (Vec::new(), None);
         let mut parked = BTreeMap::new();
         for (name, exception) in &self.exceptions {
             match exception {
@@ -409,7 +417,11 @@ impl Kind {
                     parked.insert(Arc::clone(name), p.clone());
                 }
                 Exception::Gone { .. } | Exception::Absent { .. } => {}
-                _ => pending.push(Arc::clone(name)),
+                _ => {
+                    let taken = self.taken.get(name).copied();
+                    behind = behind.into_iter().chain(taken).min();
+                    pending.push(Arc::clone(name));
+                }
             }
         }
         let state = feedback::TypeState {
@@ -417,6 +429,7 @@ impl Kind {
             sent: self.sent,
             acked: self.acked,
             pending: Arc::new(pending),
+            behind,
             parked: Arc::new(parked),
         };
         Some((self.kind, state))

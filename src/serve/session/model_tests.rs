@@ -124,6 +124,9 @@ struct Client {
     fresh: BTreeMap<String, u64>,
     /// Routes of a refused response: the server cannot know whether they are live, and takes them for lacking.
     doubtful: BTreeSet<String>,
+    /// Routes that it brought to this stream and has taken nothing of since, and when: in another version, the server
+    /// cannot know what they name.
+    brought: BTreeMap<String, std::time::Instant>,
     /// Answers were withheld while time went by: then waits may have run into their limit.
     stalled: bool,
 }
@@ -324,8 +327,10 @@ impl Model {
             let Some(old) = has.and_then(|routes| routes.get(&*route.name)) else { continue };
             let known = |need: &ServiceNeed| old.services.iter().any(|s| s.service == need.service);
             let early = route.services.iter().find(|need| need.sites[0].revision > covered && !known(need));
-            let doubtful = self.client.doubtful.contains(&*route.name);
-            assert!(doubtful || early.is_none(), "{route:?} came before the core had {early:?}");
+            let brought = self.client.brought.get(&*route.name);
+            let unknown = self.client.doubtful.contains(&*route.name)
+                || brought.is_some_and(|at| self.world.now >= *at + Duration::from_secs(15));
+            assert!(unknown || early.is_none(), "{route:?} came before the core had {early:?}");
         }
     }
 
@@ -418,10 +423,11 @@ impl Model {
             for r in &send.frame.resources {
                 let name = r.name.to_string();
                 if refused.is_empty() {
-                    self.client.doubtful.remove(&name)
+                    self.client.brought.remove(&name);
+                    self.client.doubtful.remove(&name);
                 } else {
-                    self.client.doubtful.insert(name)
-                };
+                    self.client.doubtful.insert(name);
+                }
             }
         }
         if kind == Cluster {
@@ -509,6 +515,8 @@ impl Model {
         self.client.fresh.clear();
         self.client.stalled = false;
         self.since_edit = 0;
+        let routes = self.client.has.get(&Route).into_iter().flatten();
+        self.client.brought = routes.map(|(name, _)| (name.clone(), self.world.now)).collect();
         self.world.reconnect_unsure();
         let order = if lies.is_multiple_of(2) {
             [Cluster, Endpoints, Listener, Route, Secret]

@@ -372,5 +372,5 @@ fn absorb(state: &mut Kind, content: &Content, frozen: bool) {
         }
     });
     let exceptions = &state.exceptions;
-    state.taken.retain(|name, _| exceptions.contains_key(name));
+    state.taken.retain(|name, _| exceptions.contains_key(name) && content.get(kind, name).is_some());
 }

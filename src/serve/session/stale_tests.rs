@@ -133,38 +133,61 @@ fn a_listener_that_is_present_again_before_the_replica_is_fresh_is_not_removed()
     assert_eq!(world.settle(), ["LDS +l"]);
 }
 
-fn complete(world: &World) -> bool {
-    world.session.complete(&world.reader.view().read())
+fn complete(world: &mut World) -> bool {
+    world.session.complete(&world.reader.view().read(), None)
 }
 
 #[test]
 fn a_proxy_is_complete_when_it_has_acknowledged_all_that_belongs_to_it() {
     let mut world = World::running();
-    assert!(complete(&world));
+    assert!(complete(&mut world));
     world.publish(vec![cluster("a", "2")], &[]);
-    assert!(!complete(&world));
-    assert_eq!(world.out(), ["CDS +a", "EDS +a"]);
-    world.ack(Cluster);
-    assert!(!complete(&world));
-    world.ack(Endpoints);
-    world.out();
-    assert!(complete(&world));
+    world.settle();
     // Between the requests of a reconnect nothing is pending either.
     world.reconnect();
-    assert!(!complete(&world));
+    assert!(!complete(&mut world));
     world.report(Cluster, &[], &[("a", "2"), ("b", "1")]);
     world.report(Endpoints, &["a", "b"], &[("a", "1"), ("b", "1")]);
     assert_eq!(world.out(), NOTHING);
-    assert!(!complete(&world));
+    assert!(!complete(&mut world));
     world.report(Listener, &[], &[("l", "1")]);
     assert_eq!(world.out(), NOTHING);
-    assert!(!complete(&world));
+    assert!(!complete(&mut world));
     world.report(Route, &["r"], &[("r", "0")]);
     assert_eq!(world.out(), ["RDS +r"]);
-    assert!(!complete(&world));
+    assert!(!complete(&mut world));
     world.nack(Route, "no good");
     world.out();
-    assert!(complete(&world), "what it refuses is told apart");
+    assert!(complete(&mut world), "what it refuses is told apart");
+}
+
+#[test]
+fn a_proxy_becomes_complete_though_something_new_is_always_on_its_way() {
+    let mut world = World::running();
+    world.reconnect();
+    world.subscribe(Cluster, &[]);
+    world.subscribe(Listener, &[]);
+    assert_eq!(world.out(), ["CDS +a +b"]);
+    assert!(!complete(&mut world));
+    world.publish(vec![eds("a", "2"), cluster("c", "1"), eds("c", "1")], &[]);
+    world.subscribe(Endpoints, &["a", "b"]);
+    assert_eq!(world.out(), ["CDS +c", "EDS +a +b"]);
+    world.ack(Cluster);
+    world.ack(Endpoints);
+    assert_eq!(world.out(), ["LDS +l"]);
+    world.ack(Listener);
+    world.subscribe(Secret, &["s"]);
+    assert!(!complete(&mut world), "the listener's routes are not asked for");
+    world.subscribe(Route, &["r"]);
+    world.publish(vec![eds("a", "3"), rds("2", &["a"])], &[]);
+    world.out();
+    assert!(!complete(&mut world), "they are not acknowledged");
+    world.ack(Secret);
+    world.ack(Route);
+    world.publish(vec![eds("a", "4"), rds("3", &["a"])], &[]);
+    world.out();
+    // The new cluster and the newest endpoints and routes are in flight all the time.
+    assert!(complete(&mut world));
 }
 
 #[test]
@@ -179,8 +202,8 @@ fn a_proxy_with_versions_of_which_nothing_is_known_is_not_complete() {
     world.settle();
     world.report(Route, &["r"], &[("r", "9")]);
     world.settle();
-    assert!(!complete(&world));
+    assert!(!complete(&mut world));
     world.session.trust(false);
     world.settle();
-    assert!(!complete(&world));
+    assert!(!complete(&mut world));
 }

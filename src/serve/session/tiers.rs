@@ -41,7 +41,7 @@ fn cover(need: &ServiceNeed, watermarks: &Watermarks) -> Cover {
         if watermark.revision < at.revision {
             coming |= watermark.connected;
         } else {
-            let refused = |kind: ResourceType| watermark.except.contains(&format!("{}/{}", kind.short(), need.service));
+            let refused = |kind: ResourceType| watermark.refuses(kind.short(), &need.service);
             covered |= !refused(ResourceType::Cluster) && !refused(ResourceType::Endpoints);
         }
     }
@@ -77,12 +77,18 @@ impl Waited {
     }
 
     /// When the wait ends: none, by a watermark alone; a time that is past, it has ended. `bare`: nothing serves
-    /// meanwhile, so that it is bounded in any case.
-    pub(super) fn until(&mut self, need: &ServiceNeed, bare: bool, moment: &Moment<'_>) -> Option<Instant> {
+    /// meanwhile, so that it is bounded in any case. `reported`: so is one for what the proxy may name already, as it
+    /// would hold back all else that has changed.
+    pub(super) fn until(
+        &mut self,
+        need: &ServiceNeed,
+        (bare, reported): (bool, bool),
+        moment: &Moment<'_>,
+    ) -> Option<Instant> {
         match cover(need, moment.watermarks) {
             Cover::All => Some(self.since),
             Cover::Some => Some(*self.covered.get_or_insert(moment.now) + CORES),
-            Cover::Coming if !bare => None,
+            Cover::Coming if !bare && !reported => None,
             Cover::Nowhere if bare => Some(self.since),
             Cover::Coming | Cover::Nowhere => Some(self.since + CORES),
         }
@@ -112,7 +118,7 @@ impl Session {
         if self.role != Role::Core {
             return;
         }
-        let slowest = slowest_edge(moment);
+        let slowest = self.slowest_edge(moment);
         let mut wakes = Vec::new();
         let Some(cds) = self.slot(ResourceType::Cluster) else { return };
         for exception in cds.exceptions.values_mut() {
@@ -130,6 +136,10 @@ impl Session {
             }
         }
         self.awaits |= !wakes.is_empty();
+        if !wakes.is_empty() {
+            let ends = self.away.values().map(|since| *since + EDGES);
+            wakes.extend(ends.filter(|end| moment.now < *end));
+        }
         wakes.into_iter().for_each(|limit| self.wake_at(limit));
     }
 
@@ -141,11 +151,21 @@ impl Session {
         }
         edges.passed.is_some_and(|passed| self.reached(passed + moment.sites.drain_time, moment.now))
     }
-}
 
-/// How far the slowest edge site with connected gateways is; none without any.
-fn slowest_edge(moment: &Moment<'_>) -> Option<Revision> {
-    let edge = |site: &str| moment.sites.get(site).is_some_and(|(_, entry)| entry.role == Role::Edge);
-    let connected = moment.watermarks.iter().filter(|(site, watermark)| watermark.connected && edge(site));
-    connected.map(|(_, watermark)| watermark.revision).min()
+    /// How far the slowest edge site is that has connected gateways, or had until a while ago: a gateway that has lost
+    /// its stream serves on what it has. None without any.
+    fn slowest_edge(&mut self, moment: &Moment<'_>) -> Option<Revision> {
+        let edge = |site: &str| moment.sites.get(site).is_some_and(|(_, entry)| entry.role == Role::Edge);
+        let away = |site: &str| moment.watermarks.get(site).is_some_and(|watermark| !watermark.connected);
+        self.away.retain(|site, _| away(site));
+        let mut slowest: Option<Revision> = None;
+        for (site, watermark) in moment.watermarks.iter().filter(|(site, _)| edge(site)) {
+            // One that has been away for longer than this stream knows of is missed once.
+            let mut missed = || *self.away.entry(Arc::clone(site)).or_insert(moment.now) + EDGES > moment.now;
+            if watermark.connected || missed() {
+                slowest = Some(slowest.map_or(watermark.revision, |least| least.min(watermark.revision)));
+            }
+        }
+        slowest
+    }
 }

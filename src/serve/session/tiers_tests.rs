@@ -60,6 +60,42 @@ fn a_route_waits_for_one_core_without_limit_and_then_fifteen_seconds_for_the_oth
     assert!(!world.session.awaits_watermarks());
 }
 
+/// What is told of routes: everything up to here, but for what is pending, which is taken up to there.
+fn told(world: &mut World) -> (u64, Option<u64>, Vec<String>) {
+    let reports = world.session.reports();
+    let (_, state) = reports.into_iter().find(|(kind, _)| *kind == Route).expect("something new of routes");
+    (state.acked.0, state.behind.map(|seq| seq.0), state.pending.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn a_name_that_changes_twice_while_it_is_held_is_told_as_taken_before_the_first_change() {
+    let mut world = edge();
+    assert_eq!(told(&mut world).1, None);
+    let before = world.reader.view().read().seq().0;
+    for payload in ["2", "3"] {
+        world.publish(vec![route("r", payload, &[("s/new:80", "g", BOTH)])], &[]);
+        assert_eq!(world.out(), NOTHING);
+    }
+    assert_eq!(told(&mut world), (before + 2, Some(before), vec!["r".to_owned()]));
+    for site in ["ams", "fra"] {
+        world.site(site, Role::Core, at(7, true, &[]));
+    }
+    assert_eq!(world.settle(), ["RDS +r"]);
+    assert_eq!(told(&mut world), (before + 2, None, vec![]));
+}
+
+#[test]
+fn a_name_that_is_newly_asked_for_is_told_as_taken_before_it_was_there() {
+    let mut world = edge();
+    world.publish(vec![route("more", "1", &[])], &[]);
+    let created = world.reader.view().read().seq().0;
+    world.publish(vec![route("more", "2", &[])], &[]);
+    world.settle();
+    world.subscribe(Route, &["more"]);
+    assert_eq!(world.out(), ["RDS +more"]);
+    assert_eq!(told(&mut world), (created + 1, Some(created - 1), vec!["more".to_owned()]));
+}
+
 #[test]
 fn a_route_goes_as_soon_as_every_connected_core_is_there() {
     let mut world = edge();
@@ -77,7 +113,8 @@ fn a_route_goes_as_soon_as_every_connected_core_is_there() {
 
 #[test]
 fn cores_that_are_away_or_refuse_the_service_hold_a_route_for_fifteen_seconds_only() {
-    let away = [at(5, false, &[]), at(9, true, &["CDS/s/new:80"]), at(9, true, &["EDS/s/new:80"])];
+    let refusals = ["CDS/s/new:80", "EDS/s/new:80", Watermark::MORE].map(|refused| at(9, true, &[refused]));
+    let away = refusals.into_iter().chain([at(5, false, &[])]);
     for watermark in away {
         let mut world = edge();
         world.site("ams", Role::Core, watermark);
@@ -197,6 +234,23 @@ fn a_reconnect_in_another_version_checks_every_service_and_one_in_an_equal_versi
 }
 
 #[test]
+fn a_reconnect_in_another_version_waits_fifteen_seconds_for_what_it_may_name_already() {
+    let mut world = edge();
+    world.publish(vec![route("r", "2", &[("s/old:80", "g", &[("ams", 9)])])], &[]);
+    world.reconnect();
+    world.report(Cluster, &[], &[("a", "1"), ("b", "1")]);
+    world.report(Listener, &[], &[("l", "1")]);
+    world.report(Route, &["r"], &[("r", "1")]);
+    assert_eq!(world.settle(), NOTHING);
+    assert_eq!(world.after(14), NOTHING);
+    assert_eq!(world.after(1), ["RDS +r"]);
+    world.ack(Route);
+    // Once it is known what it has, a new name waits as long as it takes.
+    world.publish(vec![route("r", "3", &[("s/new:80", "g", &[("ams", 9)])])], &[]);
+    assert_eq!(world.after(100_000), NOTHING);
+}
+
+#[test]
 fn a_changed_listener_does_not_wait_while_the_routes_of_a_reconnect_are_not_compared_yet() {
     let mut world = edge();
     world.publish(vec![route("r", "2", &[("s/old:80", "g", &[("ams", 9)])])], &[]);
@@ -223,6 +277,8 @@ fn core() -> World {
     world.site("e1", Role::Edge, at(7, true, &[]));
     world.site("e2", Role::Edge, at(8, true, &[]));
     world.site("off", Role::Edge, at(1, false, &[]));
+    world.out();
+    world.after(60);
     world.publish(vec![rds("1", &[])], &[]);
     world.settle();
     world.revision = 8;
@@ -254,8 +310,24 @@ fn an_edge_that_does_not_come_on_holds_a_core_for_sixty_seconds_and_the_drain_ti
 }
 
 #[test]
+fn an_edge_whose_gateways_go_is_waited_for_as_long_as_one_that_does_not_come_on() {
+    let mut world = core();
+    assert_eq!(world.after(20), NOTHING);
+    world.site("e1", Role::Edge, at(7, false, &[]));
+    assert_eq!(world.out(), NOTHING);
+    assert_eq!(world.after(40), NOTHING);
+    assert_eq!(world.after(299), NOTHING);
+    assert_eq!(world.after(1), ["CDS -a"]);
+    // It is missed once: what goes later does not wait for it.
+    world.publish(vec![], &[(Cluster, "b"), (Endpoints, "b")]);
+    world.settle();
+    assert_eq!(world.after(300), ["CDS -b"]);
+}
+
+#[test]
 fn a_cluster_that_went_while_a_core_was_away_waits_for_the_edges_too() {
     let mut world = core();
+    world.watermarks.remove("off");
     world.reconnect();
     world.report(Cluster, &[], &[("a", "1"), ("b", "1")]);
     world.report(Endpoints, &["a", "b"], &[("a", "1"), ("b", "1")]);

@@ -51,6 +51,8 @@ pub(super) struct Kind {
     pub(super) again: BTreeSet<Arc<str>>,
     /// Since when a resource waits for its clusters.
     pub(super) since: BTreeMap<Arc<str>, (Version, Instant)>,
+    /// Up to where everything was acknowledged when something began to wait.
+    pub(super) behind: Option<Seq>,
     /// Since when nothing names a cluster that is gone.
     pub(super) unused: BTreeMap<Arc<str>, Instant>,
     /// Something waits for time or another type.
@@ -79,6 +81,7 @@ impl Kind {
             parked: BTreeMap::new(),
             again: BTreeSet::new(),
             since: BTreeMap::new(),
+            behind: None,
             unused: BTreeMap::new(),
             delayed: false,
             seen: Seq(0),
@@ -242,6 +245,13 @@ impl Kind {
         self.refused_version != Some(version) && (asked || self.version != Some(version))
     }
 
+    /// Something begins to wait: what is acknowledged from now on says nothing of it.
+    pub(super) fn hold_back(&mut self) {
+        if self.since.is_empty() {
+            self.behind = Some(self.acked);
+        }
+    }
+
     pub(super) fn refuses(&self, name: &str, version: Version) -> bool {
         self.parked.get(name).is_some_and(|parked| parked.version == version)
     }
@@ -288,6 +298,7 @@ impl Kind {
             sent: self.seen,
             acked: self.acked,
             pending: Arc::new(pending.into_iter().collect()),
+            behind: self.behind.filter(|_| !self.since.is_empty()),
             parked: Arc::new(self.parked.clone()),
         };
         Some((self.kind, state))
