@@ -125,6 +125,8 @@ pub struct Catalog {
     keys: BTreeMap<String, Written>,
     /// What is wrong with a key's value, or with the key.
     faults: BTreeMap<String, Vec<Problem>>,
+    /// Sites and Services whose live endpoints count nowhere.
+    stray: BTreeSet<(String, ObjectRef)>,
 }
 
 impl Catalog {
@@ -141,6 +143,7 @@ impl Catalog {
             unagreed: Arc::default(),
             keys: BTreeMap::new(),
             faults: BTreeMap::new(),
+            stray: BTreeSet::new(),
         }
     }
 
@@ -200,16 +203,11 @@ impl Catalog {
     /// What is wrong with single keys: unreadable values, unknown keys, live endpoints that count nowhere.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems: Vec<Problem> = self.faults.values().flatten().cloned().collect();
-        for (site, service, endpoints) in self.runtime.iter() {
-            let counted = self.configuration.referrers(service).any(|set| {
-                set.endpoint_set().is_some_and(|spec| spec.site == site) && set.reference.namespace == service.namespace
-            });
-            if counted {
-                continue;
-            }
+        for (site, service) in &self.stray {
+            let Some(endpoints) = self.runtime.endpoints(site, service) else { continue };
             problems.extend(endpoints.keys().map(|id| {
                 let key = self.keyspace.format(&StoreKey::Endpoint {
-                    site: site.to_owned(),
+                    site: site.clone(),
                     namespace: service.namespace.clone(),
                     service: service.name.clone(),
                     id: id.clone(),
@@ -227,6 +225,29 @@ impl Catalog {
             }));
         }
         problems
+    }
+
+    /// Keeps `stray` true: a change of endpoints costs what changed, and only one of EndpointSets a look at all.
+    fn recount(&mut self, changed: &Changed) {
+        let mut pairs: Vec<(String, ObjectRef)> = Vec::new();
+        if changed.configuration.contains(&Read::All(Kind::EndpointSet)) {
+            pairs.extend(self.runtime.iter().map(|(site, service, _)| (site.to_owned(), service.clone())));
+        } else {
+            pairs.extend(changed.runtime.iter().filter_map(|read| match read {
+                Read::Endpoints { site, service } => Some((site.clone(), service.clone())),
+                _ => None,
+            }));
+        }
+        for (site, service) in pairs {
+            let counted = self.configuration.referrers(&service).any(|set| {
+                set.endpoint_set().is_some_and(|spec| spec.site == site) && set.reference.namespace == service.namespace
+            });
+            if counted || self.runtime.endpoints(&site, &service).is_none() {
+                self.stray.remove(&(site, service));
+            } else {
+                self.stray.insert((site, service));
+            }
+        }
     }
 
     fn put(&mut self, entry: &KeyValue, taken: &mut Taken) {
@@ -314,6 +335,7 @@ impl Catalog {
                 None => self.configuration.remove(&reference, &mut changed.configuration),
             }
         }
+        self.recount(&changed);
         changed
     }
 
