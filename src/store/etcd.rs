@@ -281,8 +281,10 @@ impl Store for Etcd {
         }
         let options = WatchOptions::new()
             .with_range(end)
-            // To etcd 0 means "from now on", and there is nothing before 1.
-            .with_start_revision(from.0.max(1).cast_signed())
+            // One revision early, which is dropped again: before 3.5.18 an etcd whose history was compacted up to the
+            // very revision that is asked for says nothing, and leaves out what that revision deleted. To etcd 0 means
+            // "from now on", and there is nothing before 1.
+            .with_start_revision(from.0.saturating_sub(1).max(1).cast_signed())
             .with_fragment()
             .with_progress_notify();
         let stream = self
