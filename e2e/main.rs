@@ -7,6 +7,7 @@ mod harness_works;
 mod accepted;
 mod change;
 mod failover;
+mod faults;
 mod features;
 mod fleet;
 mod flow;
