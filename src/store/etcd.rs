@@ -35,6 +35,10 @@ use crate::model::Revision;
 /// How long a call may take; a listing: each of its pages.
 const DEADLINE: Duration = Duration::from_secs(5);
 
+/// How often a call is tried that reached no member: the library picks one by chance, and picks one that is down as
+/// readily as the others.
+const TRIES: u32 = 16;
+
 /// Keep-alive pings of the connection. etcd refuses clients that ping more often than every 5 s.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 
@@ -146,14 +150,20 @@ impl Etcd {
         self.client.get_or_try_init(connect).await.cloned()
     }
 
-    /// One call with its deadline, and its error in words.
-    async fn call<T, F>(&self, call: impl FnOnce(Client) -> F + Send) -> Result<T, StoreError>
+    /// One call with its deadline, and its error in words. Tried again only where nothing of it was sent.
+    async fn call<T, F>(&self, call: impl FnOnce(Client) -> F + Clone + Send) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, etcd_client::Error>> + Send,
     {
         let attempt = async {
             let client = self.client().await?;
-            let answer = call(client.clone()).await;
+            let mut answer = call.clone()(client.clone()).await;
+            for _ in 1..TRIES {
+                if !answer.as_ref().is_err_and(wire::was_not_sent) {
+                    break;
+                }
+                answer = call.clone()(client.clone()).await;
+            }
             if let Err(error) = &answer
                 && wire::is_old_token(error)
             {
