@@ -206,3 +206,18 @@ async fn a_member_of_etcd_that_is_down_costs_no_call() {
     }
     assert!(failures.is_empty(), "{} of 260 calls failed, such as {:?}", failures.len(), failures[0]);
 }
+
+#[tokio::test]
+async fn a_member_of_etcd_that_stands_still_costs_one_call() {
+    let server = Server::start().await;
+    // Connections are taken by the system, and nobody ever reads them.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoints = [vec![format!("http://{}", silent.local_addr().unwrap())], server.endpoints()].concat();
+    let store = Etcd::connect(EtcdConfig { endpoints, ..EtcdConfig::default() }).await.unwrap();
+    let mut failures = Vec::new();
+    for _ in 0..20 {
+        failures.extend(store.get("/a").await.err());
+        failures.extend(store.list("/").await.err());
+    }
+    assert!(failures.len() <= 1, "{failures:?}");
+}
