@@ -56,7 +56,8 @@ impl Fleet {
         let (edge_ip, core_ips) = (addresses.take(), [addresses.take(), addresses.take()]);
         let backend = Backend::start_at("one", (addresses.take(), 9000));
         replicas[0].apply(&sites_yaml(edge_ip, &core_ips), &[]).ok();
-        replicas[0].apply(&change(0, &backend), &[]).ok();
+        let web = service_yaml("web", "", &[("core1", &backend)]);
+        replicas[0].apply(&(web + &change(0, &backend)), &[]).ok();
         let servers: Vec<_> = replicas[..known].iter().map(|replica| replica.xds().to_string()).collect();
         let [mut edge, mut core] = [("edge1", "edge"), ("core1", "core")].map(|(site, role)| {
             let id = format!("{site}-a");
@@ -135,7 +136,8 @@ impl Fleet {
     }
 }
 
-/// The objects of change `number`, in one transaction: the core's cluster and the edge's route both carry the number.
+/// The objects of change `number`, in one transaction: a core's cluster and the edge's route both carry the number. The
+/// route names another service: one that is written without a pause is waited for as long as that lasts.
 fn change(number: usize, backend: &Backend) -> String {
     let header = format!("{{set: [{{name: x-number, value: '{number}'}}]}}");
     let rule = format!(
@@ -143,7 +145,7 @@ fn change(number: usize, backend: &Backend) -> String {
          backendRefs: [{{name: web, port: 80}}]}}]"
     );
     let connect = format!(", timeouts: {{connect: {}ms}}", 1000 + number);
-    service_yaml("web", &connect, &[("core1", backend)]) + &route_yaml("load", "load.example", &rule)
+    service_yaml("counted", &connect, &[("core1", backend)]) + &route_yaml("load", "load.example", &rule)
 }
 
 /// A service in a group of its own and its route, which come and go.
@@ -287,7 +289,7 @@ fn check_told(client: &XdsClient, kept: &Versions, newest: usize) -> usize {
 
 /// The change that a resource is of, where it carries the number of one.
 fn number_of(body: &Value) -> Option<usize> {
-    if let Some(connect) = body["connectTimeout"].as_str().filter(|_| body["name"] == "shop/web:80") {
+    if let Some(connect) = body["connectTimeout"].as_str().filter(|_| body["name"] == "shop/counted:80") {
         let seconds: f64 = connect.trim_end_matches('s').parse().unwrap();
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it was made of an integer")]
         return Some((seconds * 1000.0).round() as usize - 1000);
