@@ -6,6 +6,7 @@
 mod addresses;
 mod backend;
 mod client;
+mod cluster;
 mod envoy;
 mod etcd;
 mod link;
@@ -20,6 +21,7 @@ use tokio::runtime::Runtime;
 pub(crate) use addresses::Addresses;
 pub(crate) use backend::{Backend, Received};
 pub(crate) use client::{Connection, Request, Response, Tls};
+pub(crate) use cluster::Cluster;
 pub(crate) use envoy::Envoy;
 pub(crate) use etcd::Etcd;
 pub(crate) use link::Link;

@@ -9,6 +9,7 @@ mod attacks;
 mod change;
 mod csds;
 mod failover;
+mod faults;
 mod features;
 mod fleet;
 mod flow;

@@ -29,8 +29,23 @@ const FIRST: Duration = Duration::from_secs(30);
 /// Names that came in a session, in order, by type.
 pub(crate) type Sent = BTreeMap<ResourceType, Vec<String>>;
 
+/// A step of what a client was told: a resource, or that it is gone.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) kind: ResourceType,
+    pub(crate) name: String,
+    /// Its version and its body as JSON; `None`: it was removed.
+    pub(crate) resource: Option<(String, Value)>,
+}
+
 /// One proxy of a site, and what it holds.
 pub(crate) struct XdsClient {
+    /// All that it was told, in order.
+    pub(crate) told: Vec<Told>,
+    /// Nothing for so long ends a session. Additions do not wait; a cluster is removed 5 s after its routes.
+    pub(crate) quiet: Duration,
+    /// A session ends as soon as it holds just this.
+    pub(crate) goal: Option<BTreeMap<ResourceType, BTreeMap<String, String>>>,
     node: Node,
     tls: ClientTlsConfig,
     server: SocketAddr,
@@ -49,7 +64,16 @@ impl XdsClient {
             .domain_name("localhost");
         let locality = Some(Locality { sub_zone: site.to_owned(), ..Locality::default() });
         let node = Node { id: id.to_owned(), locality, ..Node::default() };
-        Self { node, tls, server, held: BTreeMap::new(), wanted: BTreeMap::new() }
+        Self {
+            told: Vec::new(),
+            quiet: QUIET,
+            goal: None,
+            node,
+            tls,
+            server,
+            held: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+        }
     }
 
     /// How many resources it holds.
@@ -59,7 +83,7 @@ impl XdsClient {
 
     /// The version of each resource that it holds, by type and name.
     pub(crate) fn versions(&self) -> BTreeMap<ResourceType, BTreeMap<String, String>> {
-        self.held.clone()
+        self.held.clone().into_iter().filter(|(_, held)| !held.is_empty()).collect()
     }
 
     /// The next session is with this control plane.
@@ -69,13 +93,22 @@ impl XdsClient {
 
     /// One stream, from connecting, with the versions that it holds, until the control plane says nothing more.
     pub(crate) fn session(&mut self) -> Sent {
+        self.try_session().unwrap()
+    }
+
+    /// As [`XdsClient::session`], with a control plane that may be killed meanwhile.
+    ///
+    /// # Errors
+    /// What ended it: no connection, or a stream that was cut.
+    pub(crate) fn try_session(&mut self) -> Result<Sent, String> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(self.run())
     }
 
-    async fn run(&mut self) -> Sent {
+    async fn run(&mut self) -> Result<Sent, String> {
         let channel = Channel::from_shared(format!("https://{}", self.server)).unwrap();
-        let channel = channel.tls_config(self.tls.clone()).unwrap().connect().await.unwrap();
+        let channel = channel.tls_config(self.tls.clone()).unwrap();
+        let channel = channel.connect().await.map_err(|error| error.to_string())?;
         let (requests, outgoing) = mpsc::channel(256);
         let mut sent = Sent::new();
         let mut first = Some(self.node.clone());
@@ -89,16 +122,20 @@ impl XdsClient {
             }
         }
         let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(64 << 20);
-        let mut incoming = client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
-        let mut wait = if self.holds() == 0 { FIRST } else { QUIET };
-        while let Ok(message) = tokio::time::timeout(wait, incoming.message()).await {
-            let response = message.unwrap().expect("the control plane does not end a stream");
-            wait = QUIET;
+        let stream = client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await;
+        let mut incoming = stream.map_err(|status| status.to_string())?.into_inner();
+        let mut wait = if self.holds() == 0 { FIRST } else { self.quiet };
+        while self.goal.as_ref() != Some(&self.versions())
+            && let Ok(message) = tokio::time::timeout(wait, incoming.message()).await
+        {
+            let response = message.map_err(|status| status.to_string())?.ok_or("the control plane ended the stream")?;
+            wait = self.quiet;
             let kind = ResourceType::from_url(&response.type_url).unwrap();
             self.take(kind, &response, &mut sent);
             let type_url = kind.url().to_owned();
             let ack = DeltaDiscoveryRequest { type_url, response_nonce: response.nonce, ..Default::default() };
-            requests.send(ack).await.unwrap();
+            let cut = |_| "the stream was cut".to_owned();
+            requests.send(ack).await.map_err(cut)?;
             for (kind, wanted) in &self.wanted {
                 let known = asked.get(kind).cloned();
                 let new: BTreeSet<_> = wanted.difference(known.as_ref().unwrap_or(&BTreeSet::new())).cloned().collect();
@@ -106,12 +143,12 @@ impl XdsClient {
                     let type_url = kind.url().to_owned();
                     let resource_names_subscribe = new.iter().cloned().collect();
                     let more = DeltaDiscoveryRequest { type_url, resource_names_subscribe, ..Default::default() };
-                    requests.send(more).await.unwrap();
+                    requests.send(more).await.map_err(cut)?;
                     asked.entry(*kind).or_default().extend(new);
                 }
             }
         }
-        sent
+        Ok(sent)
     }
 
     fn open(&self, kind: ResourceType, names: &BTreeSet<String>, node: Option<Node>) -> DeltaDiscoveryRequest {
@@ -128,6 +165,7 @@ impl XdsClient {
         let held = self.held.entry(kind).or_default();
         for name in &response.removed_resources {
             held.remove(name);
+            self.told.push(Told { kind, name: name.clone(), resource: None });
         }
         for resource in &response.resources {
             held.insert(resource.name.clone(), resource.version.clone());
@@ -140,6 +178,8 @@ impl XdsClient {
                 self.wanted.entry(ResourceType::Endpoints).or_default().insert(name);
             }
             find_names(&message, &mut self.wanted);
+            let told = Some((resource.version.clone(), message));
+            self.told.push(Told { kind, name: resource.name.clone(), resource: told });
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A one-member etcd on an address of its own, driven with `etcdctl` as an operator would.
+//! A member of etcd on an address of its own, alone or of a cluster, driven with `etcdctl` as an operator would.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -16,9 +16,13 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 pub(crate) struct Etcd {
     process: Option<Process>,
     dir: TempDir,
+    name: String,
     ip: Ipv4Addr,
+    /// `NAME=PEER-URL` of every member, this one included.
+    members: String,
     flags: Vec<String>,
-    _addresses: Addresses,
+    /// Of one that is alone; those of a cluster share a block.
+    _addresses: Option<Addresses>,
 }
 
 impl Etcd {
@@ -32,9 +36,16 @@ impl Etcd {
         let addresses = Addresses::next();
         let ip = addresses.take();
         let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
-        let mut etcd = Self { process: None, dir: TempDir::new().unwrap(), ip, flags, _addresses: addresses };
+        let members = format!("one={}", peer_url(ip));
+        let mut etcd = Self { _addresses: Some(addresses), flags, ..Self::member("one", ip, members) };
         etcd.start_again();
         etcd
+    }
+
+    /// One of several members, not started yet.
+    pub(super) fn member(name: &str, ip: Ipv4Addr, members: String) -> Self {
+        let dir = TempDir::new().unwrap();
+        Self { process: None, dir, name: name.to_owned(), ip, members, flags: Vec::new(), _addresses: None }
     }
 
     /// `http://IP:PORT` of the client port.
@@ -44,19 +55,29 @@ impl Etcd {
 
     /// Starts it on the same data and ports, after [`Etcd::stop`].
     pub(crate) fn start_again(&mut self) {
-        let peer = format!("http://{}:2380", self.ip);
+        self.start_unready();
+        self.wait_healthy();
+    }
+
+    /// As [`Etcd::start_again`], but waits for nothing: without most of its cluster a member does not get healthy.
+    pub(super) fn start_unready(&mut self) {
+        let peer = peer_url(self.ip);
         let mut command = Command::new("etcd");
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .args(["--name", "one", "--log-level", "warn", "--logger", "zap", "--unsafe-no-fsync"])
+            .args(["--name", &self.name, "--log-level", "warn", "--logger", "zap", "--unsafe-no-fsync"])
             .arg("--data-dir")
             .arg(self.dir.path().join("data"))
             .args(["--listen-client-urls", &self.url(), "--advertise-client-urls", &self.url()])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("one={peer}")])
+            .args(["--initial-cluster", &self.members])
             .args(&self.flags);
-        let process = self.process.insert(Process::spawn("etcd", self.dir.path(), command));
+        self.process = Some(Process::spawn("etcd", self.dir.path(), command));
+    }
+
+    pub(super) fn wait_healthy(&mut self) {
+        let process = self.process.as_mut().expect("etcd was started");
         let health = Request::get(&format!("http://{}:2379/health", self.ip));
         process.wait_for("etcd is healthy", START_LIMIT, || {
             let answer = health.send()?;
@@ -76,13 +97,12 @@ impl Etcd {
         self.stop();
         let data = self.dir.path().join("data");
         fs::remove_dir_all(&data).unwrap();
-        let peer = format!("http://{}:2380", self.ip);
+        let peer = peer_url(self.ip);
         let (data, snapshot) = (data.to_str().unwrap(), snapshot.to_str().unwrap());
-        let member = format!("one={peer}");
         self.ctl(
             &[
-                &["snapshot", "restore", snapshot, "--data-dir", data, "--name", "one"][..],
-                &["--initial-cluster", &member, "--initial-advertise-peer-urls", &peer],
+                &["snapshot", "restore", snapshot, "--data-dir", data, "--name", &self.name][..],
+                &["--initial-cluster", &self.members, "--initial-advertise-peer-urls", &peer],
             ]
             .concat(),
         );
@@ -91,10 +111,18 @@ impl Etcd {
 
     /// `etcdctl compact` at the newest revision.
     pub(crate) fn compact(&self) {
-        let status: serde_json::Value =
-            serde_json::from_str(&self.ctl(&["endpoint", "status", "--write-out=json"])).unwrap();
-        let revision = status[0]["Status"]["header"]["revision"].as_i64().unwrap();
+        let revision = self.status().unwrap()["header"]["revision"].as_i64().unwrap();
         self.ctl(&["compact", &revision.to_string()]);
+    }
+
+    /// What `etcdctl endpoint status` says of it.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub(super) fn status(&self) -> Result<serde_json::Value, String> {
+        let text = self.try_ctl(&["endpoint", "status", "--write-out=json"])?;
+        let mut status: serde_json::Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        Ok(status[0]["Status"].take())
     }
 
     /// Kills the server; the data stay.
@@ -159,4 +187,9 @@ impl Etcd {
             Err(String::from_utf8_lossy(&output.stderr).into_owned())
         }
     }
+}
+
+/// Where a member listens for the others.
+pub(super) fn peer_url(ip: Ipv4Addr) -> String {
+    format!("http://{ip}:2380")
 }

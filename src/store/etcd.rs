@@ -13,7 +13,10 @@ mod tests;
 
 use std::{
     future::Future,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -104,9 +107,15 @@ struct Seen {
 }
 
 /// The etcd store. Connects when it is first asked, and again by itself.
+///
+/// It asks one member and moves on to the next when that one fails. The library would pick one by chance for each call,
+/// one that is down or stands still as readily as the others.
 pub struct Etcd {
     config: EtcdConfig,
-    client: OnceCell<Client>,
+    /// One for each endpoint.
+    clients: Vec<OnceCell<Client>>,
+    /// Which of them is asked, counted on without end.
+    current: AtomicUsize,
     seen: Arc<Mutex<Seen>>,
     watches: Mutex<JoinSet<()>>,
 }
@@ -128,44 +137,82 @@ impl Etcd {
         if config.ca.is_none() && config.endpoints.iter().any(|endpoint| endpoint.starts_with("https://")) {
             return Err(StoreError::Refused("an https endpoint needs the authorities of its certificate".to_owned()));
         }
+        if config.endpoints.is_empty() {
+            return Err(StoreError::Refused("etcd needs an endpoint".to_owned()));
+        }
         let unusable = |error| StoreError::Refused(format!("the configuration of etcd cannot be used: {error}"));
-        let client = Client::connect(&config.endpoints, Some(config.options())).await.map_err(unusable)?;
-        // With a user the client asks for a token at once, which waits until etcd is needed.
-        let client = if config.user.is_none() { OnceCell::new_with(Some(client)) } else { OnceCell::new() };
-        Ok(Arc::new(Etcd { config, client, seen: Arc::default(), watches: Mutex::default() }))
+        let mut clients = Vec::new();
+        for endpoint in &config.endpoints {
+            let client = Client::connect([endpoint], Some(config.options())).await.map_err(unusable)?;
+            // With a user the client asks for a token at once, which waits until etcd is needed.
+            clients.push(if config.user.is_none() { OnceCell::new_with(Some(client)) } else { OnceCell::new() });
+        }
+        // Replicas are spread over the members.
+        let current = AtomicUsize::new(fastrand::usize(..clients.len()));
+        Ok(Arc::new(Etcd { config, clients, current, seen: Arc::default(), watches: Mutex::default() }))
     }
 
-    async fn client(&self) -> Result<Client, etcd_client::Error> {
+    /// The client of the member whose turn it is.
+    async fn client(&self, turn: usize) -> Result<Client, etcd_client::Error> {
+        let member = turn % self.clients.len();
+        let absent = || etcd_client::Error::InvalidArgs("etcd needs an endpoint".to_owned());
+        let (client, endpoint) = self.clients.get(member).zip(self.config.endpoints.get(member)).ok_or_else(absent)?;
         let connect = || async {
             let mut options = self.config.options();
             if let (Some(user), Some(password)) = (&self.config.user, &self.config.password) {
                 options = options.with_user(user, password);
             }
-            Client::connect(&self.config.endpoints, Some(options)).await
+            Client::connect([endpoint], Some(options)).await
         };
-        self.client.get_or_try_init(connect).await.cloned()
+        client.get_or_try_init(connect).await.cloned()
     }
 
-    /// One call with its deadline, and its error in words.
-    async fn call<T, F>(&self, call: impl FnOnce(Client) -> F + Send) -> Result<T, StoreError>
+    /// Gives up the member whose turn it was, once however many calls found it wanting; whose turn it is now.
+    fn move_on(&self, turn: usize) -> usize {
+        let next = turn.wrapping_add(1);
+        self.current.compare_exchange(turn, next, Ordering::Relaxed, Ordering::Relaxed).map_or_else(|now| now, |_| next)
+    }
+
+    /// One call of one member, and a new token if it was refused for its old one.
+    async fn ask<T, F>(&self, turn: usize, call: impl FnOnce(Client) -> F + Send) -> Result<T, etcd_client::Error>
     where
         F: Future<Output = Result<T, etcd_client::Error>> + Send,
     {
+        let client = self.client(turn).await?;
+        let answer = call(client.clone()).await;
+        if let Err(error) = &answer
+            && wire::is_old_token(error)
+        {
+            // The next attempt has the new token, if there is one; this one is the caller's to repeat.
+            let _ = client.refresh_token().await;
+        }
+        answer
+    }
+
+    /// One call with its deadline, and its error in words. Another member is asked only where nothing was sent to one;
+    /// after any other failure it is the next call that asks another.
+    async fn call<T, F>(&self, call: impl FnOnce(Client) -> F + Clone + Send) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>> + Send,
+    {
+        let mut turn = self.current.load(Ordering::Relaxed);
         let attempt = async {
-            let client = self.client().await?;
-            let answer = call(client.clone()).await;
-            if let Err(error) = &answer
-                && wire::is_old_token(error)
-            {
-                // The next attempt has the new token, if there is one; this one is the caller's to repeat.
-                let _ = client.refresh_token().await;
+            for _ in 1..self.clients.len() {
+                match self.ask(turn, call.clone()).await {
+                    Err(error) if wire::was_not_sent(&error) => turn = self.move_on(turn),
+                    answer => return answer,
+                }
             }
-            answer
+            self.ask(turn, call).await
         };
-        match timeout(DEADLINE, attempt).await {
+        let answer = match timeout(DEADLINE, attempt).await {
             Err(_) => Err(StoreError::Unavailable("etcd did not answer within 5 s".to_owned())),
             Ok(answer) => answer.map_err(|error| wire::words(&error)),
+        };
+        if let Err(StoreError::Unavailable(_)) = answer {
+            self.move_on(turn);
         }
+        answer
     }
 
     /// The highest revision seen. What is asked after this can only be answered with this or a higher one.
@@ -281,8 +328,10 @@ impl Store for Etcd {
         }
         let options = WatchOptions::new()
             .with_range(end)
-            // To etcd 0 means "from now on", and there is nothing before 1.
-            .with_start_revision(from.0.max(1).cast_signed())
+            // One revision early, which is dropped again: before 3.5.18 an etcd whose history was compacted up to the
+            // very revision that is asked for says nothing, and leaves out what that revision deleted. To etcd 0 means
+            // "from now on", and there is nothing before 1.
+            .with_start_revision(from.0.saturating_sub(1).max(1).cast_signed())
             .with_fragment()
             .with_progress_notify();
         let stream = self

@@ -298,6 +298,25 @@ pub(super) async fn large_revisions_are_caught_up_with_whole(harness: &dyn Harne
     }
 }
 
+/// Reliability, fault 7, at the store: 20 MB of history in transactions as large as they may be. It passes when each
+/// arrives whole, and nothing fails to decode.
+pub(super) async fn a_backlog_of_full_transactions_is_caught_up_with_whole(harness: &dyn Harness) {
+    let store = harness.store();
+    let all: Vec<String> = (0..128).map(|n| format!("/full/{n:03}")).collect();
+    let mut expected = Vec::new();
+    for n in 0..15 {
+        expected.push(write(&*store, all.iter().map(|key| put(key, vec![n; 11_000])).collect()).await);
+    }
+    let mut watcher = store.watch("/full/", expected[0]).await.unwrap();
+    for (n, revision) in expected.into_iter().enumerate() {
+        let batch = batch(&mut watcher).await;
+        assert_eq!((batch.revision, keys(&batch)), (revision, all.iter().map(String::as_str).collect()));
+        let whole =
+            |change: &Change| matches!(change, Change::Put(kv) if kv.value.iter().all(|b| usize::from(*b) == n));
+        assert!(batch.changes.iter().all(whole));
+    }
+}
+
 pub(super) async fn concurrent_writers_lose_nothing(harness: &dyn Harness) {
     let store = harness.store();
     let first = write(&*store, vec![put("/sum", "0")]).await;
@@ -372,6 +391,7 @@ macro_rules! contract_tests {
             a_prefix_holds_what_begins_with_it_and_no_more,
             large_values_are_listed_and_caught_up_with,
             large_revisions_are_caught_up_with_whole,
+            a_backlog_of_full_transactions_is_caught_up_with_whole,
             concurrent_writers_lose_nothing,
             what_is_outside_the_limits_is_refused,
             who_followed_a_history_serves_what_one_serves_who_lists_at_its_end,

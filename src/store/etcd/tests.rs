@@ -9,7 +9,7 @@ use super::{Etcd, EtcdConfig, server::Server};
 use crate::{
     model::Revision,
     store::{
-        Change, Store, StoreError,
+        Change, Store, StoreError, Transaction,
         suite::{self, Harness, batch, event, put, write},
     },
 };
@@ -186,4 +186,38 @@ async fn mutual_tls_lets_in_who_has_a_certificate() {
     write(&*store, vec![put("/a", "1")]).await;
     let nobody = Etcd::connect(nobody).await.unwrap();
     assert!(matches!(nobody.get("/a").await, Err(StoreError::Unavailable(_))));
+}
+
+#[tokio::test]
+async fn a_member_of_etcd_that_is_down_costs_no_call() {
+    let server = Server::start().await;
+    let endpoints = [vec!["http://127.0.0.1:1".to_owned()], server.endpoints()].concat();
+    let store = Etcd::connect(EtcdConfig { endpoints, ..EtcdConfig::default() }).await.unwrap();
+    let mut failures = Vec::new();
+    for n in 0..100 {
+        let written = store.txn(Transaction { compares: Vec::new(), ops: vec![put("/a", n.to_string())] }).await;
+        failures.extend(written.err());
+        failures.extend(store.get("/a").await.err());
+    }
+    for _ in 0..20 {
+        failures.extend(store.list("/").await.err());
+        failures.extend(store.watch("/", Revision(2)).await.err());
+        failures.extend(store.grant(Duration::from_secs(60)).await.err());
+    }
+    assert!(failures.is_empty(), "{} of 260 calls failed, such as {:?}", failures.len(), failures[0]);
+}
+
+#[tokio::test]
+async fn a_member_of_etcd_that_stands_still_costs_one_call() {
+    let server = Server::start().await;
+    // Connections are taken by the system, and nobody ever reads them.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoints = [vec![format!("http://{}", silent.local_addr().unwrap())], server.endpoints()].concat();
+    let store = Etcd::connect(EtcdConfig { endpoints, ..EtcdConfig::default() }).await.unwrap();
+    let mut failures = Vec::new();
+    for _ in 0..20 {
+        failures.extend(store.get("/a").await.err());
+        failures.extend(store.list("/").await.err());
+    }
+    assert!(failures.len() <= 1, "{failures:?}");
 }

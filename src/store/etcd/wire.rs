@@ -1,5 +1,7 @@
 //! Our words ↔ etcd's: ranges, keys, transactions, errors.
 
+use std::error::Error as _;
+
 use bytes::Bytes;
 use etcd_client::{Compare as EtcdCompare, CompareOp, Error, Txn, TxnOp};
 
@@ -79,6 +81,13 @@ pub(super) fn is_compacted(error: &Error) -> bool {
 /// tonic refuses to decode so large an answer.
 pub(super) fn is_too_large(error: &Error) -> bool {
     message(error).contains("decoded message length too large")
+}
+
+/// The member that the call was for could not be connected to.
+pub(super) fn was_not_sent(error: &Error) -> bool {
+    let Error::GRpcStatus(status) = error else { return false };
+    let mut causes = std::iter::successors(status.source(), |&cause| cause.source());
+    causes.any(|cause| cause.is::<tonic::ConnectError>())
 }
 
 /// Under JWT every change of users makes tokens old; the library renews invalid ones only.
