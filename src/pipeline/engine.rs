@@ -44,7 +44,7 @@ pub struct Engine {
     audiences: BTreeMap<Audience, Names>,
     units: HashMap<Unit, Memo>,
     /// Units that lost their last user, or had none: they are forgotten if that is still so at the end.
-    idle: HashSet<Unit>,
+    idle: BTreeSet<Unit>,
     dependents: Dependents<Key>,
     hosts: HostCache,
     /// Units that are served as they were accepted last, with what they need and nobody may name else.
