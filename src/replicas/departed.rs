@@ -18,12 +18,12 @@ const KEPT: Duration = Duration::from_secs(600);
 /// More than these are not asked.
 const MAX: usize = 256;
 
-/// Who is gone from the store, by address, and since when.
-#[derive(Default)]
-pub(super) struct Departed(Mutex<BTreeMap<String, Lost>>);
+/// A replica by its name, and since when it is gone from the store.
+type Gone = (Arc<str>, Member, Instant);
 
-/// Name, registration, and since when it is gone.
-type Lost = (Arc<str>, Member, Instant);
+/// Who is gone from the store, by address.
+#[derive(Default)]
+pub(super) struct Departed(Mutex<BTreeMap<String, Gone>>);
 
 impl Departed {
     /// Takes note of who goes with a message of the prefix `replicas/`.
