@@ -126,7 +126,7 @@ impl Session {
         for need in &lacks.services {
             let key = (Arc::clone(&need.service), Arc::clone(&need.group));
             let known = before.and_then(|hold| hold.services.get(&key)).copied();
-            let mut waited = known.unwrap_or_else(|| Waited::begin(moment.now));
+            let mut waited = known.unwrap_or_else(|| Waited::begin(need, moment.now));
             let over = waited
                 .until(need, (lacks.bare, lacks.reported), moment)
                 .is_some_and(|until| self.reached(until, moment.now));

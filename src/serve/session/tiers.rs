@@ -34,11 +34,12 @@ enum Cover {
     Nowhere,
 }
 
-fn cover(need: &ServiceNeed, watermarks: &Watermarks) -> Cover {
+/// `asked`: no more than this has to be there, whatever was written since.
+fn cover(need: &ServiceNeed, watermarks: &Watermarks, asked: Revision) -> Cover {
     let (mut covered, mut coming) = (false, false);
     for at in &need.sites {
         let Some(watermark) = watermarks.get(&at.site) else { continue };
-        if watermark.revision < at.revision {
+        if watermark.revision < at.revision.min(asked) {
             coming |= watermark.connected;
         } else {
             let refused = |kind: ResourceType| watermark.refuses(kind.short(), &need.service);
@@ -57,7 +58,7 @@ fn cover(need: &ServiceNeed, watermarks: &Watermarks) -> Cover {
 
 /// Whether a route that newly names it has to wait.
 pub(in crate::serve) fn uncovered(need: &ServiceNeed, watermarks: &Watermarks) -> bool {
-    cover(need, watermarks) != Cover::All
+    cover(need, watermarks, Revision(u64::MAX)) != Cover::All
 }
 
 /// A service and its group.
@@ -67,13 +68,16 @@ pub(super) type Key = (Arc<str>, Arc<str>);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Waited {
     since: Instant,
+    /// What had to be there when the wait began: a service that is written on and on would else be waited for on and on.
+    asked: Revision,
     /// When the first site had it.
     covered: Option<Instant>,
 }
 
 impl Waited {
-    pub(super) fn begin(now: Instant) -> Self {
-        Self { since: now, covered: None }
+    pub(super) fn begin(need: &ServiceNeed, now: Instant) -> Self {
+        let asked = need.sites.iter().map(|at| at.revision).max().unwrap_or_default();
+        Self { since: now, asked, covered: None }
     }
 
     /// When the wait ends: none, by a watermark alone; a time that is past, it has ended. `bare`: nothing serves
@@ -85,7 +89,7 @@ impl Waited {
         (bare, reported): (bool, bool),
         moment: &Moment<'_>,
     ) -> Option<Instant> {
-        match cover(need, moment.watermarks) {
+        match cover(need, moment.watermarks, self.asked) {
             Cover::All => Some(self.since),
             Cover::Some => Some(*self.covered.get_or_insert(moment.now) + CORES),
             Cover::Coming if !bare && !reported => None,

@@ -60,6 +60,20 @@ fn a_route_waits_for_one_core_without_limit_and_then_fifteen_seconds_for_the_oth
     assert!(!world.session.awaits_watermarks());
 }
 
+#[test]
+fn a_service_that_is_written_on_and_on_is_waited_for_as_it_was_when_the_wait_began() {
+    let mut world = edge();
+    for write in 7..20 {
+        let sites = [("ams", write), ("fra", write)];
+        world.publish(vec![route("r", &format!("content {write}"), &[("s/new:80", "g", &sites)])], &[]);
+        assert_eq!(world.out(), NOTHING);
+    }
+    // Both have what stood at the first write, and neither what stands now.
+    world.site("ams", Role::Core, at(7, true, &[]));
+    world.site("fra", Role::Core, at(7, true, &[]));
+    assert_eq!(world.out(), ["RDS +r"]);
+}
+
 /// What is told of routes: everything up to here, but for what is pending, which is taken up to there.
 fn told(world: &mut World) -> (u64, Option<u64>, Vec<String>) {
     let reports = world.session.reports();
