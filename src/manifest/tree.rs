@@ -112,6 +112,7 @@ pub(super) struct Document {
 pub(super) fn documents(text: &str) -> (Vec<Document>, Option<Trouble>) {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let text = &*join_surrogates(text);
+    let lines = LineEnds::of(text);
     let mut parser = Parser::new_from_str(text);
     let mut done = Vec::new();
     let mut builder = Builder::default();
@@ -132,7 +133,7 @@ pub(super) fn documents(text: &str) -> (Vec<Document>, Option<Trouble>) {
             Event::DocumentEnd => {
                 let mut builder = std::mem::take(&mut builder);
                 let Some(root) = builder.root.take() else { continue };
-                if bytes_of_lines(text, first_line, marks.end.line()) > MAX_OBJECT_BYTES {
+                if lines.bytes(first_line, marks.end.line()) > MAX_OBJECT_BYTES {
                     builder.trouble(root.span, format!("the object is larger than {} KiB", MAX_OBJECT_BYTES / 1024));
                 }
                 done.push(Document { root, troubles: builder.troubles });
@@ -182,11 +183,28 @@ fn join_surrogates(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-fn bytes_of_lines(text: &str, first: usize, last: usize) -> usize {
-    if text.len() <= MAX_OBJECT_BYTES {
-        return text.len();
+/// Where each line of a text ends. Found once: looking for the lines of each document from the start is quadratic.
+struct LineEnds(Vec<usize>);
+
+impl LineEnds {
+    fn of(text: &str) -> Self {
+        let lengths = text.split_inclusive('\n').map(str::len);
+        Self(
+            lengths
+                .scan(0, |end, length| {
+                    *end += length;
+                    Some(*end)
+                })
+                .collect(),
+        )
     }
-    text.split_inclusive('\n').skip(first.saturating_sub(1)).take(last + 1 - first.min(last)).map(str::len).sum()
+
+    /// Bytes from the start of one line to the end of another; lines count from 1.
+    fn bytes(&self, first: usize, last: usize) -> usize {
+        let end =
+            |line: usize| line.min(self.0.len()).checked_sub(1).and_then(|at| self.0.get(at)).copied().unwrap_or(0);
+        end(last).saturating_sub(end(first.saturating_sub(1)))
+    }
 }
 
 /// A list or mapping that is not closed yet.
