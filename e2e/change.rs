@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::{
     harness::{Backend, Load, wait_for},
-    world::{World, certificate_yaml, endpoint_set_yaml, https_gateway_yaml, route_yaml, service_yaml},
+    world::{SOON, World, certificate_yaml, endpoint_set_yaml, https_gateway_yaml, route_yaml, service_yaml},
 };
 
 /// How long the load lasts.
@@ -96,7 +96,11 @@ fn a_service_that_moves_between_groups_fails_no_request() {
     let download = std::thread::spawn(move || download.send().map(|answer| (answer.status, answer.body.len())));
     for _ in 0..3 {
         world.apply(&endpoint_set_yaml("web", "core2", &far));
-        assert!(groups(&world).contains("backbone/-/core1+core2"), "{}", groups(&world));
+        // What is waited for is the cores, which carry the EndpointSet; the edge follows.
+        wait_for("the edge has the wider group", SOON, || {
+            let groups = groups(&world);
+            if groups.contains("backbone/-/core1+core2") { Ok(()) } else { Err(groups) }
+        });
         world.control.run(&["delete", "endpointset", "web-core2", "-n", "shop"]).ok();
         world.control.run(&["wait", "httproute/load", "-n", "shop", "--for", "programmed"]).ok();
     }
