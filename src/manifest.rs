@@ -141,15 +141,8 @@ pub fn parse(source_name: &str, text: &str, mode: Mode) -> Parsed {
     parsed
 }
 
-/// Reads a value of the store tolerantly, and checks that it is the object that its key names.
-///
-/// # Errors
-/// Every fault of the value; the object is not usable then.
-pub fn parse_stored(key_ref: &ObjectRef, bytes: &[u8]) -> Result<(Object, Vec<String>), Vec<Fault>> {
-    read_stored(key_ref, bytes, Mode::Tolerant)
-}
-
-/// As [`parse_stored`] in the mode asked for: what came past admission is read strictly.
+/// Reads a value of the store, and checks that it is the object that its key names. What came past admission is read
+/// strictly, what was accepted tolerantly.
 ///
 /// # Errors
 /// Every fault of the value; the object is not usable then.

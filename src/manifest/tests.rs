@@ -26,6 +26,11 @@ fn one(text: &str) -> Located {
     parsed.objects.pop().unwrap()
 }
 
+/// As it is read when it was accepted.
+fn parse_stored(key: &ObjectRef, bytes: &[u8]) -> Result<(Object, Vec<String>), Vec<Fault>> {
+    read_stored(key, bytes, Mode::Tolerant)
+}
+
 #[test]
 fn every_example_parses_strictly_without_a_word() {
     for (name, text) in EXAMPLES {

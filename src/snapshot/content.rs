@@ -86,9 +86,8 @@ impl Names {
 
 /// Keeps the seq of what each source already said; the culprit of a refusal is one that said something new.
 fn contributions(entry: &Entry, resource: &Resource, seq: Seq) -> Vec<Seq> {
-    let known = |source| entry.resource.sources.iter().position(|old| old == source);
-    let kept = resource.sources.iter().map(|source| known(source).and_then(|at| entry.contributed.get(at)).copied());
-    kept.map(|kept| kept.unwrap_or(seq)).collect()
+    let old: HashMap<_, _> = entry.resource.sources.iter().zip(entry.contributed.iter().copied()).collect();
+    resource.sources.iter().map(|source| old.get(source).copied().unwrap_or(seq)).collect()
 }
 
 /// Keeps the seq since which each service is named in the same group.
