@@ -336,6 +336,8 @@ async fn a_replica_that_loses_its_registration_is_asked_on_until_it_is_back_or_s
     b.link.cut.store(false, Ordering::Relaxed);
     until("it is back", || a.knows() == ["a", "b"]).await;
     assert_eq!(others(), ["h:2"]);
+    // One that is stopped before it has heard that it stands says no farewell.
+    until("it knows that it is back", || b.replicas.registered()).await;
     b.cancel.cancel();
     b.tasks.join_next().await.unwrap().unwrap();
     until("it is forgotten", || a.knows() == ["a"]).await;
