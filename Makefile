@@ -28,7 +28,7 @@ stack-down: ## stops and removes the containers, and the docker engine, if stack
 	@scripts/stack.sh down
 
 test: setup lint ## format, lints, and every test, those with real Envoys and etcd included
-	cargo test --no-fail-fast
+	timeout --kill-after=60 60m cargo test --no-fail-fast
 
 lint: setup ## format and lints, warnings refused
 	cargo fmt --check

@@ -315,10 +315,18 @@ impl Follower {
         if let Fallback::Ready(_) = self.ties.fallback {
             until = until.min(start);
         }
-        tokio::select! {
-            () = sleep_until(until) => Ok(()),
-            Some(order) = self.ties.orders.recv() => self.obey(order).await,
-            () = self.out.closed() => Err(End::Unheard),
+        loop {
+            tokio::select! {
+                () = sleep_until(until) => return Ok(()),
+                Some(order) = self.ties.orders.recv() => {
+                    // One who does not wait any more has been told that it is not known what came of it, and looks
+                    // again: nothing is taken behind his back, and whoever comes after him is heard in this wait.
+                    if !order.is_closed() {
+                        return self.obey(order).await;
+                    }
+                }
+                () = self.out.closed() => return Err(End::Unheard),
+            }
         }
     }
 
@@ -368,12 +376,8 @@ impl Follower {
         self.send(Feed::Copy { listing, reason }).await
     }
 
-    /// An operator says that the store which answers now is the right one. One who does not wait any more has been told
-    /// that it is not known what came of it, and looks again: nothing is taken behind his back.
+    /// An operator says that the store which answers now is the right one.
     async fn obey(&mut self, order: Order) -> Result<(), End> {
-        if order.is_closed() {
-            return Ok(());
-        }
         let answer = if self.state == State::Frozen {
             self.store.adopt();
             self.store.list(&self.prefix).await
