@@ -132,7 +132,7 @@ pub fn streamed_route_configuration<'a>(name: &str, hosts: impl Iterator<Item = 
 pub fn streamed_host(host: &VirtualHostBytes) -> Resource {
     let sources = Contributions::Each(host.sources.clone());
     let (bytes, requires) = (host.bytes.clone(), host.requires.clone());
-    let resource = assemble(ResourceType::Route, &host.name, bytes, Names::new(), requires, sources);
+    let resource = assemble(ResourceType::VirtualHost, &host.name, bytes, Names::new(), requires, sources);
     Resource { services: host.services.clone(), ..resource }
 }
 
