@@ -5,6 +5,7 @@ pub mod fanout;
 pub mod intake;
 pub mod lrs;
 mod machine;
+mod requests;
 pub mod service;
 pub mod session;
 pub mod sotw;

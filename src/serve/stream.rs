@@ -11,10 +11,12 @@ use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until, timeout},
 };
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use super::{
+    intake::Arrival,
     machine::Machine,
+    requests::Requests,
     service::{Admitted, Fleet, Inner, Method},
     session::{Moment, Session, Violation},
     sotw,
@@ -46,9 +48,9 @@ const RENEWED: Duration = Duration::from_secs(10);
 /// Runs the stream to its end; `Ok` when the proxy ended it.
 pub(super) async fn run(
     inner: Arc<Inner>,
-    peer: Peer,
+    (peer, arrival): (Peer, Arrival),
     service: &'static Method,
-    mut requests: Streaming<Ask>,
+    mut requests: Requests,
     frames: mpsc::Sender<Bytes>,
 ) -> Result<(), Status> {
     let first = timeout(FIRST_REQUEST, requests.message());
@@ -56,9 +58,12 @@ pub(super) async fn run(
     let Some(mut first) = first else { return Ok(()) };
     // The node is only guaranteed in the first request; a later, different one is ignored.
     let node = first.take_node().unwrap_or_default();
-    let claim = NodeClaim { delta: service.variant == Variant::Delta, ..node.claim()? };
+    let (claim, drain) = (NodeClaim { delta: service.variant == Variant::Delta, ..node.claim()? }, node.drain_time());
+    // Its metadata would keep the bytes of the whole request for as long as the stream lives.
+    drop(node);
     let who = Who { inner, peer, claim };
     let id = ProxyId { site: shown(&who.claim.site), node: shown(&who.claim.id) };
+    arrival.known(&id.site);
     let mut fleet = who.inner.shared.fleet.clone();
     let resolved = who.resolve(&mut fleet.sites);
     let mut kept = vec![first];
@@ -78,7 +83,7 @@ pub(super) async fn run(
     // Only now: nobody may push out the streams of a proxy that it merely claims to be.
     let admitted = who.inner.admit(&id, service.only.is_none());
     let reader = who.inner.shared.views.open(&audience);
-    let drain = node.drain_time().unwrap_or_else(|| fleet.sites.borrow().drain_time);
+    let drain = drain.unwrap_or_else(|| fleet.sites.borrow().drain_time);
     let session = match service.variant {
         Variant::Delta => {
             let fanouts = who.inner.fanouts(&audience);
@@ -137,7 +142,7 @@ impl Who {
     async fn wait(
         &self,
         sites: &mut watch::Receiver<Arc<Sites>>,
-        requests: &mut Streaming<Ask>,
+        requests: &mut Requests,
         kept: &mut Vec<Ask>,
         proxy: &Connected,
     ) -> Result<Option<Audience>, Status> {
@@ -196,7 +201,7 @@ async fn answer(question: &mut Option<Pin<Box<dyn Future<Output = bool> + Send>>
 }
 
 impl Stream {
-    async fn run(mut self, mut requests: Streaming<Ask>, kept: Vec<Ask>) -> Result<(), Status> {
+    async fn run(mut self, mut requests: Requests, kept: Vec<Ask>) -> Result<(), Status> {
         for request in kept {
             self.request(request)?;
         }
