@@ -10,6 +10,8 @@ mod kind;
 mod model_tests;
 mod poll;
 #[cfg(test)]
+mod rules_tests;
+#[cfg(test)]
 mod stale_tests;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! The service over loopback, with a client of its own making: bytes, identity, refusal, eviction, shutdown.
 
+mod rules;
+
 use std::{sync::Arc, time::Duration};
 
 use envoy_types::pb::{
