@@ -36,4 +36,4 @@ if [ "${1:-}" = --assemble ]; then exit; fi
 mutants=$root/.mutants/bin/cargo-mutants
 [ -x "$mutants" ] || cargo install --quiet --locked --root "$root/.mutants" cargo-mutants
 cd "$engine"
-CARGO_TARGET_DIR=$root/target PATH=$root/.mutants/bin:$PATH exec cargo mutants --in-place --no-shuffle --output "$root/target" "$@"
+CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target} PATH=$root/.mutants/bin:$PATH exec cargo mutants --in-place --no-shuffle --output "$root/target" "$@"
