@@ -21,6 +21,11 @@ use crate::{
 /// What a client may ask for; the first ones are names that resources have.
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "", "*"];
 const REAL: usize = 4;
+/// In the order in which the corpus numbers them: a further type comes last.
+const KINDS: [ResourceType; ResourceType::ALL.len()] = {
+    use ResourceType::{Cluster, Endpoints, Extension, Listener, Route, Runtime, ScopedRoute, Secret, VirtualHost};
+    [Cluster, Endpoints, Secret, Listener, Route, Extension, ScopedRoute, VirtualHost, Runtime]
+};
 /// Responses of one form between two events of the script.
 const SENDS_MAX: usize = 50;
 
@@ -53,8 +58,8 @@ impl<'a> Script<'a> {
     }
 
     fn kind(&mut self) -> ResourceType {
-        let at = self.below(ResourceType::ALL.len());
-        ResourceType::ALL.get(at).copied().unwrap_or(ResourceType::Cluster)
+        let at = self.below(KINDS.len());
+        KINDS.get(at).copied().unwrap_or(ResourceType::Cluster)
     }
 }
 
