@@ -7,7 +7,7 @@
 //! | 2 | a secret is missing after a restart of the control plane | `a_control_plane_killed_between_a_listener_and_its_secret_is_completed_by_its_successor` |
 //! | 3 | clusters are never asked for after a refusal and a reconnect | `what_went_while_an_envoy_was_away_is_gone_and_a_refusal_is_mended`, `a_stream_without_clusters_has_no_gate` |
 //! | 4 | assignments asked for of a deleted cluster hold everything up | `what_went_while_an_envoy_was_away_is_gone_and_a_refusal_is_mended`, `neither_a_missing_name_nor_one_that_nobody_asked_for_holds_anything_up` |
-//! | 5 | an answer is dropped as it lacks a name, or has one more | `a_name_that_the_view_lacks_holds_up_no_other_and_comes_when_it_is_there`, `neither_a_missing_name_nor_one_that_nobody_asked_for_holds_anything_up` |
+//! | 5 | an answer with a name too few or too many is dropped | `a_name_that_the_view_lacks_holds_up_no_other_and_comes_when_it_is_there`, `neither_a_missing_name_nor_one_that_nobody_asked_for_holds_anything_up` |
 //! | 6 | a watch that cannot be answered now is lost | `a_name_that_the_view_lacks_holds_up_no_other_and_comes_when_it_is_there` |
 //! | 7 | an absent name is answered and then forgotten | `every_subscribed_name_is_answered_and_created_ones_follow`, `a_name_that_comes_goes_and_comes_again_is_sent_each_time_that_it_is_there` |
 //! | 8 | unsubscribed and subscribed again: nothing comes | `a_name_dropped_and_asked_for_again_is_sent_again_at_the_same_version` |
