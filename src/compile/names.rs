@@ -24,6 +24,8 @@ pub struct Unit {
 /// Everything that an audience has, sorted, each once. `None`: its Site is unknown, being deleted or of another role;
 /// its proxies are answered with silence, never with an empty set and never with removals.
 ///
+/// A gRPC client has, for each service port that it can call, all from the API listener to the load assignment.
+///
 /// An unproven audience has neither Secrets nor what hangs on them (HTTPS listeners, their route configurations and
 /// groups). A core that lists no gateways has its services, but no listener and no route configuration: no edge can
 /// reach it.
@@ -31,12 +33,13 @@ pub struct Unit {
 /// At an edge this looks at every rule of every route that attaches there, since the groups follow from them.
 pub fn names(audience: &Audience, reader: &Reader) -> Option<Vec<Unit>> {
     let (site, spec) = reader.site(&audience.site)?;
-    if spec.role != audience.role || !resolve::in_service(spec) {
+    if spec.role != audience.role.of_site() || !resolve::in_service(spec) {
         return None;
     }
     let units = match audience.role {
         Role::Edge => edge(site, spec, audience.proven, reader),
         Role::Core => core(&audience.site, reader),
+        Role::Grpc => clients(&audience.site, reader),
     };
     Some(units.into_iter().collect())
 }
@@ -73,6 +76,22 @@ fn edge(site: &Stored, spec: &SiteSpec, proven: bool, reader: &Reader) -> BTreeS
         for kind in [ResourceType::Cluster, ResourceType::Endpoints] {
             units.insert(Unit { kind, name: name.clone(), scope: here.clone() });
         }
+    }
+    units
+}
+
+/// What gRPC clients of a core site have: never a Secret, for they take certificates from files.
+fn clients(site: &Arc<str>, reader: &Reader) -> BTreeSet<Unit> {
+    let mut units = BTreeSet::new();
+    let everywhere = Scope::Role(Role::Grpc);
+    for (cluster, listeners) in resolve::calls(site, reader) {
+        let mut unit = |kind, name: &str, scope: &Scope| {
+            units.insert(Unit { kind, name: name.into(), scope: scope.clone() });
+        };
+        listeners.iter().for_each(|name| unit(ResourceType::Listener, name, &everywhere));
+        listeners.iter().take(1).for_each(|name| unit(ResourceType::Route, name, &everywhere));
+        unit(ResourceType::Cluster, &cluster, &everywhere);
+        unit(ResourceType::Endpoints, &cluster, &Scope::Clients(site.clone()));
     }
     units
 }

@@ -186,6 +186,8 @@ impl Session {
             }
             return Ok(());
         };
+        // An empty list is nothing to gRPC clients (rule 46).
+        let legacy = kind.wildcard() && self.role != Role::Grpc;
         let slot = self.slot(kind);
         let first = slot.is_none();
         let state = slot.get_or_insert_with(|| Kind::new(kind, request.initial));
@@ -195,7 +197,7 @@ impl Session {
             let error = request.error.as_deref();
             state.resolve(nonce, error, content)
         });
-        if first && kind.wildcard() && request.subscribe.is_empty() && request.unsubscribe.is_empty() {
+        if first && legacy && request.subscribe.is_empty() && request.unsubscribe.is_empty() {
             state.start_wildcard(true, content);
         }
         state.subscribe(&request.subscribe, first, content);

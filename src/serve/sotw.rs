@@ -152,6 +152,9 @@ impl Session {
         // There is no way to say that an unknown type has nothing: silence (rule 5).
         let Some(kind) = ResourceType::from_url(&request.url) else { return Ok(()) };
         let state = self.kinds.entry(kind).or_insert_with(|| Kind::new(kind, request.version.clone()));
+        if self.role == Role::Grpc {
+            state.means_it();
+        }
         if state.stale(&request.nonce) {
             return Ok(());
         }

@@ -18,7 +18,7 @@ use super::{
     service::{Admitted, Fleet, Inner, Method},
     session::{Moment, Session, Violation},
     sotw,
-    wire::{Ask, Variant},
+    wire::{Ask, Features, Variant},
 };
 use crate::{
     feedback::{Connected, ProxyId},
@@ -63,7 +63,9 @@ pub(super) async fn run(
     let resolved = who.resolve(&mut fleet.sites);
     let mut kept = vec![first];
     let proxy = who.inner.shared.feedback.connect(id.clone(), SystemTime::now(), resolved.clone());
-    proxy.set_partial(service.only.is_some());
+    // A gRPC client has a stream for each of its targets; a proxy, perhaps, one for each type. All speak for it.
+    let one_of_many = service.only.is_some() || who.claim.grpc;
+    proxy.set_partial(one_of_many);
     let audience = match resolved {
         Ok(audience) => audience,
         Err(reason) => {
@@ -76,7 +78,7 @@ pub(super) async fn run(
     };
     tracing::debug!(node = %id.node, site = %id.site, "a stream begins");
     // Only now: nobody may push out the streams of a proxy that it merely claims to be.
-    let admitted = who.inner.admit(&id, service.only.is_none());
+    let admitted = who.inner.admit(&id, !one_of_many);
     let reader = who.inner.shared.views.open(&audience);
     let drain = node.drain_time().unwrap_or_else(|| fleet.sites.borrow().drain_time);
     let session = match service.variant {
@@ -98,6 +100,7 @@ pub(super) async fn run(
         proxy,
         admitted,
         frames,
+        features: node.features(),
         active: true,
         complete: false,
         confirming: None,
@@ -178,6 +181,8 @@ struct Stream {
     proxy: Connected,
     admitted: Admitted,
     frames: mpsc::Sender<Bytes>,
+    /// What the client can do.
+    features: Features,
     /// False while its site is unknown or being deleted.
     active: bool,
     /// The proxy has acknowledged everything once.
@@ -303,7 +308,7 @@ impl Stream {
             }
             // Encoded outside the lock, by whoever is first.
             for (room, send) in out {
-                room.send(send.bytes(&self.who.inner.shared.identifier));
+                room.send(send.bytes(&self.who.inner.shared.identifier, self.features));
             }
         }
         for (kind, state) in self.session.reports() {

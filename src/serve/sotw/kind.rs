@@ -91,6 +91,11 @@ impl Kind {
         }
     }
 
+    /// An empty list is nothing from the first request on: gRPC clients know no wildcard (rule 46).
+    pub(super) fn means_it(&mut self) {
+        self.explicit = true;
+    }
+
     /// A request that answers an older response than the last is ignored whole (rule 19). The first of a stream may
     /// carry a nonce of another one (rule 8), and two may come before the first response (rule 22).
     pub(super) fn stale(&self, nonce: &str) -> bool {
