@@ -14,6 +14,7 @@ mod features;
 mod fleet;
 mod flow;
 mod forms;
+mod grpc;
 mod hostile;
 mod https;
 mod load;

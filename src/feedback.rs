@@ -19,6 +19,9 @@ use crate::{
     xds::{ResourceType, Seq, Subscription, Version},
 };
 
+/// From how many bytes on a set that goes whole is worth an alarm: gRPC clients take no message above 4 MiB.
+pub const LARGE_SET: usize = 3 << 20;
+
 /// A proxy: its site (as claimed, while it is refused) and its node id, which is unique at the site.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProxyId {
@@ -54,6 +57,8 @@ pub struct TypeState {
     pub behind: Option<Seq>,
     /// Names that it refuses.
     pub parked: Arc<BTreeMap<Arc<str>, Parked>>,
+    /// Bytes, about, of the set that it was sent last, where that goes whole (state of the world, LDS and CDS); else 0.
+    pub set: usize,
 }
 
 /// Whether a proxy has taken one name.
@@ -154,6 +159,7 @@ impl TypeState {
             subscription.set_wildcard(true);
         }
         self.sent = self.sent.min(other.sent);
+        self.set = self.set.max(other.set);
         self.acked = self.acked.min(other.acked);
         self.behind = self.behind.into_iter().chain(other.behind).min();
         Arc::make_mut(&mut self.pending).extend(other.pending.iter().cloned());
@@ -341,6 +347,7 @@ mod tests {
                 pending: Arc::new(vec!["late".into()]),
                 behind: None,
                 parked: Arc::new([("bad".into(), parked)].into()),
+                set: 0,
             },
         );
         assert_eq!(proxy.acked(Cluster, "a", Seq(5)), Acked::Acked);

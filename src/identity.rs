@@ -20,6 +20,12 @@ impl Peer {
     pub fn plain(address: IpAddr) -> Self {
         Self { spiffe: None, loopback: address.to_canonical().is_loopback() }
     }
+
+    /// Its certificate is that of a gRPC client, of whatever trust domain.
+    pub fn is_grpc(&self) -> bool {
+        let role = self.spiffe.as_deref().and_then(|uri| uri.strip_prefix("spiffe://")?.split('/').nth(1));
+        role.and_then(Role::parse) == Some(Role::Grpc)
+    }
 }
 
 /// What a proxy says of itself in its first request.
@@ -248,6 +254,8 @@ mod tests {
         for certificate in ["grpc/dc1", "grpc/dc1/shop", "core/dc1"] {
             let audience = ask(certificate, true, "dc1").unwrap();
             assert_eq!((audience.role, audience.proven), (Role::Grpc, true), "{certificate}");
+            let peer = Peer { spiffe: Some(format!("spiffe://{DOMAIN}/{certificate}")), loopback: false };
+            assert_eq!(peer.is_grpc(), certificate.starts_with("grpc"), "{certificate}");
         }
         // Its certificate makes it no gateway, and an edge's no client.
         for (certificate, grpc, site) in [("grpc/dc1", false, "dc1"), ("edge/dc1", true, "dc1")] {

@@ -60,6 +60,10 @@ impl Default for Limits {
     }
 }
 
+/// A gRPC client has a stream for each service that it calls, all on one connection, and those above its server's limit
+/// wait without a word: of clients that are proven to be such, more are taken.
+const CLIENT_STREAMS: u32 = 1_000;
+
 /// HTTP/2, hardened: what no client of ours needs is refused, and what a hostile one can make us keep is bounded.
 fn hardened() -> http2::Builder<TokioExecutor> {
     let mut http = http2::Builder::new(TokioExecutor::new());
@@ -162,13 +166,17 @@ impl Intake {
     }
 
     async fn serve(&self, connection: Connection, peer: Peer) -> Result<(), tonic::codegen::StdError> {
-        let routes = &self.routes;
+        let (routes, who) = (&self.routes, peer.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(peer.clone());
+            request.extensions_mut().insert(who.clone());
             // Routes are always ready.
             routes.clone().call(request)
         });
-        let mut connection = pin!(self.http.serve_connection(TokioIo::new(connection), service));
+        let mut http = self.http.clone();
+        if peer.is_grpc() {
+            http.max_concurrent_streams(CLIENT_STREAMS);
+        }
+        let mut connection = pin!(http.serve_connection(TokioIo::new(connection), service));
         tokio::select! {
             ended = connection.as_mut() => return Ok(ended?),
             () = self.cancel.cancelled() => {}

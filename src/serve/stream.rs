@@ -21,9 +21,9 @@ use super::{
     wire::{Ask, Features, Variant},
 };
 use crate::{
-    feedback::{Connected, ProxyId},
+    feedback::{self, Connected, ProxyId},
     identity::{self, NodeClaim, Peer},
-    model::{Audience, Sites},
+    model::{Audience, Role, Sites},
     snapshot::{Reader, Seq},
     xds::ResourceType,
 };
@@ -80,7 +80,11 @@ pub(super) async fn run(
     // Only now: nobody may push out the streams of a proxy that it merely claims to be.
     let admitted = who.inner.admit(&id, !one_of_many);
     let reader = who.inner.shared.views.open(&audience);
-    let drain = node.drain_time().unwrap_or_else(|| fleet.sites.borrow().drain_time);
+    let drain = match audience.role {
+        // It has no listener whose connections could drain.
+        Role::Grpc => Duration::ZERO,
+        Role::Edge | Role::Core => node.drain_time().unwrap_or_else(|| fleet.sites.borrow().drain_time),
+    };
     let session = match service.variant {
         Variant::Delta => {
             let fanouts = who.inner.fanouts(&audience);
@@ -103,6 +107,7 @@ pub(super) async fn run(
         features: node.features(),
         active: true,
         complete: false,
+        alarmed: false,
         confirming: None,
         ends: None,
     };
@@ -187,6 +192,8 @@ struct Stream {
     active: bool,
     /// The proxy has acknowledged everything once.
     complete: bool,
+    /// It was said that a set of it is large.
+    alarmed: bool,
     /// The question whether the replica has read everything.
     confirming: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
     /// When it ends so that the proxy is compared anew.
@@ -312,6 +319,7 @@ impl Stream {
             }
         }
         for (kind, state) in self.session.reports() {
+            self.alarm(kind, state.set);
             self.proxy.set(kind, state);
         }
         if complete {
@@ -322,6 +330,17 @@ impl Stream {
             self.confirm(Duration::ZERO);
         }
         full
+    }
+
+    /// A set that cannot be split comes near to what gRPC clients take; said once for each stream.
+    fn alarm(&mut self, kind: ResourceType, bytes: usize) {
+        if bytes > feedback::LARGE_SET && !std::mem::replace(&mut self.alarmed, true) {
+            let ProxyId { site, node } = &self.proxy.id;
+            tracing::warn!(
+                %node, %site, kind = kind.short(), bytes,
+                "a response that cannot be split is larger than 3 MiB; gRPC clients take 4 MiB: ask for fewer names, or by delta"
+            );
+        }
     }
 
     /// A proxy that was compared with a view of unknown age is compared anew when the replica is fresh again; that is

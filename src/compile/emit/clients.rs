@@ -69,12 +69,10 @@ pub fn api_listener(plan: &ApiListenerPlan) -> Resource {
 
 /// All calls, whatever their host is called, go to the service's cluster.
 pub fn api_route(plan: &ApiRoutePlan) -> Resource {
-    let longest = |limit: Duration| MaxStreamDuration { max_stream_duration: Some(duration(limit)), ..Default::default() };
+    let longest =
+        |limit: Duration| MaxStreamDuration { max_stream_duration: Some(duration(limit)), ..Default::default() };
     let route = Route {
-        r#match: Some(RouteMatch {
-            path_specifier: Some(PathSpecifier::Prefix(String::new())),
-            ..Default::default()
-        }),
+        r#match: Some(RouteMatch { path_specifier: Some(PathSpecifier::Prefix(String::new())), ..Default::default() }),
         action: Some(Action::Route(RouteAction {
             cluster_specifier: Some(ClusterSpecifier::Cluster(plan.cluster.clone())),
             max_stream_duration: plan.request_timeout.map(longest),
