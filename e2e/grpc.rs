@@ -225,7 +225,7 @@ fn a_service_with_tls_is_called_by_those_who_know_its_authority_and_refused_by_o
 }
 
 #[test]
-fn a_client_at_an_edge_is_refused_in_words_and_one_without_a_certificate_is_none() {
+fn a_client_at_an_edge_is_refused_in_words_and_its_certificate_makes_no_gateway() {
     let fleet = Fleet::start();
     let server = fleet.service("a");
     fleet.apply(&(service_yaml("cart", "") + &endpoints_yaml("cart", "core1", &[server.address()])));
