@@ -261,7 +261,9 @@ fn speaker(streams: &[Arc<ProxyState>]) -> Option<ProxyView> {
     let whole = served().find(|stream| !partial(stream));
     let newest = whole.or_else(|| served().next()).or_else(|| streams.last())?;
     let mut view = newest.view();
-    let parts: Vec<_> = served().filter(partial).collect();
+    // Who bears the same name and is somebody else, a gRPC client beside a gateway, speaks for itself alone.
+    let who = newest.audience();
+    let parts: Vec<_> = served().filter(partial).filter(|stream| stream.audience() == who).collect();
     if !parts.is_empty() {
         let beside = parts.iter().filter(|part| !Arc::ptr_eq(part, newest));
         beside.for_each(|part| view.join(part.view().types));
@@ -323,11 +325,36 @@ mod tests {
     #[test]
     fn a_refused_stream_of_the_same_name_does_not_hide_a_served_one() {
         let feedback = Arc::new(Feedback::default());
-        let audience = Audience { site: "fra".into(), role: Role::Edge, proven: true, cohort: "".into() };
+        let audience = Audience { site: "fra".into(), role: Role::Edge, proven: true, cohort: "".into(), delta: true };
         let _served = feedback.connect(id("a"), SystemTime::now(), Ok(audience.clone()));
         let _impostor = feedback.connect(id("a"), SystemTime::now(), Err("no certificate".into()));
         let proxies = feedback.proxies();
         assert_eq!(proxies.iter().map(|p| p.audience.clone()).collect::<Vec<_>>(), [Some(audience)]);
+    }
+
+    #[test]
+    fn the_streams_of_a_grpc_client_say_together_what_it_has_and_nothing_of_a_gateway_of_its_name() {
+        let feedback = Arc::new(Feedback::default());
+        let gateway = Audience { site: "fra".into(), role: Role::Core, proven: true, cohort: "".into(), delta: true };
+        let client = Audience { role: Role::Grpc, delta: false, ..gateway.clone() };
+        let connect = |who: &Audience, name: &str| {
+            let proxy = feedback.connect(id("a"), SystemTime::now(), Ok(who.clone()));
+            proxy.set_partial(who.role == Role::Grpc);
+            let mut subscription = Subscription::default();
+            subscription.insert(name.into());
+            proxy.set(Cluster, TypeState { subscription: Arc::new(subscription), ..TypeState::default() });
+            proxy
+        };
+        let _streams = (connect(&client, "one"), connect(&client, "two"));
+        let asked = || {
+            let proxies = feedback.proxies();
+            let names = proxies[0].types[&Cluster].subscription.names().iter().map(ToString::to_string);
+            (proxies[0].audience.clone(), names.collect::<Vec<_>>())
+        };
+        assert_eq!(asked(), (Some(client.clone()), vec!["one".to_owned(), "two".to_owned()]));
+        let _gateway = connect(&gateway, "three");
+        let _third = connect(&client, "four");
+        assert_eq!(asked(), (Some(gateway), vec!["three".to_owned()]));
     }
 
     #[test]

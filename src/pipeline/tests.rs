@@ -69,7 +69,7 @@ impl Line {
 }
 
 fn open(line: &Line, site: &str) -> Reader {
-    line.views.open(&Audience { site: site.into(), role: Role::Edge, proven: true, cohort: "".into() })
+    line.views.open(&Audience { site: site.into(), role: Role::Edge, proven: true, cohort: "".into(), delta: true })
 }
 
 async fn ready(reader: &Reader) {
@@ -170,7 +170,7 @@ async fn live_endpoints_reach_grpc_clients_in_their_own_form_before_the_configur
     let line = line();
     let speaks = |spec: &mut ServiceSpec| spec.ports[0].app_protocol = AppProtocol::H2c;
     let mut world = World::of([core("c1"), service("a/s", &[80]).service(speaks), set("a/s", "c1")]);
-    let audience = Audience { site: "c1".into(), role: Role::Grpc, proven: true, cohort: "".into() };
+    let audience = Audience { site: "c1".into(), role: Role::Grpc, proven: true, cohort: "".into(), delta: false };
     let client = line.views.open(&audience);
     line.feed(reset(&world)).await;
     ready(&client).await;

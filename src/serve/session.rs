@@ -5,6 +5,7 @@
 //! session compares its cursors with the view whenever it is polled.
 
 mod gate;
+mod hosts;
 mod kind;
 #[cfg(test)]
 mod model_tests;
@@ -31,7 +32,7 @@ use crate::{
     feedback,
     model::{Role, Sites, Watermarks},
     snapshot::{Content, Seq},
-    xds::ResourceType,
+    xds::{PerType, Removal, ResourceType},
 };
 
 /// Names per type and stream.
@@ -120,7 +121,10 @@ pub struct Session {
     drain: Duration,
     started: Instant,
     first_ack: Option<Instant>,
-    kinds: [Option<Kind>; 5],
+    kinds: PerType<Option<Kind>>,
+    /// Route configurations that the proxy has and whose hosts come by themselves; those that were there at a seq came
+    /// with it.
+    streamed: BTreeMap<Arc<str>, Seq>,
     /// Children whose parent was sent before the stream asked for their type.
     touched: BTreeMap<ResourceType, BTreeSet<Arc<str>>>,
     /// Names of unknown types, to be answered as absent.
@@ -147,6 +151,7 @@ impl Session {
             started: now,
             first_ack: None,
             kinds: Default::default(),
+            streamed: BTreeMap::new(),
             touched: BTreeMap::new(),
             unknown: Vec::new(),
             marks: Vec::new(),
@@ -187,7 +192,7 @@ impl Session {
             return Ok(());
         };
         // An empty list is nothing to gRPC clients (rule 46).
-        let legacy = kind.wildcard() && self.role != Role::Grpc;
+        let legacy = kind.empty_is_all() && self.role != Role::Grpc;
         let slot = self.slot(kind);
         let first = slot.is_none();
         let state = slot.get_or_insert_with(|| Kind::new(kind, request.initial));
@@ -202,7 +207,11 @@ impl Session {
         }
         state.subscribe(&request.subscribe, first, content);
         state.unsubscribe(&request.unsubscribe);
-        if state.subscription.names().len() > MAX_NAMES {
+        let names = state.subscription.names().len();
+        if kind == ResourceType::Route {
+            self.forget_routes();
+        }
+        if names > MAX_NAMES {
             return Err(Violation::TooManyNames);
         }
         if matched {
@@ -264,8 +273,10 @@ impl Session {
             let settled = |name: &str| parent.exceptions.get(name).is_some_and(kind::Exception::is_settled);
             let due = content.entries(parent.kind).filter(|(name, entry)| entry.created <= target && !settled(name));
             due.map(|(_, entry)| &entry.resource).all(|r| {
-                let routes = r.requires.iter().filter(|(kind, _)| *kind == ResourceType::Route);
-                r.children.iter().chain(routes).all(asked)
+                let mut routes = r.requires.iter().filter(|(kind, _)| *kind == ResourceType::Route);
+                let streams = |routes: &str| content.hosts(routes).next().is_some();
+                let hosts = || seeded(ResourceType::VirtualHost).is_some();
+                r.children.iter().chain(routes.clone()).all(asked) && routes.all(|(_, name)| !streams(name) || hosts())
             })
         };
         let complete =
@@ -276,8 +287,8 @@ impl Session {
 
     /// Every tombstone up to here has been taken over.
     pub fn passed(&self, content: &Content) -> Seq {
-        let seen = |kind| self.kind(kind).map_or(content.seq(), |k| k.removed);
-        seen(ResourceType::Cluster).min(seen(ResourceType::Listener))
+        let removes = self.kinds.iter().flatten().filter(|state| state.kind.removal() != Removal::Never);
+        removes.map(|state| state.removed).fold(content.seq(), Seq::min)
     }
 
     /// What feedback has to know of each type, where it changed since the last call.
@@ -286,26 +297,11 @@ impl Session {
     }
 
     fn kind(&self, kind: ResourceType) -> Option<&Kind> {
-        let [cluster, endpoints, secret, listener, route] = &self.kinds;
-        match kind {
-            ResourceType::Cluster => cluster,
-            ResourceType::Endpoints => endpoints,
-            ResourceType::Secret => secret,
-            ResourceType::Listener => listener,
-            ResourceType::Route => route,
-        }
-        .as_ref()
+        self.kinds.get(kind).as_ref()
     }
 
     fn slot(&mut self, kind: ResourceType) -> &mut Option<Kind> {
-        let [cluster, endpoints, secret, listener, route] = &mut self.kinds;
-        match kind {
-            ResourceType::Cluster => cluster,
-            ResourceType::Endpoints => endpoints,
-            ResourceType::Secret => secret,
-            ResourceType::Listener => listener,
-            ResourceType::Route => route,
-        }
+        self.kinds.get_mut(kind)
     }
 
     fn wake_at(&mut self, at: Instant) {

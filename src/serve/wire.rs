@@ -111,7 +111,7 @@ impl Node {
         };
         let site = self.locality.as_ref().map(|l| l.sub_zone.clone()).unwrap_or_default();
         let grpc = self.user_agent_name.starts_with(GRPC);
-        Ok(NodeClaim { id: self.id.clone(), cluster: self.cluster.clone(), site, grpc, cohort })
+        Ok(NodeClaim { id: self.id.clone(), cluster: self.cluster.clone(), site, grpc, cohort, delta: false })
     }
 
     /// What it says that it can do beyond what all can, as far as that matters to what is sent.

@@ -2,13 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    ops::Bound,
     sync::Arc,
 };
 
 use super::{Origin, Publish, Seq};
 use crate::{
     model::{ObjectRef, Revision},
-    xds::{Resource, ResourceType, ServiceNeed},
+    xds::{ANY_SCOPE, PerType, Resource, ResourceType, ServiceNeed},
 };
 
 /// Changes per type that are found without a scan.
@@ -107,7 +108,7 @@ pub struct Content {
     history: VecDeque<(Seq, Revision)>,
     /// The newest publish that `history` has forgotten.
     forgotten: Seq,
-    types: [Names; 5],
+    types: PerType<Names>,
     /// Which entries came from an object.
     carriers: BTreeMap<ObjectRef, BTreeSet<(ResourceType, Arc<str>)>>,
 }
@@ -152,6 +153,16 @@ impl Content {
     /// All names of a type, sorted.
     pub fn entries(&self, kind: ResourceType) -> impl Iterator<Item = (&Arc<str>, &Entry)> {
         self.names(kind).entries.iter()
+    }
+
+    /// The virtual hosts of a route configuration, to whose names it is the prefix.
+    pub fn hosts(&self, routes: &str) -> impl Iterator<Item = (&Arc<str>, &Entry)> + use<'_> {
+        let prefix = format!("{routes}/");
+        let from = self
+            .names(ResourceType::VirtualHost)
+            .entries
+            .range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded));
+        from.take_while(move |(name, _)| name.starts_with(&prefix))
     }
 
     /// When anything of a type last had to be sent: whoever has acknowledged it lacks nothing.
@@ -219,30 +230,16 @@ impl Content {
     }
 
     fn names(&self, kind: ResourceType) -> &Names {
-        let [cluster, endpoints, secret, listener, route] = &self.types;
-        match kind {
-            ResourceType::Cluster => cluster,
-            ResourceType::Endpoints => endpoints,
-            ResourceType::Secret => secret,
-            ResourceType::Listener => listener,
-            ResourceType::Route => route,
-        }
+        self.types.get(kind)
     }
 
     fn names_mut(&mut self, kind: ResourceType) -> &mut Names {
-        let [cluster, endpoints, secret, listener, route] = &mut self.types;
-        match kind {
-            ResourceType::Cluster => cluster,
-            ResourceType::Endpoints => endpoints,
-            ResourceType::Secret => secret,
-            ResourceType::Listener => listener,
-            ResourceType::Route => route,
-        }
+        self.types.get_mut(kind)
     }
 
     /// Forgets the tombstones that every stream has passed.
     pub(super) fn prune(&mut self, passed: Seq) {
-        for names in &mut self.types {
+        for names in self.types.iter_mut() {
             names.tombstones.retain(|_, t| t.seq > passed);
         }
     }
@@ -350,16 +347,18 @@ impl Content {
         }
     }
 
-    /// Calls `found` with every cluster that `resource` requires, itself or through its route configurations.
+    /// Calls `found` with every cluster that `resource` requires, itself or through its filters, scopes, route
+    /// configurations and their virtual hosts.
     pub fn reach(&self, resource: &Resource, found: &mut dyn FnMut(&Arc<str>)) {
         for (kind, name) in &resource.requires {
             match kind {
                 ResourceType::Cluster => found(name),
-                ResourceType::Route => {
-                    let routes = self.get(*kind, name).into_iter().flat_map(|e| &e.resource.requires);
-                    routes.filter(|(k, _)| *k == ResourceType::Cluster).for_each(|(_, n)| found(n));
+                // Down the chain only, so that no ring of names is followed for ever.
+                _ if *kind <= resource.kind => {}
+                ResourceType::ScopedRoute if &**name == ANY_SCOPE => {
+                    self.entries(*kind).for_each(|(_, scope)| self.reach(&scope.resource, found));
                 }
-                _ => {}
+                _ => self.get(*kind, name).into_iter().for_each(|entry| self.reach(&entry.resource, found)),
             }
         }
     }

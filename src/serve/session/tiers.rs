@@ -100,7 +100,7 @@ impl Waited {
 }
 
 impl Session {
-    /// Services that the route configurations of a listener name and that the stream lacks, being new to it themselves.
+    /// Services that the route configurations of a listener or scope name and that the stream lacks, being new to it themselves.
     pub(super) fn brought<'c>(
         &self,
         listener: &crate::xds::Resource,
@@ -111,9 +111,9 @@ impl Session {
             let entry = content.get(*kind, name)?;
             let has =
                 self.kind(*kind).is_some_and(|rds| rds.subscription.contains(name) && !rds.is_new(name, entry.created));
-            (!has).then_some(entry)
+            (!has).then(|| content.hosts(name).map(|(_, host)| host).chain([entry]))
         });
-        let lacking: Vec<_> = lacking.collect();
+        let lacking: Vec<_> = lacking.flatten().collect();
         lacking.into_iter().flat_map(|entry| entry.needs().map(|(need, _)| need))
     }
 

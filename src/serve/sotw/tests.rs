@@ -35,7 +35,7 @@ impl World {
 
     fn of(role: Role, upserts: Vec<Resource>) -> Self {
         let views = Views::default();
-        let audience = Audience { site: "fra".into(), role, proven: true, cohort: "".into() };
+        let audience = Audience { site: "fra".into(), role, proven: true, cohort: "".into(), delta: false };
         let reader = views.open(&audience);
         let now = Instant::now();
         let world = Self { views, reader, session: Session::new(role, Duration::from_secs(60), now), now };
@@ -358,4 +358,20 @@ fn a_cluster_set_is_whole_however_large_and_assignments_come_in_parts() {
     world.quiet();
     let content = Arc::clone(world.reader.view());
     assert!(world.session.reports().iter().all(|(_, state)| state.acked == content.read().seq()));
+}
+
+#[test]
+fn scopes_are_whole_sets_filters_and_layers_are_not_and_virtual_hosts_are_unknown() {
+    use ResourceType::{Extension, Runtime, ScopedRoute, VirtualHost};
+    let all = [(ScopedRoute, "s1"), (ScopedRoute, "s2"), (Extension, "x"), (Runtime, "rt"), (VirtualHost, "r/h")];
+    let mut world = World::new(all.map(|(kind, name)| resource(kind, name, "1")).into());
+    world.request(VirtualHost, &["r/h"], 0, None);
+    world.quiet();
+    world.takes(ScopedRoute, &[], &["s1", "s2"]);
+    world.takes(Extension, &["x"], &["x"]);
+    world.takes(Runtime, &["rt"], &["rt"]);
+    world.publish(vec![resource(Extension, "x", "2")], &[(ScopedRoute, "s1"), (Runtime, "rt")]);
+    world.sent(Extension, &["x"]);
+    world.sent(ScopedRoute, &["s2"]);
+    world.quiet();
 }

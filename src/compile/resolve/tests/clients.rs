@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     catalog::testing::*,
     compile::{
-        HostCache, compile,
+        compile,
         plan::{ClientEndpointsPlan, EndpointsPlan},
         resolve,
     },
@@ -78,7 +78,7 @@ fn a_client_has_the_services_of_its_region_that_speak_http_2_and_nothing_else() 
     assert_eq!(names(&audience("pop", Role::Grpc, true), &reader(&world)), None, "there are none at edges");
     // Everything that is named compiles: a tree is whole, or not there.
     for unit in units(&world, &audience("here", Role::Grpc, true)) {
-        let outcome = compile(&unit, &reader(&world), &mut HostCache::default());
+        let outcome = compile(&unit, &reader(&world));
         assert!(outcome.resource.is_some_and(|r| r.name == unit.name) && outcome.problems.is_empty(), "{unit:?}");
     }
 }
