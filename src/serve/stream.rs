@@ -59,6 +59,7 @@ pub(super) async fn run(
     // The node is only guaranteed in the first request; a later, different one is ignored.
     let node = first.take_node().unwrap_or_default();
     let (claim, drain) = (node.claim()?, node.drain_time());
+    let claim = NodeClaim { delta: service.variant == Variant::Delta, ..claim };
     // Its metadata would keep the bytes of the whole request for as long as the stream lives.
     drop(node);
     let who = Who { inner, peer, claim };
