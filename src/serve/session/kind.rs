@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use super::gate::Hold;
+use super::{gate::Hold, touched::Touched};
 use crate::{
     feedback,
     model::Revision,
@@ -188,7 +188,7 @@ impl Kind {
 
     /// The view is ready: compares it with what the proxy says that it has. Versions are opaque to us too: equal or
     /// not, never older or newer; a view that is `stale` may be the older one, and then only adds.
-    pub(super) fn seed(&mut self, content: &Content, touched: &BTreeSet<Arc<str>>, stale: bool) {
+    pub(super) fn seed(&mut self, content: &Content, touched: &Touched, stale: bool) {
         let Some(mut initial) = self.initial.take() else { return };
         if stale {
             let equal = |name: &str, version: &str| {

@@ -147,3 +147,14 @@ async fn so_many_connections_are_opened_at_a_time_and_a_silent_one_is_none_of_th
     let _third = timeout(SOON, server.client("third", "fra")).await.expect("one that has said who it is makes room");
     server.until(|_| server.has("third")).await;
 }
+
+#[tokio::test]
+async fn a_storm_that_nobody_accepts_yet_waits_and_is_not_forgotten() {
+    let listener = intake::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    for number in 0..500 {
+        let connected = timeout(SOON, TcpStream::connect(address)).await;
+        waiting.push(connected.unwrap_or_else(|_| panic!("connection {number} is not taken")).unwrap());
+    }
+}
