@@ -2,6 +2,8 @@
 
 pub mod csds;
 pub mod fanout;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod intake;
 pub mod lrs;
 mod machine;
