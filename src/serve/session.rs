@@ -21,16 +21,17 @@ mod tests;
 pub(super) mod tiers;
 #[cfg(test)]
 mod tiers_tests;
+mod touched;
 #[cfg(test)]
 mod world;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use self::kind::Kind;
+use self::{kind::Kind, touched::Touched};
 use super::fanout::{Fanouts, Frame};
 use crate::{
     feedback,
@@ -130,7 +131,7 @@ pub struct Session {
     /// with it.
     streamed: BTreeMap<Arc<str>, Seq>,
     /// Children whose parent was sent before the stream asked for their type.
-    touched: BTreeMap<ResourceType, BTreeSet<Arc<str>>>,
+    touched: BTreeMap<ResourceType, Touched>,
     /// Names of unknown types, to be answered as absent.
     unknown: Vec<(String, Vec<Arc<str>>)>,
     /// When LDS and RDS had acknowledged all that they were sent up to a seq.
