@@ -5,7 +5,10 @@ use std::net::Ipv4Addr;
 use crate::{
     forms::of_one_type,
     harness::{Backend, Link, Load, Request, Response, wait_for},
-    world::{HTTP, SOON, World, certificate_yaml, https_gateway_yaml, route_yaml, service_yaml, start_edited_envoy},
+    world::{
+        HTTP, SOON, World, certificate_yaml, https_gateway_yaml, route_yaml, service_yaml, start_edited_envoy,
+        start_envoy_at,
+    },
 };
 
 /// Requests a second under load.
@@ -85,6 +88,33 @@ fn an_edge_that_comes_back_or_starts_anew_has_all_virtual_hosts() {
     assert_eq!(world.get("a.example", "/").status, 200, "a listener is not ready before its hosts are there");
 }
 
+/// What an edit of one route among many costs on the wire: one host, or all of them.
+#[test]
+fn an_edit_among_many_hosts_costs_one_on_the_wire_where_they_are_streamed() {
+    let mut world = World::start("memory");
+    let backend = world.backend("one");
+    world.apply(&(service_yaml("web", "", &[("core1", &backend)]) + &gateway(true, &[])));
+    let hosts: Vec<String> = (0..200).map(|n| format!("h{n}.example")).collect();
+    for chunk in hosts.chunks(50) {
+        world.apply(&routes(&chunk.iter().map(String::as_str).collect::<Vec<_>>()));
+    }
+    let link = Link::to(world.control.xds());
+    world.edge = start_envoy_at(link.address(), world.certs.path(), "edge1", "edge");
+    world.edge.wait_ready(SOON);
+    let cost = |status: u16| {
+        let before = link.bytes().1;
+        let rules = format!("[{{filters: [{{type: RequestRedirect, requestRedirect: {{statusCode: {status}}}}}]}}]");
+        world.apply(&route_yaml("h7-example", "h7.example", &rules));
+        assert_eq!(world.get("h7.example", "/").status, status);
+        link.bytes().1 - before
+    };
+    let streamed = cost(301);
+    world.apply(&gateway(false, &[]));
+    let whole = cost(302);
+    eprintln!("one edit among 200 hosts: {streamed} bytes streamed, {whole} whole");
+    assert!(streamed < 5_000 && whole > 20 * streamed, "{streamed} bytes streamed, {whole} whole");
+}
+
 /// Back and forth: a listener goes over to the other route configuration when all of that is there.
 #[test]
 fn the_annotation_changes_under_load_and_no_request_fails() {
@@ -136,8 +166,8 @@ fn edges_that_speak_another_form_of_xds_serve_the_same_hosts() {
     let backend = world.backend("one");
     let service = service_yaml("web", "", &[("core1", &backend)]);
     world.apply(&(service + &gateway(true, &[]) + &routes(&["a.example"])));
-    let forms: [(fn(String) -> String, bool); 2] = [(state_of_the_world, false), (of_one_type, true)];
-    for (form, streamed) in forms {
+    for streamed in [false, true] {
+        let form = if streamed { of_one_type } else { state_of_the_world };
         world.edge = start_edited_envoy(world.control.xds(), world.certs.path(), ("edge1", "edge"), form);
         world.edge.wait_ready(SOON);
         assert_eq!(world.get("a.example", "/").status, 200);
