@@ -8,6 +8,8 @@
 
 mod gate;
 mod hosts;
+#[cfg(test)]
+mod hosts_tests;
 mod kind;
 #[cfg(test)]
 mod model_tests;
@@ -214,7 +216,7 @@ impl Session {
         state.unsubscribe(&request.unsubscribe);
         let names = state.subscription.names().len();
         if kind == ResourceType::Route {
-            self.forget_routes();
+            self.forget_routes(&request.subscribe);
         }
         if names > MAX_NAMES {
             return Err(Violation::TooManyNames);
