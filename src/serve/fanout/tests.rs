@@ -73,7 +73,8 @@ fn a_fan_out_that_is_joined_and_left_again_and_again_is_kept_once() {
 #[test]
 fn a_range_is_built_once_and_forgotten_after_some_others() {
     let views = Views::default();
-    let reader = views.open(&Audience { site: "s".into(), role: Role::Edge, proven: true, cohort: "".into() });
+    let reader =
+        views.open(&Audience { site: "s".into(), role: Role::Edge, proven: true, delta: true, cohort: "".into() });
     let publish = |payload: usize| {
         let upserts = vec![resource("a", payload)];
         reader.view().publish(views.next_seq(), Revision(1), Publish { upserts, removals: vec![] });

@@ -51,7 +51,7 @@ fn a_publish_wakes_whoever_follows_the_view_when_something_changed() {
     let views = Views::default();
     let reader = views.open(&audience());
     let published = reader.view().subscribe();
-    let mut publish = |seq, changes| {
+    let publish = |seq, changes| {
         reader.view().publish(Seq(seq), Revision(seq), changes);
     };
     publish(1, up(vec![]));
