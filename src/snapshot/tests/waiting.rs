@@ -68,3 +68,22 @@ fn a_publish_wakes_whoever_follows_the_view_when_something_changed() {
     publish(6, down(Cluster, "a"));
     assert!(published.has_changed().unwrap());
 }
+
+#[test]
+fn a_cursor_that_is_just_older_than_the_log_misses_nothing() {
+    let views = Views::default();
+    let reader = views.open(&audience());
+    let publish = |name: &str, payload: u64| {
+        let one = Resource::new(Cluster, name, payload.to_string().into());
+        reader.view().publish(views.next_seq(), Revision(1), up(vec![one]));
+        reader.view().read().seq().0
+    };
+    let first = publish("early", 0);
+    publish("after", 0);
+    let last = (0..5_000).map(|payload| publish("busy", payload)).last().unwrap();
+    let content = reader.view().read();
+    assert_eq!(names(&content, Cluster, first), ["after", "busy"]);
+    assert_eq!(names(&content, Cluster, first + 1), ["busy"]);
+    assert_eq!(names(&content, Cluster, last - 1), ["busy"]);
+    assert!(names(&content, Cluster, last).is_empty());
+}
