@@ -2,7 +2,7 @@
 //! comes for a route configuration that it does not have: they follow it, all of them in one response, since it serves
 //! as soon as the first has come.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Session,
@@ -30,11 +30,19 @@ pub(super) fn answering<'c>(asked: &str, content: &'c Content) -> Option<&'c Ent
     find(host).or_else(|| patterns.find_map(|pattern| find(&pattern)))
 }
 
-/// The answer to a question for a host that is there under another name, or not at all: Envoy holds the request back
-/// until a resource comes that has the asked name as an alias; "removed" it does not take for an answer.
-pub(super) fn answer(asked: &str, content: &Content) -> Arc<Resource> {
-    let host = answering(asked, content).map(|entry| &*entry.resource);
-    Arc::new(Resource::alias(ResourceType::VirtualHost, asked, host))
+/// Adds the answers to questions for hosts that are there under another name, or not at all: Envoy holds the request back
+/// until a resource comes that has the asked name as an alias; "removed" it does not take for an answer. A host that
+/// answers for several stands there once, as Envoy refuses a response in which a name comes twice.
+pub(super) fn answer(asked: &[Arc<str>], content: &Content, resources: &mut Vec<Arc<Resource>>) {
+    let mut answers: BTreeMap<Arc<str>, (Option<&Resource>, Vec<&str>)> = BTreeMap::new();
+    for name in asked {
+        let host = answering(name, content).map(|entry| &*entry.resource);
+        let answer = answers.entry(host.map_or(name, |host| &host.name).clone()).or_insert((host, Vec::new()));
+        answer.1.push(name);
+    }
+    resources.retain(|resource| !answers.contains_key(&resource.name));
+    let answers = answers.values().map(|(host, asked)| Resource::alias(ResourceType::VirtualHost, asked, *host));
+    resources.extend(answers.map(Arc::new));
 }
 
 impl Session {
