@@ -2,6 +2,7 @@
 
 use ResourceType::{Cluster, Endpoints, Listener, Route, Secret, VirtualHost};
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 
 use super::{world::*, *};
 use crate::feedback::Acked;
