@@ -1,5 +1,7 @@
 //! Rules of the protocol that need no story: one test each, by their number in `docs/protocol.md`.
 
+use std::collections::BTreeSet;
+
 use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
 use proptest::prelude::*;
 
