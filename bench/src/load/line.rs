@@ -53,7 +53,8 @@ impl Line {
     /// # Errors
     /// Of TLS.
     pub fn new(socket: TcpStream, server: IpAddr, tls: Option<&Arc<ClientConfig>>) -> io::Result<Self> {
-        let session = |config: &Arc<ClientConfig>| ClientConnection::new(Arc::clone(config), server.into()).map(Box::new);
+        let session =
+            |config: &Arc<ClientConfig>| ClientConnection::new(Arc::clone(config), server.into()).map(Box::new);
         let tls = tls.map(session).transpose().map_err(io::Error::other)?;
         Ok(Self { socket, tls })
     }

@@ -173,7 +173,13 @@ impl Server {
         let mut driver = Driver::connect(started.api, started.http, etcd.as_ref().map(|etcd| etcd.url.clone()))?;
         driver.load(count)?;
         let tls = certificates.map(|dir| dir.join("core/core1"));
-        Ok(Self { process: started.process, xds: started.xds, tls, hand: Hand::Tidegate(Box::new(driver)), _etcd: etcd })
+        Ok(Self {
+            process: started.process,
+            xds: started.xds,
+            tls,
+            hand: Hand::Tidegate(Box::new(driver)),
+            _etcd: etcd,
+        })
     }
 
     /// Stamps resource number `index` and publishes it; returns when that has been taken.

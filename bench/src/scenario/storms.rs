@@ -21,7 +21,8 @@ const MIB: f64 = 1_048_576.0;
 
 /// A row of the medians of equally long runs.
 fn row(fixed: &[String], runs: &[Vec<f64>], digits: &[usize]) -> Vec<String> {
-    let columns = digits.iter().enumerate().map(|(at, digits)| spread(runs.iter().map(|run| run[at]).collect(), *digits));
+    let columns =
+        digits.iter().enumerate().map(|(at, digits)| spread(runs.iter().map(|run| run[at]).collect(), *digits));
     fixed.iter().cloned().chain(columns).collect()
 }
 
@@ -52,7 +53,8 @@ fn losses(table: &mut Table, what: &str, answer: &Value) {
 pub fn cold(plan: &Plan, setup: &Setup) -> Result<Table> {
     let note = "All connect at once and want 1,000 clusters. Target at N = 10,000: ≤ 25 s, RSS peak ≤ 1 GiB, no \
                 connection lost.";
-    let head = ["server", "N", "seconds", "server CPU s", "MB sent", "RSS peak MiB", "RSS 1 s later", "connections lost"];
+    let head =
+        ["server", "N", "seconds", "server CPU s", "MB sent", "RSS peak MiB", "RSS 1 s later", "connections lost"];
     let mut table = Table::new("S5: cold storm", note, &head);
     for kind in [Kind::Floor, Kind::Tidegate, Kind::TidegateTls] {
         let cell = Cell { kind, asks: Asks::Cds, clients: plan.clients(10_000), resources: 1_000, rounds: 0 };
