@@ -155,7 +155,7 @@ fn a_route_waits_for_a_service_until_a_core_has_it_or_the_time_is_over() {
         world.takes(Route, &["r"], &["r"]);
         world.publish(vec![route("2", &["s"])], &[]);
         let view = Arc::clone(world.reader.view());
-        let mut poll = |session: &mut Session, revision, now| {
+        let poll = |session: &mut Session, revision, now| {
             let at = Watermark { revision: Revision(revision), connected: true, ..Watermark::default() };
             let (sites, watermarks) = (Sites::default(), Watermarks::from([("ams".into(), at)]));
             let moment = Moment { now, fresh: true, sites: &sites, watermarks: &watermarks };
