@@ -2,7 +2,7 @@
 //! comes for a route configuration that it does not have: they follow it, all of them in one response, since it serves
 //! as soon as the first has come.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Session,
@@ -30,11 +30,21 @@ pub(super) fn answering<'c>(asked: &str, content: &'c Content) -> Option<&'c Ent
     find(host).or_else(|| patterns.find_map(|pattern| find(&pattern)))
 }
 
-/// The answer to a question for a host that is there under another name, or not at all: Envoy holds the request back
-/// until a resource comes that has the asked name as an alias; "removed" it does not take for an answer.
-pub(super) fn answer(asked: &str, content: &Content) -> Arc<Resource> {
-    let host = answering(asked, content).map(|entry| &*entry.resource);
-    Arc::new(Resource::alias(ResourceType::VirtualHost, asked, host))
+/// Adds the answers to questions for hosts that are there under other names, or not at all: Envoy holds a request back
+/// until a resource comes that has the asked name as an alias; "removed" it does not take for an answer. Each resource
+/// stands in a response once, whatever the names under which it is asked for.
+pub(super) fn answer(asked: &[&Arc<str>], resources: &mut Vec<Arc<Resource>>, content: &Content) {
+    let mut found: BTreeMap<&Arc<str>, (&Entry, Vec<&str>)> = BTreeMap::new();
+    for name in asked {
+        match answering(name, content) {
+            Some(entry) => found.entry(&entry.resource.name).or_insert((entry, Vec::new())).1.push(name),
+            None => resources.push(Arc::new(Resource::alias(ResourceType::VirtualHost, &[name], None))),
+        }
+    }
+    for (name, (entry, aliases)) in found {
+        resources.retain(|resource| resource.name != *name);
+        resources.push(Arc::new(Resource::alias(ResourceType::VirtualHost, &aliases, Some(&entry.resource))));
+    }
 }
 
 impl Session {

@@ -302,17 +302,20 @@ impl Session {
         names: &BTreeSet<Arc<str>>,
         mut removed: Vec<Arc<str>>,
     ) -> Vec<Arc<Frame>> {
-        let mut resources = Vec::new();
+        let (mut resources, mut asked) = (Vec::new(), Vec::new());
         for name in names {
             match content.get(state.kind, name) {
                 Some(entry) => resources.push(Arc::clone(&entry.resource)),
-                None if state.kind == ResourceType::VirtualHost => {
-                    state.exceptions.remove(name);
-                    resources.push(hosts::answer(name, content));
+                None if state.kind == ResourceType::VirtualHost && state.subscription.names().contains(name) => {
+                    asked.push(name);
                 }
                 None => removed.push(Arc::clone(name)),
             }
         }
+        asked.iter().for_each(|name| drop(state.exceptions.remove(*name)));
+        // First it goes, then it is answered as absent.
+        let (later, asked): (Vec<_>, Vec<_>) = asked.into_iter().partition(|name| removed.contains(name));
+        hosts::answer(&asked, &mut resources, content);
         removed.sort();
         removed.dedup();
         for name in &removed {
@@ -320,6 +323,9 @@ impl Session {
             if state.kind == ResourceType::Route && state.subscription.contains(name) {
                 state.exceptions.insert(Arc::clone(name), Exception::Absent { new });
             }
+        }
+        for name in later {
+            state.exceptions.insert(Arc::clone(name), Exception::Wanted { new: true, group: None });
         }
         if resources.is_empty() && removed.is_empty() {
             return Vec::new();
