@@ -126,6 +126,8 @@ fn a_host_that_is_asked_for_on_demand_is_answered_under_the_asked_name() {
     assert_eq!(world.settle(), ["VHDS +r/x"]);
     world.subscribe(VirtualHost, &["r/a.wide:8080"]);
     assert_eq!(world.settle(), ["VHDS +r/*.wide"]);
+    world.subscribe(VirtualHost, &["r/*.wide", "r/b.wide", "r/c.wide"]);
+    assert_eq!(world.settle(), ["VHDS +r/*.wide"], "once in a response, under all names");
     world.subscribe(VirtualHost, &["r/nobody"]);
     assert_eq!(world.settle(), ["VHDS +r/nobody"], "Envoy takes a removal for no answer");
     let view = world.reader.view().read();

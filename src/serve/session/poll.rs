@@ -302,22 +302,20 @@ impl Session {
         names: &BTreeSet<Arc<str>>,
         mut removed: Vec<Arc<str>>,
     ) -> Vec<Arc<Frame>> {
-        let (mut resources, mut asked, mut later) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut resources, mut asked) = (Vec::new(), Vec::new());
         for name in names {
             match content.get(state.kind, name) {
                 Some(entry) => resources.push(Arc::clone(&entry.resource)),
-                // A name is never in both halves: that it went is said first, and the question is answered next.
-                None if state.kind == ResourceType::VirtualHost && removed.contains(name) => {
-                    later.push(Arc::clone(name))
-                }
-                None if state.kind == ResourceType::VirtualHost => {
-                    state.exceptions.remove(name);
-                    asked.push(Arc::clone(name));
+                None if state.kind == ResourceType::VirtualHost && state.subscription.names().contains(name) => {
+                    asked.push(name);
                 }
                 None => removed.push(Arc::clone(name)),
             }
         }
-        hosts::answer(&asked, content, &mut resources);
+        asked.iter().for_each(|name| drop(state.exceptions.remove(*name)));
+        // First it goes, then it is answered as absent.
+        let (later, asked): (Vec<_>, Vec<_>) = asked.into_iter().partition(|name| removed.contains(name));
+        hosts::answer(&asked, &mut resources, content);
         removed.sort();
         removed.dedup();
         for name in removed.iter().filter(|name| !later.contains(*name)) {
@@ -325,6 +323,9 @@ impl Session {
             if state.kind == ResourceType::Route && state.subscription.contains(name) {
                 state.exceptions.insert(Arc::clone(name), Exception::Absent { new });
             }
+        }
+        for name in later {
+            state.exceptions.insert(Arc::clone(name), Exception::Wanted { new: true, group: None });
         }
         if resources.is_empty() && removed.is_empty() {
             return Vec::new();
