@@ -117,6 +117,7 @@ fn build(unit: &Unit, reader: &Reader<'_>, hosts: &mut HostCache) -> Option<Reso
         Plan::Group(plan) => emit::group_endpoints(&plan),
         Plan::Service(plan) => emit::service_cluster(&plan),
         Plan::Endpoints(plan) => emit::service_endpoints(&plan),
+        Plan::Raw(plan) => emit::raw(unit.kind, &plan),
         Plan::Secret(secret) => emit::secret(name, &secret.spec, &secret.source),
     })
 }

@@ -4,6 +4,7 @@ mod certificate;
 mod envelope;
 mod filter;
 mod gateway;
+mod raw;
 pub mod regex;
 mod route;
 mod selector;

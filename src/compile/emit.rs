@@ -7,6 +7,7 @@ mod headers;
 mod http;
 mod listener;
 mod path;
+mod raw;
 mod route;
 mod secret;
 mod sources;
@@ -25,6 +26,7 @@ pub use backbone::{core_listener, core_route_configuration};
 pub use cluster::{group_cluster, service_cluster};
 pub use endpoints::{group_endpoints, service_endpoints};
 pub use listener::edge_listener;
+pub use raw::raw;
 pub use route::{Entry, VirtualHostBytes, route_configuration, virtual_host};
 pub use secret::secret;
 
@@ -33,8 +35,7 @@ use crate::{
     xds::{Resource, ResourceType, Source, canonical::canonical},
 };
 
-/// The header that carries a service across the backbone (design: "Edge and core").
-pub const SERVICE_HEADER: &str = "x-tidegate-service";
+pub use crate::model::SERVICE_HEADER;
 /// The header by which a core gateway says that nothing has reached a back end.
 pub const REFUSED_HEADER: &str = "x-tidegate-refused";
 /// Path of the edges' checks of core gateways; told from users' requests by the absent [`SERVICE_HEADER`].

@@ -8,6 +8,7 @@ mod backbone;
 mod hostname;
 mod ports;
 pub mod problems;
+mod raw;
 mod references;
 mod routes;
 pub mod status;
@@ -32,9 +33,11 @@ use super::{
 
 pub use backbone::{core_listener, endpoints, group, service_cluster};
 pub use ports::GATEWAY_CLASS;
+pub use raw::{RawPlan, raw};
 pub(crate) use {
     backbone::in_service,
     ports::{Port, port, ports_at},
+    raw::raw_at,
     routes::groups,
 };
 
@@ -60,6 +63,8 @@ pub enum Plan {
     Endpoints(EndpointsPlan),
     /// SDS.
     Secret(SecretPlan),
+    /// Any type, as it is written.
+    Raw(RawPlan),
 }
 
 /// A server certificate for edges.
@@ -77,6 +82,7 @@ pub struct SecretPlan {
 pub fn plan(unit: &Unit, reader: &Reader) -> Option<Plan> {
     let name = unit.name.as_ref();
     match (unit.kind, &unit.scope) {
+        (kind, Scope::Raw(object)) => raw(kind, name, object, reader).map(Plan::Raw),
         (ResourceType::Listener, Scope::Site(site)) => core_listener(site, reader).map(Plan::CoreListener),
         (ResourceType::Listener, scope) => listener(scope, reader).map(Plan::Listener),
         (ResourceType::Route, Scope::Role(_)) => (name == BACKBONE).then_some(Plan::CoreRoutes),
@@ -91,7 +97,7 @@ pub fn plan(unit: &Unit, reader: &Reader) -> Option<Plan> {
         (ResourceType::Endpoints, Scope::Site(site)) => endpoints(name, site, reader).map(Plan::Endpoints),
         (ResourceType::Secret, _) => secret(name, reader).map(Plan::Secret),
         (ResourceType::Cluster | ResourceType::Endpoints, _) => None,
-        // Nothing is made of these.
+        // Nothing is generated of these.
         (
             ResourceType::Extension | ResourceType::ScopedRoute | ResourceType::VirtualHost | ResourceType::Runtime,
             _,

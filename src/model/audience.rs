@@ -69,6 +69,8 @@ pub enum Scope {
     Role(Role),
     /// One site (an edge's groups, every load assignment, a core's listener).
     Site(Arc<str>),
+    /// Nothing but one `EnvoyResource`, by its name.
+    Raw(Arc<str>),
     /// The Gateways that share an (address, port): an edge's listeners, route configurations, virtual hosts.
     Gateways {
         /// The address that the listener binds.

@@ -4,6 +4,7 @@ mod backbone;
 mod hosts;
 mod incremental;
 mod listeners;
+mod raw;
 mod references;
 mod routes;
 mod verdicts;
