@@ -27,7 +27,10 @@ pub use cluster::{group_cluster, service_cluster};
 pub use endpoints::{group_endpoints, service_endpoints};
 pub use listener::edge_listener;
 pub use raw::raw;
-pub use route::{Entry, VirtualHostBytes, route_configuration, virtual_host};
+pub use route::{
+    Entry, VIRTUAL_HOST, VirtualHostBytes, route_configuration, streamed_host, streamed_route_configuration,
+    virtual_host,
+};
 pub use secret::secret;
 
 use crate::{

@@ -124,7 +124,7 @@ fn reserved(kind: ResourceType, name: &str) -> Option<&'static str> {
         ResourceType::Cluster | ResourceType::Endpoints => starts(&[BACKBONE]).then_some(OURS),
         ResourceType::Listener => (name == "backbone" || starts(&["gateway/"])).then_some(OURS),
         ResourceType::Route | ResourceType::VirtualHost => {
-            (name == "backbone" || starts(&["backbone/", "http/", "https/"])).then_some(OURS)
+            (name == "backbone" || starts(&["backbone/", "http/", "https/", "streamed/"])).then_some(OURS)
         }
         ResourceType::Secret => name.contains('/').then_some("Certificates are served under <namespace>/<name>"),
         ResourceType::Extension | ResourceType::ScopedRoute | ResourceType::Runtime => None,

@@ -3,26 +3,6 @@
 use super::*;
 use crate::{catalog::testing::*, model::*, xds::ResourceType};
 
-fn raw(name: &str, kind: ResourceType, called: &str) -> Object {
-    let spec = EnvoyResourceSpec {
-        type_url: kind.url().to_owned(),
-        name: called.to_owned(),
-        payload: bytes::Bytes::new(),
-        confidential: false,
-        binds: Vec::new(),
-        roles: [Role::Edge].into(),
-        sites: None,
-    };
-    let metadata = Metadata { name: name.to_owned(), ..Metadata::default() };
-    Object { metadata, spec: Spec::EnvoyResource(spec) }
-}
-
-fn with(mut object: Object, edit: impl FnOnce(&mut EnvoyResourceSpec)) -> Object {
-    let Spec::EnvoyResource(spec) = &mut object.spec else { panic!("no EnvoyResource") };
-    edit(spec);
-    object
-}
-
 fn problems(world: &World) -> Vec<String> {
     let found = super::super::problems::problems(world.catalog.configuration(), world.catalog.runtime());
     let raw = found.into_iter().filter(|p| p.object.as_ref().is_some_and(|o| o.kind == Kind::EnvoyResource));
@@ -36,9 +16,9 @@ fn it_stands_where_its_roles_and_selector_say() {
         edge("fra").label("region", "eu"),
         edge("nyc"),
         core("ams").label("region", "eu"),
-        with(raw("a", ResourceType::Cluster, "everywhere"), |spec| spec.roles = [Role::Edge, Role::Core].into()),
-        with(raw("b", ResourceType::Runtime, "eu"), |spec| spec.sites = Some(eu.clone())),
-        with(raw("c", ResourceType::Route, "nowhere"), |spec| {
+        raw("a", ResourceType::Cluster, "everywhere").raw(|spec| spec.roles = [Role::Edge, Role::Core].into()),
+        raw("b", ResourceType::Runtime, "eu").raw(|spec| spec.sites = Some(eu.clone())),
+        raw("c", ResourceType::Route, "nowhere").raw(|spec| {
             spec.sites = Some(LabelSelector { match_labels: [("no".to_owned(), "no".to_owned())].into(), ..eu });
         }),
     ]);
@@ -63,7 +43,7 @@ fn of_two_of_one_name_the_oldest_is_served_and_the_other_has_a_problem() {
 fn it_takes_no_address_from_a_listener_that_is_generated_or_older() {
     let bound = |name: &str, at: &str| {
         let at: std::net::SocketAddr = at.parse().unwrap();
-        with(raw(name, ResourceType::Listener, name), |spec| spec.binds = vec![(at.ip(), at.port())])
+        raw(name, ResourceType::Listener, name).raw(|spec| spec.binds = vec![(at.ip(), at.port())])
     };
     let world = World::of([
         edge("fra"),
@@ -85,7 +65,7 @@ fn it_takes_no_address_from_a_listener_that_is_generated_or_older() {
 fn what_is_confidential_goes_to_the_proven_only() {
     let world = World::of([
         edge("fra"),
-        with(raw("s", ResourceType::Secret, "s"), |spec| spec.confidential = true),
+        raw("s", ResourceType::Secret, "s").raw(|spec| spec.confidential = true),
         raw("c", ResourceType::Cluster, "c"),
     ]);
     assert_eq!(named(&world, "fra", Role::Edge), ["CDS c", "SDS s"]);
@@ -95,18 +75,18 @@ fn what_is_confidential_goes_to_the_proven_only() {
 
 #[test]
 fn it_is_compiled_as_it_is_written_with_what_it_names() {
-    use crate::compile::{HostCache, compile};
+    use crate::compile::compile;
     let name = "envoy.config.route.v3.ScopedRouteConfiguration";
     let json =
         serde_json::json!({"name": "s", "routeConfigurationName": "r", "key": {"fragments": [{"stringKey": "k"}]}});
     let payload: bytes::Bytes = crate::xds::json::from_json(name, &json).unwrap().into();
     let world =
-        World::of([edge("fra"), with(raw("x", ResourceType::ScopedRoute, "s"), |spec| spec.payload = payload.clone())]);
+        World::of([edge("fra"), raw("x", ResourceType::ScopedRoute, "s").raw(|spec| spec.payload = payload.clone())]);
     let unit = units(&world, &audience("fra", Role::Edge, true)).remove(0);
-    let resource = compile(&unit, &reader(&world), &mut HostCache::default()).resource.unwrap();
+    let resource = compile(&unit, &reader(&world)).resource.unwrap();
     assert_eq!((&resource.payload, &*resource.name), (&payload, "s"));
     assert_eq!(resource.requires, [(ResourceType::Route, "r".into())]);
     assert_eq!(resource.sources[0].object.to_string(), "EnvoyResource x");
     let gone = Unit { name: "other".into(), ..unit };
-    assert!(compile(&gone, &reader(&world), &mut HostCache::default()).resource.is_none());
+    assert!(compile(&gone, &reader(&world)).resource.is_none());
 }
