@@ -67,7 +67,7 @@ pub enum Plan {
     /// SDS.
     Secret(SecretPlan),
     /// Any type, as it is written.
-    Raw(RawPlan),
+    Raw(Box<RawPlan>),
 }
 
 /// A server certificate for edges.
@@ -85,7 +85,7 @@ pub struct SecretPlan {
 pub fn plan(unit: &Unit, reader: &Reader) -> Option<Plan> {
     let name = unit.name.as_ref();
     match (unit.kind, &unit.scope) {
-        (kind, Scope::Raw(object)) => raw(kind, name, object, reader).map(Plan::Raw),
+        (kind, Scope::Raw(object)) => raw(kind, name, object, reader).map(|plan| Plan::Raw(Box::new(plan))),
         (ResourceType::Listener, Scope::Site(site)) => core_listener(site, reader).map(Plan::CoreListener),
         (ResourceType::Listener, scope) => listener(scope, reader).map(Plan::Listener),
         (ResourceType::Route, Scope::Role(_)) => (name == BACKBONE).then_some(Plan::CoreRoutes),
