@@ -86,12 +86,12 @@ fn read_name(fields: &Fields<'_>, resource: &At<'_>, kind: ResourceType, payload
         (Some(at), true) => {
             let name = at.text()?;
             if name.split_once('/').is_none_or(|(routes, host)| routes.is_empty() || host.is_empty()) {
-                at.fault(format!("{} is not <route configuration>/<host>", quoted(name)));
+                at.fault(format!("{} is not <route configuration>/<domain>", quoted(name)));
             }
             name
         }
         (None, true) => {
-            fields.at.fault("a virtual host needs a `name` beside `type`: <route configuration>/<host>");
+            fields.at.fault("a virtual host needs a `name` beside `type`: <route configuration>/<domain>");
             own
         }
         (Some(at), false) => {
