@@ -96,7 +96,7 @@ fn generated(site: &Stored, spec: &SiteSpec, reader: &Reader) -> Vec<(IpAddr, u1
             let ports = ports_at(site, spec, reader).into_iter();
             ports.map(|(port, gateways)| (spec.bind_address, port, gateway(&gateways))).collect()
         }
-        Role::Core => {
+        Role::Core | Role::Grpc => {
             let plan = super::core_listener(&site.reference.name, reader).into_iter();
             plan.map(|plan| (plan.bind, plan.port, "the core's own listener".to_owned())).collect()
         }
