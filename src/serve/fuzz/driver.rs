@@ -269,7 +269,7 @@ impl Driver {
         let asked = self.delta_client.types.entry(kind).or_default();
         asked.open.retain(|open| Some(*open) != nonce);
         if !std::mem::replace(&mut asked.begun, true) && subscribe.is_empty() && unsubscribe.is_empty() {
-            asked.wildcard |= kind.wildcard();
+            asked.wildcard |= kind.empty_is_all();
         }
         asked.wildcard |= subscribe.iter().any(|name| name == "*");
         asked.wildcard &= !unsubscribe.iter().any(|name| name == "*");
