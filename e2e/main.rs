@@ -22,6 +22,7 @@ mod load;
 mod rotation;
 mod moves;
 mod outage;
+mod raw;
 mod roles;
 mod sharing;
 mod stack;

@@ -156,6 +156,14 @@ fn units_of(object: &Object, next: &Configuration) -> Vec<Unit> {
             let scope = Scope::Site(reference.name.as_str().into());
             vec![Unit { kind: ResourceType::Listener, name: "backbone".into(), scope }]
         }
+        Spec::EnvoyResource(spec) => ResourceType::from_url(&spec.type_url)
+            .map(|kind| Unit {
+                kind,
+                name: spec.name.as_str().into(),
+                scope: Scope::Raw(reference.name.as_str().into()),
+            })
+            .into_iter()
+            .collect(),
         Spec::Gateway(_) | Spec::HttpRoute(_) => {
             gateways_of(object).iter().flat_map(|gateway| gateway_units(gateway, next)).collect()
         }

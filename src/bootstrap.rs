@@ -19,7 +19,7 @@ use crate::model::Role;
 pub const METADATA_KEY: &str = "tidegate.dev";
 
 /// Name of the static cluster of the control planes. No compiled resource bears it.
-pub const XDS_CLUSTER: &str = "xds_cluster";
+pub use crate::model::XDS_CLUSTER;
 
 /// An address of a control plane: a host name or IP address, and a port.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -59,8 +59,8 @@
 
 // Words.
 pub mod model;
-pub mod manifest;
 pub mod xds;
+pub mod manifest;
 pub mod identity;
 pub mod rpc;
 // Line.

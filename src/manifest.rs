@@ -6,6 +6,7 @@ mod filter;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod gateway;
+mod raw;
 pub mod regex;
 mod route;
 mod selector;

@@ -5,6 +5,7 @@ mod fleet;
 mod gateway;
 mod key;
 mod object;
+mod raw;
 mod route;
 mod secret;
 mod service;
@@ -18,6 +19,7 @@ pub use gateway::{
 };
 pub use key::{KeyError, Keyspace, StoreKey};
 pub use object::{Kind, Metadata, Object, ObjectRef, Problem, Severity, Spec};
+pub use raw::{EnvoyResourceSpec, SERVICE_HEADER, XDS_CLUSTER};
 pub use route::{
     BackendRef, Filter, HeaderChange, HeaderMatch, HttpRouteSpec, MirrorFilter, ParentRef, PathMatch, PathRewrite,
     RedirectFilter, RewriteFilter, RouteMatch, RouteRule, StringMatch,

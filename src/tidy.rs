@@ -16,8 +16,8 @@ use rules::File;
 const LAYERS: &[(&str, &[&str])] = &[
     // Words.
     ("model", &[]),
-    ("manifest", &["model"]),
     ("xds", &["model"]),
+    ("manifest", &["model", "xds"]),
     ("identity", &["model"]),
     ("rpc", &[]),
     // The line.

@@ -4,6 +4,7 @@ pub mod canonical;
 pub mod descriptor;
 pub mod json;
 pub mod redact;
+pub mod references;
 mod resource;
 pub mod validate;
 mod seq;

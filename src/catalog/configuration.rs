@@ -6,8 +6,8 @@ use std::{
 };
 
 use crate::model::{
-    CertificateSpec, EndpointSetSpec, FleetSpec, GatewaySpec, HttpRouteSpec, Kind, Object, ObjectRef,
-    ReferenceGrantSpec, Revision, ServiceSpec, SiteEntry, SiteSpec, Sites, Spec,
+    CertificateSpec, EndpointSetSpec, EnvoyResourceSpec, FleetSpec, GatewaySpec, HttpRouteSpec, Kind, Object,
+    ObjectRef, ReferenceGrantSpec, Revision, ServiceSpec, SiteEntry, SiteSpec, Sites, Spec,
 };
 
 use super::Read;
@@ -62,6 +62,8 @@ specs! {
     gateway: Gateway => GatewaySpec;
     /// Its spec, if it is an HTTPRoute.
     http_route: HttpRoute => HttpRouteSpec;
+    /// Its spec, if it is an EnvoyResource.
+    envoy_resource: EnvoyResource => EnvoyResourceSpec;
 }
 
 impl Stored {

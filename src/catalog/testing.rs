@@ -10,6 +10,7 @@ use crate::{
     manifest::Mode,
     model::*,
     store::{Change, KeyValue, Listing},
+    xds::{ResourceType, descriptor::message_name, json},
 };
 
 use super::{Catalog, Changed};
@@ -191,6 +192,7 @@ pub(crate) trait Build: Sized {
     fn endpoints(self, addresses: &[&str]) -> Object;
     fn gateway(self, change: impl FnOnce(&mut GatewaySpec)) -> Object;
     fn route(self, change: impl FnOnce(&mut HttpRouteSpec)) -> Object;
+    fn raw(self, change: impl FnOnce(&mut EnvoyResourceSpec)) -> Object;
     /// Of a route: replaces its host names.
     fn hosts(self, names: &[&str]) -> Object {
         self.route(|route| route.hostnames = names.iter().map(|name| (*name).to_owned()).collect())
@@ -232,6 +234,11 @@ impl Build for Object {
     }
     fn route(mut self, change: impl FnOnce(&mut HttpRouteSpec)) -> Object {
         let Spec::HttpRoute(spec) = &mut self.spec else { panic!("no HTTPRoute") };
+        change(spec);
+        self
+    }
+    fn raw(mut self, change: impl FnOnce(&mut EnvoyResourceSpec)) -> Object {
+        let Spec::EnvoyResource(spec) = &mut self.spec else { panic!("no EnvoyResource") };
         change(spec);
         self
     }
@@ -281,6 +288,21 @@ pub(crate) fn service(name: &str, ports: &[u16]) -> Object {
         tls: None,
     };
     object(name, Spec::Service(spec))
+}
+
+/// The EnvoyResource `name`, of a resource that is called `called` and says nothing else.
+pub(crate) fn raw(name: &str, kind: ResourceType, called: &str) -> Object {
+    let payload = json::from_json(message_name(kind.url()), &serde_json::json!({"name": called})).unwrap().into();
+    let spec = EnvoyResourceSpec {
+        type_url: kind.url().to_owned(),
+        name: called.to_owned(),
+        payload,
+        confidential: false,
+        binds: Vec::new(),
+        roles: [Role::Edge].into(),
+        sites: None,
+    };
+    object(name, Spec::EnvoyResource(spec))
 }
 
 /// The EndpointSet `<service>-<site>`, empty.

@@ -65,10 +65,13 @@ fn comparable(mut manifest: Value, namespace: &str) -> Value {
     {
         metadata.insert("namespace".to_owned(), namespace.into());
     }
+    // The answers of the control plane are redacted already; the file is not.
+    if manifest["kind"] == "EnvoyResource" {
+        crate::manifest::redact(&mut manifest);
+    }
     if manifest["kind"] == "Certificate"
         && let Some(spec) = manifest.get_mut("spec").and_then(Value::as_object_mut)
     {
-        // The answers of the control plane are redacted already; the file is not.
         for (_, value) in spec.iter_mut().filter(|(name, _)| name.to_lowercase().contains("key")) {
             *value = "[redacted]".into();
         }

@@ -121,6 +121,7 @@ fn details(kind: &str, spec: &Value) -> String {
         "Service" => join("ports", "port"),
         "Gateway" => join("listeners", "port"),
         "HTTPRoute" => join("hostnames", ""),
+        "EnvoyResource" => text(spec, "type"),
         "EndpointSet" => {
             let service = match spec.get("service") {
                 Some(Value::Object(_)) => text(&spec["service"], "name"),

@@ -8,6 +8,7 @@ mod headers;
 mod http;
 mod listener;
 mod path;
+mod raw;
 mod route;
 mod secret;
 mod sources;
@@ -27,6 +28,7 @@ pub use clients::{api_listener, api_route, client_cluster, client_endpoints};
 pub use cluster::{group_cluster, service_cluster};
 pub use endpoints::{group_endpoints, service_endpoints};
 pub use listener::edge_listener;
+pub use raw::raw;
 pub use route::{
     Entry, VIRTUAL_HOST, VirtualHostBytes, route_configuration, streamed_host, streamed_route_configuration,
     virtual_host,
@@ -38,8 +40,7 @@ use crate::{
     xds::{Resource, ResourceType, Source, canonical::canonical},
 };
 
-/// The header that carries a service across the backbone (design: "Edge and core").
-pub const SERVICE_HEADER: &str = "x-tidegate-service";
+pub use crate::model::SERVICE_HEADER;
 /// The header by which a core gateway says that nothing has reached a back end.
 pub const REFUSED_HEADER: &str = "x-tidegate-refused";
 /// Path of the edges' checks of core gateways; told from users' requests by the absent [`SERVICE_HEADER`].

@@ -39,8 +39,8 @@ impl Unit {
 /// A gRPC client has, for each service port that it can call, all from the API listener to the load assignment.
 ///
 /// An unproven audience has neither Secrets nor what hangs on them (HTTPS listeners, their route configurations and
-/// groups). A core that lists no gateways has its services, but no listener and no route configuration: no edge can
-/// reach it.
+/// groups), nor EnvoyResources that hold or ask for one. A core that lists no gateways has its services, but no listener
+/// and no route configuration: no edge can reach it.
 ///
 /// At an edge this looks at every rule of every route that attaches there, since the groups follow from them.
 pub fn names(audience: &Audience, reader: &Reader) -> Option<Vec<Unit>> {
@@ -58,11 +58,16 @@ pub fn roots(audience: &Audience, reader: &Reader) -> Option<Vec<Unit>> {
     if spec.role != audience.role.of_site() || !resolve::in_service(spec) {
         return None;
     }
-    let units = match audience.role {
+    let mut units = match audience.role {
         Role::Edge => edge(site, spec, audience, reader),
         Role::Core => core(&audience.site, reader),
         Role::Grpc => clients(&audience.site, reader),
     };
+    // What is written for the proxies of a core is nothing to its gRPC clients.
+    if audience.role == spec.role {
+        let raw = raw(site, spec, audience.proven, &units, reader);
+        units.extend(raw);
+    }
     Some(units.into_iter().collect())
 }
 
@@ -92,6 +97,24 @@ fn edge(site: &Stored, spec: &SiteSpec, audience: &Audience, reader: &Reader) ->
         }
     }
     units
+}
+
+/// The EnvoyResources of a site, beside what is `generated` and never in its place.
+fn raw(site: &Stored, spec: &SiteSpec, proven: bool, generated: &BTreeSet<Unit>, reader: &Reader) -> Vec<Unit> {
+    let standing = resolve::raw_at(site, spec, reader);
+    if standing.is_empty() {
+        return Vec::new();
+    }
+    let taken: BTreeSet<(ResourceType, &str)> = generated.iter().map(|unit| (unit.kind, &*unit.name)).collect();
+    let served = standing.into_iter().filter(|one| one.lost.is_none() && (proven || !one.spec.confidential));
+    served
+        .filter(|one| !taken.contains(&(one.kind, one.spec.name.as_str())))
+        .map(|one| Unit {
+            kind: one.kind,
+            name: one.spec.name.as_str().into(),
+            scope: Scope::Raw(one.stored.reference.name.as_str().into()),
+        })
+        .collect()
 }
 
 /// What gRPC clients of a core site have: never a Secret, for they take certificates from files.

@@ -9,6 +9,7 @@ mod clients;
 mod hostname;
 mod ports;
 pub mod problems;
+mod raw;
 mod references;
 mod routes;
 pub mod status;
@@ -34,10 +35,12 @@ use super::{
 pub use backbone::{core_listener, endpoints, group, service_cluster};
 pub use clients::{api_listener, api_route, client_cluster, client_endpoints};
 pub use ports::GATEWAY_CLASS;
+pub use raw::{RawPlan, raw};
 pub(crate) use {
     backbone::in_service,
     clients::calls,
     ports::{Port, port, ports_at, streamed},
+    raw::raw_at,
     routes::groups,
 };
 
@@ -66,6 +69,8 @@ pub enum Plan {
     Endpoints(EndpointsPlan),
     /// SDS.
     Secret(SecretPlan),
+    /// Any type, as it is written.
+    Raw(Box<RawPlan>),
     /// LDS of gRPC clients.
     ApiListener(ApiListenerPlan),
     /// RDS of gRPC clients.
@@ -91,6 +96,7 @@ pub struct SecretPlan {
 pub fn plan(unit: &Unit, reader: &Reader) -> Option<Plan> {
     let name = unit.name.as_ref();
     match (unit.kind, &unit.scope) {
+        (kind, Scope::Raw(object)) => raw(kind, name, object, reader).map(|plan| Plan::Raw(Box::new(plan))),
         (ResourceType::Listener, Scope::Role(Role::Grpc)) => api_listener(name, reader).map(Plan::ApiListener),
         (ResourceType::Route, Scope::Role(Role::Grpc)) => api_route(name, reader).map(Plan::ApiRoute),
         (ResourceType::Cluster, Scope::Role(Role::Grpc)) => {
@@ -113,7 +119,7 @@ pub fn plan(unit: &Unit, reader: &Reader) -> Option<Plan> {
         (ResourceType::Endpoints, Scope::Site(site)) => endpoints(name, site, reader).map(Plan::Endpoints),
         (ResourceType::Secret, _) => secret(name, reader).map(Plan::Secret),
         (ResourceType::Cluster | ResourceType::Endpoints, _) => None,
-        // Nothing is made of these.
+        // Nothing is generated of these.
         (
             ResourceType::Extension | ResourceType::ScopedRoute | ResourceType::VirtualHost | ResourceType::Runtime,
             _,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    certificate, gateway, route, selector, service, site, text,
+    certificate, gateway, raw, route, selector, service, site, text,
     tree::{Node, Value, quoted},
     walk::At,
 };
@@ -61,6 +61,7 @@ pub(super) fn read(at: &At<'_>) -> Option<Object> {
         Kind::EndpointSet => Spec::EndpointSet(service::read_endpoint_set(&spec)?),
         Kind::Gateway => Spec::Gateway(gateway::read_gateway(&spec, &metadata, annotations.as_ref())?),
         Kind::HttpRoute => Spec::HttpRoute(route::read(&spec, &metadata)?),
+        Kind::EnvoyResource => Spec::EnvoyResource(raw::read(&spec)?),
     };
     Some(Object { metadata, spec })
 }

@@ -7,13 +7,14 @@ use crate::model::{Filter, Kind, ListenerProtocol, PathMatch, Spec, StringMatch}
 
 mod places;
 
-const EXAMPLES: [(&str, &str); 6] = [
+const EXAMPLES: [(&str, &str); 7] = [
     ("fleet.yaml", include_str!("../../envoy-configs/examples/fleet.yaml")),
     ("shop.yaml", include_str!("../../envoy-configs/examples/shop.yaml")),
     ("features.yaml", include_str!("../../envoy-configs/examples/features.yaml")),
     ("canary.yaml", include_str!("../../envoy-configs/examples/canary.yaml")),
     ("https.yaml", include_str!("../../envoy-configs/examples/https.yaml")),
     ("cross-namespace.yaml", include_str!("../../envoy-configs/examples/cross-namespace.yaml")),
+    ("raw.yaml", include_str!("../../envoy-configs/examples/raw.yaml")),
 ];
 
 fn lines(faults: &[Fault]) -> Vec<String> {

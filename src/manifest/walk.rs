@@ -32,6 +32,15 @@ impl<'s> Report<'s> {
         self.fault(trouble.span, "", trouble.message);
     }
 
+    pub(super) fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// How many faults there are so far.
+    pub(super) fn count(&self) -> usize {
+        self.faults.borrow().len()
+    }
+
     pub(super) fn clean(&self) -> bool {
         self.faults.borrow().is_empty()
     }
@@ -264,7 +273,7 @@ impl<'n> Fields<'n> {
 }
 
 /// `a`, `b` → `a.b`; names with other characters → `a["x.y/z"]`.
-fn join(path: &str, name: &str) -> String {
+pub(super) fn join(path: &str, name: &str) -> String {
     let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     match (path.is_empty(), plain) {
         (true, true) => name.to_owned(),

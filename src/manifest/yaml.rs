@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use super::tree;
+use super::{raw, tree};
 
 /// The value as block YAML, keys in their order, texts of several lines as literal blocks.
 pub fn to_yaml(value: &Value) -> String {
@@ -23,14 +23,20 @@ pub fn to_yaml(value: &Value) -> String {
 /// What stands in a secret's place.
 pub(super) const REDACTED: &str = "[redacted]";
 
-/// Hides the private key of a Certificate, and the copy of the manifest that `kubectl apply` keeps in an annotation.
+/// Hides the private key of a Certificate and the secrets of an EnvoyResource, and the copy of the manifest that
+/// `kubectl apply` keeps in an annotation.
 pub fn redact(object: &mut Value) {
-    if object.get("kind").and_then(Value::as_str) != Some("Certificate") {
+    let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
+    if !matches!(kind.as_str(), "Certificate" | "EnvoyResource") {
         return;
     }
     if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
-        // All but the public part, so that a misspelt field hides no less.
-        spec.iter_mut().filter(|(name, _)| *name != "certificateChain").for_each(|(_, v)| *v = REDACTED.into());
+        if kind == "EnvoyResource" {
+            raw::redact(spec);
+        } else {
+            // All but the public part, so that a misspelt field hides no less.
+            spec.iter_mut().filter(|(name, _)| *name != "certificateChain").for_each(|(_, v)| *v = REDACTED.into());
+        }
     }
     let copy = "/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration";
     if let Some(copy) = object.pointer_mut(copy) {

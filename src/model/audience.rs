@@ -83,6 +83,8 @@ pub enum Scope {
     Role(Role),
     /// One site (an edge's groups, every load assignment of a proxy, a core's listener).
     Site(Arc<str>),
+    /// Nothing but one `EnvoyResource`, by its name.
+    Raw(Arc<str>),
     /// The gRPC clients of one site (their load assignments).
     Clients(Arc<str>),
     /// The Gateways that share an (address, port): an edge's listeners, route configurations, virtual hosts.

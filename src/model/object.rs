@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, fmt};
 
 use super::{
-    CertificateSpec, EndpointSetSpec, FleetSpec, GatewaySpec, HttpRouteSpec, NamespaceSpec, ReferenceGrantSpec,
-    Revision, ServiceSpec, SiteSpec,
+    CertificateSpec, EndpointSetSpec, EnvoyResourceSpec, FleetSpec, GatewaySpec, HttpRouteSpec, NamespaceSpec,
+    ReferenceGrantSpec, Revision, ServiceSpec, SiteSpec,
 };
 
 /// Every kind of object, in the order in which a large apply writes them (what is referred to first).
@@ -28,11 +28,13 @@ pub enum Kind {
     Gateway,
     /// Routes of HTTP traffic.
     HttpRoute,
+    /// A resource in Envoy's own words.
+    EnvoyResource,
 }
 
 impl Kind {
     /// All kinds in writing order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Fleet,
         Self::Namespace,
         Self::Site,
@@ -42,6 +44,7 @@ impl Kind {
         Self::EndpointSet,
         Self::Gateway,
         Self::HttpRoute,
+        Self::EnvoyResource,
     ];
 
     /// The `kind` of a manifest, e.g. `HTTPRoute`.
@@ -56,6 +59,7 @@ impl Kind {
             Self::EndpointSet => "EndpointSet",
             Self::Gateway => "Gateway",
             Self::HttpRoute => "HTTPRoute",
+            Self::EnvoyResource => "EnvoyResource",
         }
     }
 
@@ -71,6 +75,7 @@ impl Kind {
             Self::EndpointSet => "endpointsets",
             Self::Gateway => "gateways",
             Self::HttpRoute => "httproutes",
+            Self::EnvoyResource => "envoyresources",
         }
     }
 
@@ -85,7 +90,7 @@ impl Kind {
 
     /// Whether objects of this kind live in a namespace.
     pub fn namespaced(self) -> bool {
-        !matches!(self, Self::Fleet | Self::Namespace | Self::Site)
+        !matches!(self, Self::Fleet | Self::Namespace | Self::Site | Self::EnvoyResource)
     }
 
     /// Accepts the kind, its singular, plural and short names, in any case.
@@ -99,6 +104,7 @@ impl Kind {
             "gtw" | "gw" => Some(Self::Gateway),
             "route" => Some(Self::HttpRoute),
             "refgrant" => Some(Self::ReferenceGrant),
+            "raw" => Some(Self::EnvoyResource),
             _ => None,
         };
         short.or_else(|| Self::ALL.into_iter().find(|k| k.as_str().to_ascii_lowercase() == text || k.plural() == text))
@@ -167,6 +173,7 @@ pub enum Spec {
     EndpointSet(EndpointSetSpec),
     Gateway(GatewaySpec),
     HttpRoute(HttpRouteSpec),
+    EnvoyResource(EnvoyResourceSpec),
 }
 
 /// One object, parsed and checked by itself.
@@ -191,6 +198,7 @@ impl Object {
             Spec::EndpointSet(_) => Kind::EndpointSet,
             Spec::Gateway(_) => Kind::Gateway,
             Spec::HttpRoute(_) => Kind::HttpRoute,
+            Spec::EnvoyResource(_) => Kind::EnvoyResource,
         }
     }
 

@@ -8,7 +8,7 @@ use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
 pub(super) const MAX_DEPTH: usize = 100;
 
 /// `google.protobuf.Any`, the door in every walk through which another type comes.
-pub(super) const ANY: &str = "google.protobuf.Any";
+pub const ANY: &str = "google.protobuf.Any";
 
 /// The descriptors as they are stored, a `FileDescriptorSet`.
 pub const BYTES: &[u8] = include_bytes!("../../proto/envoy.binpb");

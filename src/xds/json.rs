@@ -91,7 +91,8 @@ fn redact(descriptor: &MessageDescriptor, value: &mut Value, depth: usize) {
     }
 }
 
-pub(super) fn is_sensitive(field: &FieldDescriptor) -> bool {
+/// Whether Envoy marks a field as holding a secret.
+pub fn is_sensitive(field: &FieldDescriptor) -> bool {
     let Some(sensitive) = pool().get_extension_by_name("udpa.annotations.sensitive") else { return true };
     field.options().get_extension(&sensitive).as_bool() == Some(true)
 }

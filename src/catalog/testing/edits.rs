@@ -190,6 +190,22 @@ fn http_routes() -> impl Strategy<Value = Object> {
     )
 }
 
+/// EnvoyResources that want the same names and ports.
+fn raws() -> impl Strategy<Value = Object> {
+    let kinds = prop::sample::select(vec![ResourceType::Cluster, ResourceType::Listener, ResourceType::Runtime]);
+    (pick(&["x", "y"]), kinds, pick(&["m", "n"]), prop::option::of(selector()), any::<bool>(), 80..82u16).prop_map(
+        |(name, kind, called, sites, confidential, port)| {
+            raw(name, kind, called).raw(|spec| {
+                spec.sites = sites;
+                spec.confidential = confidential;
+                if kind == ResourceType::Listener {
+                    spec.binds = vec![([127, 0, 0, 1].into(), port)];
+                }
+            })
+        },
+    )
+}
+
 /// Objects that name each other often, rightly and wrongly.
 pub(crate) fn objects() -> impl Strategy<Value = Object> {
     let ports = prop_oneof![Just(vec![80]), Just(vec![80, 81])];
@@ -214,6 +230,7 @@ pub(crate) fn objects() -> impl Strategy<Value = Object> {
         2 => grants,
         1 => (pick(&["a", "b"]), any::<bool>()).prop_map(|(name, on)| namespace(name).label("on", &on.to_string())),
         1 => fleet,
+        3 => raws(),
     ]
 }
 

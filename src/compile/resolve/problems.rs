@@ -40,10 +40,11 @@ pub fn problems(configuration: &Configuration, runtime: &Runtime) -> Vec<Problem
             }
             Spec::EndpointSet(spec) => endpoint_set(stored, spec, &reader, &mut add),
             Spec::Site(spec) => site(stored, spec, &mut groups, &reader, &mut add),
-            // The rest refers to nothing, and a Gateway of a foreign class is somebody else's.
+            // The rest refers to nothing (EnvoyResources have their own), and a Gateway of a foreign class is somebody else's.
             _ => {}
         }
     }
+    found.extend(super::raw::problems(&reader));
     found
 }
 

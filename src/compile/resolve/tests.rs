@@ -5,6 +5,7 @@ mod clients;
 mod hosts;
 mod incremental;
 mod listeners;
+mod raw;
 mod references;
 mod routes;
 mod verdicts;
