@@ -7,6 +7,7 @@ pub mod lrs;
 mod machine;
 pub mod service;
 pub mod session;
+mod signals;
 pub mod sotw;
 mod stream;
 #[cfg(test)]

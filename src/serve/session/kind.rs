@@ -86,6 +86,8 @@ pub(super) struct Kind {
     pub(super) subscription: Arc<Subscription>,
     /// Joined when something is sent; left when the subscription changes.
     pub(super) fanout: Option<Arc<Fanout>>,
+    /// When the subscription last changed.
+    pub(super) asked: Option<Instant>,
     /// What the first request reported, until the view is ready to be compared with it.
     initial: Option<HashMap<String, String>>,
     /// Updates: everything up to here was sent.
@@ -121,6 +123,7 @@ impl Kind {
             kind,
             subscription: Arc::default(),
             fanout: None,
+            asked: None,
             initial: Some(initial),
             sent: Seq(0),
             acked: Seq(0),
@@ -147,6 +150,13 @@ impl Kind {
     /// The proxy reported versions, and they are not compared yet.
     pub(super) fn reports(&self) -> bool {
         self.initial.as_ref().is_some_and(|initial| !initial.is_empty())
+    }
+
+    /// Only what concerns its subscription can concern it.
+    pub(super) fn settled(&self) -> bool {
+        let waits = |exception: &Exception| matches!(exception, Exception::Wanted { .. } | Exception::Held { .. });
+        let grouped = self.fanout.is_some() || self.subscription.is_empty();
+        self.seeded() && grouped && !self.exceptions.values().any(waits)
     }
 
     /// Everything up to `target` is acknowledged or refused.
@@ -300,7 +310,7 @@ impl Kind {
     fn changed_subscription(&mut self) {
         let wanted = Arc::clone(&self.subscription);
         self.refused_since.retain(|name, _| wanted.contains(name));
-        self.fanout = None;
+        (self.fanout, self.asked) = (None, None);
         self.dirty = true;
     }
 
