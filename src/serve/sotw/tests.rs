@@ -227,6 +227,8 @@ fn a_wait_for_clusters_ends() {
     world.publish(vec![cluster("b", "1"), naming(Route, "r", "2", &["b"])], &[]);
     world.sent(Cluster, &["a", "b"]);
     world.quiet();
+    world.pass(Duration::from_secs(14));
+    world.quiet();
     let deadline = world.session.next_deadline().unwrap();
     world.pass(deadline - world.now);
     world.sent(Route, &["r"]);
@@ -306,4 +308,20 @@ fn a_client_that_has_something_waits_until_it_may_be_compared() {
     world.session.on_request(&request, &view.read(), world.now).unwrap();
     world.session.trust(true);
     world.sent(Cluster, &["a"]);
+}
+
+#[test]
+fn scopes_are_whole_sets_filters_and_layers_are_not_and_virtual_hosts_are_unknown() {
+    use ResourceType::{Extension, Runtime, ScopedRoute, VirtualHost};
+    let all = [(ScopedRoute, "s1"), (ScopedRoute, "s2"), (Extension, "x"), (Runtime, "rt"), (VirtualHost, "r/h")];
+    let mut world = World::new(all.map(|(kind, name)| resource(kind, name, "1")).into());
+    world.request(VirtualHost, &["r/h"], 0, None);
+    world.quiet();
+    world.takes(ScopedRoute, &[], &["s1", "s2"]);
+    world.takes(Extension, &["x"], &["x"]);
+    world.takes(Runtime, &["rt"], &["rt"]);
+    world.publish(vec![resource(Extension, "x", "2")], &[(ScopedRoute, "s1"), (Runtime, "rt")]);
+    world.sent(Extension, &["x"]);
+    world.sent(ScopedRoute, &["s2"]);
+    world.quiet();
 }
