@@ -44,9 +44,10 @@ pub struct Parked {
 pub struct TypeState {
     /// What it asks for.
     pub subscription: Arc<Subscription>,
-    /// Everything up to here was sent, exceptions aside.
+    /// Everything up to here was sent, exceptions aside. A publish that does not concern the subscription moves it only
+    /// when the stream is looked at: see [`Extent`].
     pub sent: Seq,
-    /// Everything up to here is acknowledged, exceptions aside.
+    /// Everything up to here is acknowledged, exceptions aside; lags behind in the same way.
     pub acked: Seq,
     /// Names that are still to be sent or acknowledged, whatever the cursors say.
     pub pending: Arc<Vec<Arc<str>>>,
@@ -55,6 +56,10 @@ pub struct TypeState {
     /// Names that it refuses.
     pub parked: Arc<BTreeMap<Arc<str>, Parked>>,
 }
+
+/// Up to which seq whoever has all of a subscription up to some other seq has all of it: as far as nothing that it asks
+/// for was published since. The snapshot knows, by audience and type.
+pub type Extent<'a> = dyn Fn(&Audience, ResourceType, &Subscription, Seq) -> Seq + 'a;
 
 /// Whether a proxy has taken one name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,13 +121,19 @@ impl ProxyState {
         types.get(&kind).map_or(Acked::NotSubscribed, |t| t.acked(name, seq))
     }
 
-    fn view(&self) -> ProxyView {
+    fn view(&self, extent: &Extent<'_>) -> ProxyView {
         let who = self.who.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (audience, refused) = match who {
             Ok(audience) => (Some(audience), None),
             Err(reason) => (None, Some(reason)),
         };
-        let types = self.types.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut types = self.types.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // Before streams are joined: the slowest speaks for both, but not the one that was looked at longest ago.
+        for (kind, state) in &mut types {
+            let Some(audience) = &audience else { break };
+            state.sent = extent(audience, *kind, &state.subscription, state.sent);
+            state.acked = extent(audience, *kind, &state.subscription, state.acked);
+        }
         let complete = self.complete.load(Ordering::Relaxed);
         ProxyView { id: self.id.clone(), since: self.since, audience, refused, types, complete }
     }
@@ -239,26 +250,27 @@ impl Feedback {
         Connected { feedback: Arc::clone(self), state }
     }
 
-    /// Every connected proxy by its newest stream, and those of one type beside it; sorted by id.
-    pub fn proxies(&self) -> Vec<ProxyView> {
-        let mut all: Vec<_> = self.proxies.iter().filter_map(|e| speaker(e.value())).collect();
+    /// Every connected proxy by its newest stream, and those of one type beside it; sorted by id. Its cursors reach as
+    /// far as `extent` says.
+    pub fn proxies(&self, extent: &Extent<'_>) -> Vec<ProxyView> {
+        let mut all: Vec<_> = self.proxies.iter().filter_map(|e| speaker(e.value(), extent)).collect();
         all.sort_by(|a, b| a.id.cmp(&b.id));
         all
     }
 }
 
 /// What a proxy's streams say together: the newest aggregated one, and all those of one type.
-fn speaker(streams: &[Arc<ProxyState>]) -> Option<ProxyView> {
+fn speaker(streams: &[Arc<ProxyState>], extent: &Extent<'_>) -> Option<ProxyView> {
     let partial = |stream: &&Arc<ProxyState>| stream.partial.load(Ordering::Relaxed);
     // A stream that is refused speaks only where no other does: anybody may claim a name.
     let served = || streams.iter().rev().filter(|stream| stream.audience().is_some());
     let whole = served().find(|stream| !partial(stream));
     let newest = whole.or_else(|| served().next()).or_else(|| streams.last())?;
-    let mut view = newest.view();
+    let mut view = newest.view(extent);
     let parts: Vec<_> = served().filter(partial).collect();
     if !parts.is_empty() {
         let beside = parts.iter().filter(|part| !Arc::ptr_eq(part, newest));
-        beside.for_each(|part| view.join(part.view().types));
+        beside.for_each(|part| view.join(part.view(extent).types));
         let asked = [ResourceType::Cluster, ResourceType::Listener].iter().all(|kind| view.types.contains_key(kind));
         view.complete = asked && parts.iter().all(|part| part.complete.load(Ordering::Relaxed));
     }
@@ -296,6 +308,8 @@ mod tests {
     use crate::model::Role;
     use ResourceType::{Cluster, Route};
 
+    const EXACT: fn(&Audience, ResourceType, &Subscription, Seq) -> Seq = |_, _, _, seq| seq;
+
     fn id(node: &str) -> ProxyId {
         ProxyId { site: "fra".into(), node: node.into() }
     }
@@ -306,7 +320,7 @@ mod tests {
         let old = feedback.connect(id("b"), SystemTime::now(), Err("old".into()));
         let new = feedback.connect(id("b"), SystemTime::now(), Err("new".into()));
         let _other = feedback.connect(id("a"), SystemTime::now(), Err("other".into()));
-        let reasons = || feedback.proxies().into_iter().filter_map(|p| p.refused).collect::<Vec<_>>();
+        let reasons = || feedback.proxies(&EXACT).into_iter().filter_map(|p| p.refused).collect::<Vec<_>>();
         assert_eq!(reasons(), ["other", "new"]);
         drop(new);
         assert_eq!(reasons(), ["other", "old"]);
@@ -320,7 +334,7 @@ mod tests {
         let audience = Audience { site: "fra".into(), role: Role::Edge, proven: true, cohort: "".into() };
         let _served = feedback.connect(id("a"), SystemTime::now(), Ok(audience.clone()));
         let _impostor = feedback.connect(id("a"), SystemTime::now(), Err("no certificate".into()));
-        let proxies = feedback.proxies();
+        let proxies = feedback.proxies(&EXACT);
         assert_eq!(proxies.iter().map(|p| p.audience.clone()).collect::<Vec<_>>(), [Some(audience)]);
     }
 

@@ -18,6 +18,8 @@ pub(super) mod tiers;
 #[cfg(test)]
 mod tiers_tests;
 #[cfg(test)]
+mod wake_tests;
+#[cfg(test)]
 mod world;
 
 use std::{

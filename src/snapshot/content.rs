@@ -161,6 +161,11 @@ impl Content {
         self.names(kind).entries.get(name)
     }
 
+    /// The name as the view keeps it, so that whoever keeps it too keeps no copy.
+    pub fn name(&self, kind: ResourceType, name: &str) -> Option<&Arc<str>> {
+        self.names(kind).entries.get_key_value(name).map(|(name, _)| name)
+    }
+
     /// All names of a type, sorted.
     pub fn entries(&self, kind: ResourceType) -> impl Iterator<Item = (&Arc<str>, &Entry)> {
         self.names(kind).entries.iter()

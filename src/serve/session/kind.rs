@@ -256,7 +256,7 @@ impl Kind {
                 self.start_wildcard(first, content);
                 continue;
             }
-            let name: Arc<str> = name.as_str().into();
+            let name = content.name(self.kind, name).cloned().unwrap_or_else(|| name.as_str().into());
             let was = self.subscription.contains(&name);
             if Arc::make_mut(&mut self.subscription).insert(Arc::clone(&name)) {
                 self.changed_subscription();
