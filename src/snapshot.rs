@@ -7,6 +7,8 @@ mod seat;
 #[cfg(test)]
 mod tests;
 mod views;
+#[cfg(test)]
+mod wake_tests;
 
 use std::{
     sync::{

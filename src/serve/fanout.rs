@@ -163,7 +163,7 @@ impl Fanout {
         if resources.is_empty() && removed.is_empty() {
             return Vec::new();
         }
-        let whole = first && kind.wildcard();
+        let whole = first && kind.empty_is_all();
         frames(&self.identifier, kind, content.seq(), resources, removed, whole)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    ops::Bound,
     sync::Arc,
 };
 
@@ -171,6 +172,16 @@ impl Content {
         self.names(kind).entries.iter()
     }
 
+    /// The virtual hosts of a route configuration, to whose names it is the prefix.
+    pub fn hosts(&self, routes: &str) -> impl Iterator<Item = (&Arc<str>, &Entry)> + use<'_> {
+        let prefix = format!("{routes}/");
+        let from = self
+            .names(ResourceType::VirtualHost)
+            .entries
+            .range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded));
+        from.take_while(move |(name, _)| name.starts_with(&prefix))
+    }
+
     /// When anything of a type last had to be sent: whoever has acknowledged it lacks nothing.
     pub fn newest(&self, kind: ResourceType) -> Seq {
         self.names(kind).newest
@@ -252,6 +263,11 @@ impl Content {
     /// publish concerned lag behind.
     pub fn extent(&self, kind: ResourceType, subscription: &Subscription, seq: Seq) -> Seq {
         self.groups.extent(kind, subscription, seq, self.seq)
+    }
+
+    #[cfg(test)]
+    pub(super) fn lines(&self) -> usize {
+        self.groups.lines()
     }
 
     /// No tombstone is older than this; none without tombstones.

@@ -178,6 +178,11 @@ impl Groups {
         touched
     }
 
+    #[cfg(test)]
+    pub(super) fn lines(&self) -> usize {
+        self.index().lines
+    }
+
     fn index(&self) -> MutexGuard<'_, Index> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

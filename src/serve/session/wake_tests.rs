@@ -243,7 +243,7 @@ struct Stage {
 impl Stage {
     fn new() -> Self {
         let views = Views::default();
-        let audience = Audience { site: "fra".into(), role: Role::Edge, proven: true, cohort: "".into() };
+        let audience = Audience { site: "fra".into(), role: Role::Edge, proven: true, cohort: "".into(), delta: true };
         let (reader, now) = (views.open(&audience), Instant::now());
         let stream = |i: usize| {
             let delta = i < STREAMS - 1;
