@@ -250,9 +250,14 @@ impl Feedback {
         Connected { feedback: Arc::clone(self), state }
     }
 
-    /// Every connected proxy by its newest stream, and those of one type beside it; sorted by id. Its cursors reach as
-    /// far as `extent` says.
-    pub fn proxies(&self, extent: &Extent<'_>) -> Vec<ProxyView> {
+    /// Every connected proxy by its newest stream, and those of one type beside it; sorted by id. Its cursors are those at
+    /// which each stream was looked at last.
+    pub fn proxies(&self) -> Vec<ProxyView> {
+        self.reaching(&|_, _, _, seq| seq)
+    }
+
+    /// The same, with cursors that reach as far as `extent` says.
+    pub fn reaching(&self, extent: &Extent<'_>) -> Vec<ProxyView> {
         let mut all: Vec<_> = self.proxies.iter().filter_map(|e| speaker(e.value(), extent)).collect();
         all.sort_by(|a, b| a.id.cmp(&b.id));
         all
@@ -308,8 +313,6 @@ mod tests {
     use crate::model::Role;
     use ResourceType::{Cluster, Route};
 
-    const EXACT: fn(&Audience, ResourceType, &Subscription, Seq) -> Seq = |_, _, _, seq| seq;
-
     fn id(node: &str) -> ProxyId {
         ProxyId { site: "fra".into(), node: node.into() }
     }
@@ -320,7 +323,7 @@ mod tests {
         let old = feedback.connect(id("b"), SystemTime::now(), Err("old".into()));
         let new = feedback.connect(id("b"), SystemTime::now(), Err("new".into()));
         let _other = feedback.connect(id("a"), SystemTime::now(), Err("other".into()));
-        let reasons = || feedback.proxies(&EXACT).into_iter().filter_map(|p| p.refused).collect::<Vec<_>>();
+        let reasons = || feedback.proxies().into_iter().filter_map(|p| p.refused).collect::<Vec<_>>();
         assert_eq!(reasons(), ["other", "new"]);
         drop(new);
         assert_eq!(reasons(), ["other", "old"]);
@@ -334,7 +337,7 @@ mod tests {
         let audience = Audience { site: "fra".into(), role: Role::Edge, proven: true, cohort: "".into(), delta: true };
         let _served = feedback.connect(id("a"), SystemTime::now(), Ok(audience.clone()));
         let _impostor = feedback.connect(id("a"), SystemTime::now(), Err("no certificate".into()));
-        let proxies = feedback.proxies(&EXACT);
+        let proxies = feedback.proxies();
         assert_eq!(proxies.iter().map(|p| p.audience.clone()).collect::<Vec<_>>(), [Some(audience)]);
     }
 

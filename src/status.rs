@@ -160,5 +160,5 @@ pub fn merge(all: impl Iterator<Item = Standing>) -> Standing {
 
 /// The audience of a connected proxy.
 pub fn audience(feedback: &Feedback, proxy: &str) -> Option<Audience> {
-    feedback.proxies(&|_, _, _, seq| seq).into_iter().filter(|p| &*p.id.node == proxy).find_map(|p| p.audience)
+    feedback.proxies().into_iter().filter(|p| &*p.id.node == proxy).find_map(|p| p.audience)
 }

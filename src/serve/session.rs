@@ -4,6 +4,8 @@
 //! [`Session::next_deadline`] says when to poll again although nothing happened. A publish needs no call of its own: the
 //! session compares its cursors with the view whenever it is polled, and says by [`Session::follows`] which publishes it
 //! has to be polled for. What it is not polled for changes nothing for it but the cursors, which lag behind the view then.
+//!
+//! `docs/protocol.md` has the protocol's rules by number, each with the test that holds it.
 
 mod gate;
 mod hosts;
@@ -11,6 +13,8 @@ mod kind;
 #[cfg(test)]
 mod model_tests;
 mod poll;
+#[cfg(test)]
+mod rules_tests;
 #[cfg(test)]
 mod stale_tests;
 #[cfg(test)]

@@ -2,22 +2,23 @@
 
 use std::{
     future::poll_fn,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
-use futures::Stream as _;
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, Sleep, sleep_until, timeout},
 };
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use super::{
+    intake::Arrival,
     machine::Machine,
+    requests::Requests,
     service::{Admitted, Fleet, Inner, Method},
     session::{Moment, Session, Violation},
     signals::{Signal, Signals},
@@ -34,6 +35,10 @@ use crate::{
 
 /// Bytes of a site's or a node's name, about.
 const CLAIM_MAX: usize = 256;
+/// Bytes of a refusal's words in the log.
+const REFUSAL_MAX: usize = 1024;
+/// Between two refusals of one stream in the log: a storm of them is not to become one of lines.
+const TOLD: Duration = Duration::from_secs(1);
 /// A stream says who it is within this.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// Requests that are kept for a proxy that is answered nothing.
@@ -53,9 +58,9 @@ const RENEWED: Duration = Duration::from_secs(10);
 /// Runs the stream to its end; `Ok` when the proxy ended it.
 pub(super) async fn run(
     inner: Arc<Inner>,
-    peer: Peer,
+    (peer, arrival): (Peer, Arrival),
     service: &'static Method,
-    mut requests: Streaming<Ask>,
+    mut requests: Requests,
     frames: mpsc::Sender<Bytes>,
 ) -> Result<(), Status> {
     let first = timeout(FIRST_REQUEST, requests.message());
@@ -63,9 +68,13 @@ pub(super) async fn run(
     let Some(mut first) = first else { return Ok(()) };
     // The node is only guaranteed in the first request; a later, different one is ignored.
     let node = first.take_node().unwrap_or_default();
-    let claim = NodeClaim { delta: service.variant == Variant::Delta, ..node.claim()? };
+    let (claim, drain) = (NodeClaim { delta: service.variant == Variant::Delta, ..node.claim()? }, node.drain_time());
+    // Its metadata would keep the bytes of the whole request for as long as the stream lives.
+    drop(node);
     let who = Who { inner, peer, claim };
-    let id = ProxyId { site: shown(&who.claim.site), node: shown(&who.claim.id) };
+    let name = |claim| cut(claim, CLAIM_MAX).into();
+    let id = ProxyId { site: name(&who.claim.site), node: name(&who.claim.id) };
+    arrival.known(&id.site);
     let mut fleet = who.inner.shared.fleet.clone();
     let resolved = who.resolve(&mut fleet.sites);
     let mut kept = vec![first];
@@ -85,7 +94,7 @@ pub(super) async fn run(
     // Only now: nobody may push out the streams of a proxy that it merely claims to be.
     let admitted = who.inner.admit(&id, service.only.is_none());
     let reader = who.inner.shared.views.open(&audience);
-    let drain = node.drain_time().unwrap_or_else(|| fleet.sites.borrow().drain_time);
+    let drain = drain.unwrap_or_else(|| fleet.sites.borrow().drain_time);
     let session = match service.variant {
         Variant::Delta => {
             let fanouts = who.inner.fanouts(&audience);
@@ -114,14 +123,15 @@ pub(super) async fn run(
         complete: false,
         confirming: None,
         ends: None,
+        told: None,
     };
     stream.run(requests, kept).await
 }
 
-/// A claim as far as it is kept: longer ones are refused, but named.
-fn shown(claim: &str) -> Arc<str> {
-    let end = claim.char_indices().map(|(at, _)| at).find(|at| *at >= CLAIM_MAX).unwrap_or(claim.len());
-    claim.get(..end).unwrap_or_default().into()
+/// Words of somebody else as far as they are kept: a claim that is longer is refused, but named.
+fn cut(words: &str, max: usize) -> &str {
+    let end = words.char_indices().map(|(at, _)| at).find(|at| *at >= max).unwrap_or(words.len());
+    words.get(..end).unwrap_or_default()
 }
 
 fn now() -> std::time::Instant {
@@ -158,7 +168,7 @@ impl Who {
     async fn wait(
         &self,
         sites: &mut watch::Receiver<Arc<Sites>>,
-        requests: &mut Streaming<Ask>,
+        requests: &mut Requests,
         kept: &mut Vec<Ask>,
         proxy: &Connected,
     ) -> Result<Option<Audience>, Status> {
@@ -216,6 +226,8 @@ struct Stream {
     confirming: Option<Boxed<bool>>,
     /// When it ends so that the proxy is compared anew.
     ends: Option<Instant>,
+    /// When a refusal was last told of in the log.
+    told: Option<Instant>,
 }
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -233,7 +245,7 @@ enum Event {
 }
 
 impl Stream {
-    async fn run(mut self, mut requests: Streaming<Ask>, kept: Vec<Ask>) -> Result<(), Status> {
+    async fn run(mut self, mut requests: Requests, kept: Vec<Ask>) -> Result<(), Status> {
         for request in kept {
             self.request(request)?;
         }
@@ -262,22 +274,14 @@ impl Stream {
     }
 
     /// What happens next. Polled by hand, since a stream is woken ten thousand times for what it waits for once.
-    fn next(
-        &mut self,
-        requests: &mut Streaming<Ask>,
-        full: bool,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<Event, Status>> {
+    fn next(&mut self, requests: &mut Requests, full: bool, context: &mut Context<'_>) -> Poll<Result<Event, Status>> {
         let attentive = self.active && !full;
         let awaits = attentive && self.session.awaits_watermarks();
         if let Poll::Ready(signal) = self.signals.poll(context, &self.fleet, awaits) {
             return Poll::Ready(Ok(Event::Signal(signal)));
         }
-        if let Poll::Ready(request) = Pin::new(requests).poll_next(context) {
-            return Poll::Ready(match request {
-                Some(request) => request.map(|request| Event::Request(Box::new(request))),
-                None => Ok(Event::End),
-            });
+        if let Poll::Ready(request) = pin!(requests.message()).poll(context) {
+            return Poll::Ready(request.map(|request| request.map_or(Event::End, |r| Event::Request(Box::new(r)))));
         }
         if let Some(room) = self.room.as_mut().filter(|_| full)
             && let Poll::Ready(open) = room.as_mut().poll(context)
@@ -323,7 +327,11 @@ impl Stream {
                 return Err(Status::invalid_argument(format!("this service has {} only", only.url())));
             }
         }
-        if let Some((kind, error)) = request.refusal() {
+        if let Some((kind, error)) = request.refusal()
+            && self.told.is_none_or(|told| told.elapsed() >= TOLD)
+        {
+            self.told = Some(Instant::now());
+            let error = cut(error, REFUSAL_MAX);
             tracing::warn!(node = %self.proxy.id.node, site = %self.proxy.id.site, kind, error, "a response is refused");
         }
         let content = self.reader.view().read();

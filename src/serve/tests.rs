@@ -1,5 +1,8 @@
 //! The service over loopback, with a client of its own making: bytes, identity, refusal, eviction, shutdown.
 
+mod rules;
+mod storm;
+
 use std::{sync::Arc, time::Duration};
 
 use envoy_types::pb::{
@@ -172,8 +175,7 @@ async fn frames_are_what_an_independent_client_decodes_and_answers_reach_feedbac
     assert_eq!((resource.name.as_str(), resource.version.len()), ("a", 16));
     let any = resource.resource.as_ref().unwrap();
     assert_eq!((any.type_url.as_str(), any.value.as_slice()), (ResourceType::Cluster.url(), &b"one"[..]));
-    let state =
-        |f: &Feedback, seq| f.proxies(&|_, _, _, seq| seq).first().map(|p| p.acked(ResourceType::Cluster, "a", seq));
+    let state = |f: &Feedback, seq| f.proxies().first().map(|p| p.acked(ResourceType::Cluster, "a", seq));
     assert_eq!(state(&server.feedback, first), Some(Acked::Pending));
     client.answer(&response, None).await;
     server.until(|f| state(f, first) == Some(Acked::Acked)).await;
@@ -182,14 +184,14 @@ async fn frames_are_what_an_independent_client_decodes_and_answers_reach_feedbac
     client.answer(&response, Some("no such thing")).await;
     server.until(|f| state(f, second) == Some(Acked::Refused("no such thing".into()))).await;
     drop(client);
-    server.until(|f| f.proxies(&|_, _, _, seq| seq).is_empty()).await;
+    server.until(|f| f.proxies().is_empty()).await;
 }
 
 #[tokio::test]
 async fn a_proxy_of_an_unknown_site_is_named_and_answered_nothing_until_the_site_exists() {
     let server = server(Limits::default()).await;
     let mut client = server.client("envoy-1", "ams").await;
-    let refused = |f: &Feedback| f.proxies(&|_, _, _, seq| seq).first().and_then(|p| p.refused.clone());
+    let refused = |f: &Feedback| f.proxies().first().and_then(|p| p.refused.clone());
     server.until(|f| refused(f).is_some()).await;
     assert_eq!(refused(&server.feedback).unwrap(), "there is no Site \"ams\"");
     assert!(server.views.all().is_empty());
@@ -263,11 +265,7 @@ async fn a_state_of_the_world_stream_is_answered_whole_and_its_answers_reach_fee
     assert!(!response.version_info.is_empty());
     let ack = DiscoveryRequest { node: None, response_nonce: response.nonce, ..first };
     requests.send(ack).await.unwrap();
-    server
-        .until(|f| {
-            f.proxies(&|_, _, _, seq| seq).iter().any(|p| p.acked(ResourceType::Cluster, "a", seq) == Acked::Acked)
-        })
-        .await;
+    server.until(|f| f.proxies().iter().any(|p| p.acked(ResourceType::Cluster, "a", seq) == Acked::Acked)).await;
 }
 
 #[tokio::test]
@@ -299,7 +297,7 @@ async fn streams_of_one_type_are_not_counted_and_speak_for_their_proxy_together(
         streams.push((eds.delta_endpoints(ReceiverStream::new(outgoing)).await.unwrap(), requests));
     }
     let asks = |f: &Feedback, name: &str| {
-        let proxies = f.proxies(&|_, _, _, seq| seq);
+        let proxies = f.proxies();
         let eds = proxies.first().and_then(|p| p.types.get(&ResourceType::Endpoints)).cloned();
         eds.is_some_and(|state| state.subscription.contains(name))
     };
@@ -322,7 +320,7 @@ async fn a_silent_connection_and_one_beyond_the_cap_are_closed() {
     closed(&mut silent).await;
     // The place is free again.
     let _client = server.client("envoy-1", "fra").await;
-    server.until(|f| f.proxies(&|_, _, _, seq| seq).len() == 1).await;
+    server.until(|f| f.proxies().len() == 1).await;
 }
 
 #[tokio::test]
@@ -351,7 +349,7 @@ async fn a_certificate_proves_the_site_and_without_one_there_is_no_connection() 
     let opened = timeout(SOON, server.views.interest()).await.unwrap();
     assert_eq!(opened.iter().map(|a| (&*a.site, a.proven)).collect::<Vec<_>>(), [("fra", true)]);
     let _liar = server.client_over(proven, "envoy-2", "ams").await;
-    let reason = |f: &Feedback| f.proxies(&|_, _, _, seq| seq).into_iter().find_map(|p| p.refused);
+    let reason = |f: &Feedback| f.proxies().into_iter().find_map(|p| p.refused);
     server.until(|f| reason(f).is_some()).await;
     assert!(reason(&server.feedback).unwrap().contains("its certificate says \"fra\""));
     // TLS 1.3 tells a client late that it lacks a certificate: at the first call.
@@ -370,9 +368,9 @@ async fn an_old_connection_is_asked_to_go_and_then_closed() {
     server.publish("one");
     client.next().await;
     client.end().await;
-    server.until(|f| f.proxies(&|_, _, _, seq| seq).is_empty()).await;
+    server.until(|f| f.proxies().is_empty()).await;
     let _next = server.client("envoy-1", "fra").await;
-    server.until(|f| f.proxies(&|_, _, _, seq| seq).len() == 1).await;
+    server.until(|f| f.proxies().len() == 1).await;
 }
 
 #[test]
@@ -450,7 +448,7 @@ async fn a_watermark_wakes_the_streams_that_wait_for_it_and_feedback_learns_who_
         server.views.all().pop().unwrap().publish(seq, Revision(seq.0), Publish { upserts, removals: vec![] });
     };
     publish("1", vec![]);
-    let complete = |f: &Feedback| f.proxies(&|_, _, _, seq| seq).first().is_some_and(|p| p.complete);
+    let complete = |f: &Feedback| f.proxies().first().is_some_and(|p| p.complete);
     for (kind, names) in
         [(ResourceType::Cluster, vec![]), (ResourceType::Listener, vec![]), (ResourceType::Route, vec!["r"])]
     {

@@ -286,7 +286,7 @@ fn a_name_on_its_way_holds_a_gateway_back_and_a_refused_one_is_told_apart() {
     assert_eq!(report()["e1"].except, ["CDS/d".to_owned()].into());
     answer(&fleet, &one, Cluster, 2, &[]);
     let pending = |names: &[&str]| {
-        let types = fleet.feedback.proxies(&|_, _, _, seq| seq).remove(0).types;
+        let types = fleet.feedback.proxies().remove(0).types;
         let pending = Arc::new(names.iter().map(|n| Arc::from(*n)).collect());
         one.set(Cluster, TypeState { pending, ..types[&Cluster].clone() });
     };
@@ -295,7 +295,7 @@ fn a_name_on_its_way_holds_a_gateway_back_and_a_refused_one_is_told_apart() {
     pending(&["unknown"]);
     assert_eq!(revisions(&report()), [(1, 1, Some(2))]);
     // It says itself up to where a name that changed more than once is taken.
-    let types = fleet.feedback.proxies(&|_, _, _, seq| seq).remove(0).types;
+    let types = fleet.feedback.proxies().remove(0).types;
     one.set(Cluster, TypeState { behind: Some(Seq(0)), ..types[&Cluster].clone() });
     assert_eq!(revisions(&report()), [(1, 1, Some(0))]);
 }

@@ -28,7 +28,7 @@ pub struct SiteReport {
 pub fn watermarks(views: &Views, feedback: &Feedback) -> BTreeMap<Arc<str>, SiteReport> {
     let mut sites: BTreeMap<Arc<str>, SiteReport> = BTreeMap::new();
     let open: BTreeMap<_, _> = views.all().into_iter().map(|view| (view.audience().clone(), view)).collect();
-    for proxy in feedback.proxies(&|audience, kind, asked, seq| views.extent(audience, kind, asked, seq)) {
+    for proxy in feedback.reaching(&|audience, kind, asked, seq| views.extent(audience, kind, asked, seq)) {
         let Some(audience) = &proxy.audience else { continue };
         let report = sites.entry(Arc::clone(&audience.site)).or_default();
         report.gateways += 1;
