@@ -89,11 +89,12 @@ impl Eq for Names {}
 
 impl<'a> IntoIterator for &'a Names {
     type Item = &'a Arc<str>;
-    type IntoIter = std::iter::Flatten<std::iter::Map<std::slice::Iter<'a, Arc<Vec<Arc<str>>>>, Leaf<'a>>>;
+    type IntoIter =
+        std::iter::FlatMap<std::slice::Iter<'a, Arc<Vec<Arc<str>>>>, std::slice::Iter<'a, Arc<str>>, Leaf<'a>>;
 
     fn into_iter(self) -> Self::IntoIter {
         let leaf: Leaf<'a> = |leaf| leaf.iter();
-        self.leaves.iter().map(leaf).flatten()
+        self.leaves.iter().flat_map(leaf)
     }
 }
 

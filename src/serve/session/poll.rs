@@ -164,9 +164,7 @@ impl Session {
         }
         let mut private = false;
         let mut plain = BTreeSet::new();
-        let touched = state.fanout.as_ref().is_none_or(|fanout| fanout.group.touched(state.sent));
-        let changed = if touched { content.changed(kind, state.sent) } else { Vec::new() };
-        for name in changed {
+        for name in state.changed(content) {
             let Some(entry) = content.get(kind, &name).filter(|_| state.subscription.contains(&name)) else { continue };
             if state.withheld.contains(&name) || (kind == ResourceType::VirtualHost && self.early(&name, content)) {
                 private = true;
@@ -371,6 +369,12 @@ impl Session {
 }
 
 impl Kind {
+    /// What changed since the cursor, which a group can tell without a search where it is nothing.
+    fn changed(&self, content: &Content) -> Vec<Arc<str>> {
+        let concerned = self.fanout.as_ref().is_none_or(|fanout| fanout.group.touched(self.sent));
+        if concerned { content.changed(self.kind, self.sent) } else { Vec::new() }
+    }
+
     /// The set is shared with all that ask for the same.
     fn join(&mut self, fanouts: &Fanouts, content: &Content) -> &Arc<Fanout> {
         let fanout = self.fanout.get_or_insert_with(|| fanouts.join(self.kind, &self.subscription, content));
