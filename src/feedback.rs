@@ -47,9 +47,10 @@ pub struct Parked {
 pub struct TypeState {
     /// What it asks for.
     pub subscription: Arc<Subscription>,
-    /// Everything up to here was sent, exceptions aside.
+    /// Everything up to here was sent, exceptions aside. A publish that does not concern the subscription moves it only
+    /// when the stream is looked at: see [`Extent`].
     pub sent: Seq,
-    /// Everything up to here is acknowledged, exceptions aside.
+    /// Everything up to here is acknowledged, exceptions aside; lags behind in the same way.
     pub acked: Seq,
     /// Names that are still to be sent or acknowledged, whatever the cursors say.
     pub pending: Arc<Vec<Arc<str>>>,
@@ -60,6 +61,10 @@ pub struct TypeState {
     /// Bytes, about, of the set that it was sent last, where that goes whole (state of the world, LDS and CDS); else 0.
     pub set: usize,
 }
+
+/// Up to which seq whoever has all of a subscription up to some other seq has all of it: as far as nothing that it asks
+/// for was published since. The snapshot knows, by audience and type.
+pub type Extent<'a> = dyn Fn(&Audience, ResourceType, &Subscription, Seq) -> Seq + 'a;
 
 /// Whether a proxy has taken one name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,13 +126,19 @@ impl ProxyState {
         types.get(&kind).map_or(Acked::NotSubscribed, |t| t.acked(name, seq))
     }
 
-    fn view(&self) -> ProxyView {
+    fn view(&self, extent: &Extent<'_>) -> ProxyView {
         let who = self.who.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (audience, refused) = match who {
             Ok(audience) => (Some(audience), None),
             Err(reason) => (None, Some(reason)),
         };
-        let types = self.types.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut types = self.types.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // Before streams are joined: the slowest speaks for both, but not the one that was looked at longest ago.
+        for (kind, state) in &mut types {
+            let Some(audience) = &audience else { break };
+            state.sent = extent(audience, *kind, &state.subscription, state.sent);
+            state.acked = extent(audience, *kind, &state.subscription, state.acked);
+        }
         let complete = self.complete.load(Ordering::Relaxed);
         ProxyView { id: self.id.clone(), since: self.since, audience, refused, types, complete }
     }
@@ -245,28 +256,34 @@ impl Feedback {
         Connected { feedback: Arc::clone(self), state }
     }
 
-    /// Every connected proxy by its newest stream, and those of one type beside it; sorted by id.
+    /// Every connected proxy by its newest stream, and those of one type beside it; sorted by id. Its cursors are those at
+    /// which each stream was looked at last.
     pub fn proxies(&self) -> Vec<ProxyView> {
-        let mut all: Vec<_> = self.proxies.iter().filter_map(|e| speaker(e.value())).collect();
+        self.reaching(&|_, _, _, seq| seq)
+    }
+
+    /// The same, with cursors that reach as far as `extent` says.
+    pub fn reaching(&self, extent: &Extent<'_>) -> Vec<ProxyView> {
+        let mut all: Vec<_> = self.proxies.iter().filter_map(|e| speaker(e.value(), extent)).collect();
         all.sort_by(|a, b| a.id.cmp(&b.id));
         all
     }
 }
 
 /// What a proxy's streams say together: the newest aggregated one, and all those of one type.
-fn speaker(streams: &[Arc<ProxyState>]) -> Option<ProxyView> {
+fn speaker(streams: &[Arc<ProxyState>], extent: &Extent<'_>) -> Option<ProxyView> {
     let partial = |stream: &&Arc<ProxyState>| stream.partial.load(Ordering::Relaxed);
     // A stream that is refused speaks only where no other does: anybody may claim a name.
     let served = || streams.iter().rev().filter(|stream| stream.audience().is_some());
     let whole = served().find(|stream| !partial(stream));
     let newest = whole.or_else(|| served().next()).or_else(|| streams.last())?;
-    let mut view = newest.view();
+    let mut view = newest.view(extent);
     // Who bears the same name and is somebody else, a gRPC client beside a gateway, speaks for itself alone.
     let who = newest.audience();
     let parts: Vec<_> = served().filter(partial).filter(|stream| stream.audience() == who).collect();
     if !parts.is_empty() {
         let beside = parts.iter().filter(|part| !Arc::ptr_eq(part, newest));
-        beside.for_each(|part| view.join(part.view().types));
+        beside.for_each(|part| view.join(part.view(extent).types));
         let asked = [ResourceType::Cluster, ResourceType::Listener].iter().all(|kind| view.types.contains_key(kind));
         view.complete = asked && parts.iter().all(|part| part.complete.load(Ordering::Relaxed));
     }

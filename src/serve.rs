@@ -10,6 +10,7 @@ mod machine;
 mod requests;
 pub mod service;
 pub mod session;
+mod signals;
 pub mod sotw;
 mod stream;
 #[cfg(test)]

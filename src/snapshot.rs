@@ -2,9 +2,13 @@
 
 mod confirm;
 mod content;
+mod groups;
+mod seat;
 #[cfg(test)]
 mod tests;
 mod views;
+#[cfg(test)]
+mod wake_tests;
 
 use std::{
     sync::{
@@ -16,8 +20,11 @@ use std::{
 
 use tokio::sync::watch;
 
+use self::seat::Seats;
 pub use self::{
     content::{Content, Entry, Tombstone},
+    groups::Group,
+    seat::{Seat, Wake},
     views::Views,
 };
 pub use crate::xds::Seq;
@@ -58,8 +65,12 @@ pub struct View {
     audience: Audience,
     content: RwLock<Content>,
     published: watch::Sender<Seq>,
+    /// Streams that every publish concerns.
+    restless: Seats,
     /// How far each live stream has taken over tombstones.
     readers: Mutex<Vec<Weak<AtomicU64>>>,
+    /// The slowest of them when all were last asked.
+    slowest: Mutex<Weak<AtomicU64>>,
     idle_since: Mutex<Option<Instant>>,
 }
 
@@ -69,6 +80,8 @@ impl View {
             audience,
             content: RwLock::new(Content::default()),
             published: watch::Sender::new(Seq(0)),
+            restless: Seats::default(),
+            slowest: Mutex::default(),
             readers: Mutex::new(Vec::new()),
             idle_since: Mutex::new(None),
         }
@@ -85,15 +98,18 @@ impl View {
         if !self.audience.proven {
             changes.upserts.retain(|r| r.kind != ResourceType::Secret);
         }
-        let passed = self.slowest();
-        let changed = {
+        let touched = {
             let mut content = self.content.write().unwrap_or_else(PoisonError::into_inner);
-            content.prune(passed);
+            if let Some(passed) = content.oldest().and_then(|oldest| self.passed(oldest)) {
+                content.prune(passed);
+            }
             content.apply(seq, origin.into(), changes)
         };
-        if changed {
+        if touched.any {
+            self.restless.wake();
             self.published.send_replace(seq);
         }
+        touched.groups.iter().for_each(|group| group.seats.wake());
     }
 
     /// The content, locked against a publish for as long as the guard lives: never across an await.
@@ -106,7 +122,7 @@ impl View {
         self.read().revision()
     }
 
-    /// Wakes whoever holds it at each publish that changed something.
+    /// Tells of each publish that changed something; for the few that follow everything and are no stream.
     pub fn subscribe(&self) -> watch::Receiver<Seq> {
         self.published.subscribe()
     }
@@ -115,16 +131,24 @@ impl View {
         self.readers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The seq that every live stream has passed.
-    fn slowest(&self) -> Seq {
+    /// The seq that every live stream has passed, if that is `oldest` at least. While the one that was found to be the
+    /// slowest has not, the others are not asked.
+    fn passed(&self, oldest: Seq) -> Option<Seq> {
+        let mut slowest = self.slowest.lock().unwrap_or_else(PoisonError::into_inner);
+        if slowest.upgrade().is_some_and(|passed| passed.load(Ordering::Relaxed) < oldest.0) {
+            return None;
+        }
         let mut readers = self.readers();
-        let mut slowest = u64::MAX;
+        let mut least = u64::MAX;
         readers.retain(|r| {
             let Some(passed) = r.upgrade() else { return false };
-            slowest = slowest.min(passed.load(Ordering::Relaxed));
+            let passed = passed.load(Ordering::Relaxed);
+            if passed < least {
+                (least, *slowest) = (passed, Weak::clone(r));
+            }
             true
         });
-        Seq(slowest)
+        (least >= oldest.0).then_some(Seq(least))
     }
 
     fn reader(self: &Arc<Self>) -> Reader {
@@ -156,6 +180,11 @@ impl Reader {
     /// The view.
     pub fn view(&self) -> &Arc<View> {
         &self.view
+    }
+
+    /// A place where a stream is woken by what is published.
+    pub fn seat(&self) -> Seat {
+        Seat::new(&self.view)
     }
 
     /// The stream has taken over every tombstone up to `seq`.

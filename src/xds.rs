@@ -5,11 +5,13 @@ pub mod descriptor;
 pub mod json;
 pub mod redact;
 pub mod references;
+mod names;
 mod resource;
 pub mod validate;
 mod seq;
 mod subscription;
 
+pub use names::Names;
 pub use resource::{ANY_SCOPE, NeedAt, PerType, Removal, Resource, ResourceType, ServiceNeed, Source, Version};
 pub use seq::Seq;
 pub use subscription::Subscription;

@@ -16,7 +16,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::wire::{begin_message, end_message, put};
 use crate::{
-    snapshot::{Content, Seq},
+    snapshot::{Content, Group, Seq},
     xds::{Removal, Resource, ResourceType, Subscription},
 };
 
@@ -121,9 +121,8 @@ type Parts = Arc<[Arc<Frame>]>;
 /// What streams with an equal (view, type, subscription) share.
 #[derive(Debug)]
 pub struct Fanout {
-    kind: ResourceType,
-    /// What they ask for.
-    pub subscription: Arc<Subscription>,
+    /// They, as the view knows them.
+    pub group: Arc<Group>,
     identifier: Arc<str>,
     recent: Mutex<VecDeque<(Seq, Seq, Parts)>>,
 }
@@ -131,7 +130,11 @@ pub struct Fanout {
 impl Fanout {
     /// What a stream that has everything up to `from` has to be sent; empty if nothing.
     pub fn frames(&self, content: &Content, from: Seq) -> Parts {
-        let to = content.seq();
+        // Streams that were last looked at between two publishes that concern them lack the same.
+        let (from, to) = (self.group.base(from), self.group.base(content.seq()));
+        if from == to {
+            return Arc::default();
+        }
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, _, parts)) = recent.iter().find(|(f, t, _)| (*f, *t) == (from, to)) {
             return Arc::clone(parts);
@@ -146,24 +149,25 @@ impl Fanout {
 
     fn build(&self, content: &Content, from: Seq) -> Vec<Arc<Frame>> {
         let first = from == Seq(0);
-        let resource = |name: &Arc<str>| content.get(self.kind, name).map(|e| Arc::clone(&e.resource));
-        let resources: Vec<_> = if first && !self.subscription.wildcard() {
-            self.subscription.names().iter().filter_map(resource).collect()
+        let (kind, subscription) = (self.group.kind(), self.group.subscription());
+        let resource = |name: &Arc<str>| content.get(kind, name).map(|e| Arc::clone(&e.resource));
+        let resources: Vec<_> = if first && !subscription.wildcard() {
+            subscription.names().iter().filter_map(resource).collect()
         } else {
-            let changed = content.changed(self.kind, from);
-            changed.iter().filter(|n| self.subscription.contains(n)).filter_map(resource).collect()
+            let changed = content.changed(kind, from);
+            changed.iter().filter(|n| subscription.contains(n)).filter_map(resource).collect()
         };
         let mut removed = Vec::new();
         // Removals that have to wait for something are each stream's own affair.
-        if self.kind.removal() == Removal::AtOnce && !first {
-            let gone = content.gone(self.kind, from).filter(|(n, _)| self.subscription.contains(n));
+        if kind.removal() == Removal::AtOnce && !first {
+            let gone = content.gone(kind, from).filter(|(n, _)| subscription.contains(n));
             removed.extend(gone.map(|(n, _)| Arc::clone(n)));
         }
         if resources.is_empty() && removed.is_empty() {
             return Vec::new();
         }
-        let whole = first && self.kind.empty_is_all();
-        frames(&self.identifier, self.kind, content.seq(), resources, removed, whole)
+        let whole = first && kind.empty_is_all();
+        frames(&self.identifier, kind, content.seq(), resources, removed, whole)
     }
 }
 
@@ -185,22 +189,18 @@ impl Fanouts {
     }
 
     /// The fan-out of all streams that ask for exactly this.
-    pub fn join(&self, kind: ResourceType, subscription: &Arc<Subscription>) -> Arc<Fanout> {
+    pub fn join(&self, kind: ResourceType, subscription: &Arc<Subscription>, content: &Content) -> Arc<Fanout> {
+        let group = content.join(kind, subscription);
         let mut interned = self.interned.lock().unwrap_or_else(PoisonError::into_inner);
         if interned.len() > 64 && interned.len() == interned.capacity() {
             interned.retain(|_, same| same.iter().any(|f| f.strong_count() > 0));
         }
         let same = interned.entry((kind, subscription.digest())).or_default();
         same.retain(|f| f.strong_count() > 0);
-        if let Some(found) = same.iter().filter_map(Weak::upgrade).find(|f| f.subscription == *subscription) {
+        if let Some(found) = same.iter().filter_map(Weak::upgrade).find(|f| Arc::ptr_eq(&f.group, &group)) {
             return found;
         }
-        let fanout = Arc::new(Fanout {
-            kind,
-            subscription: Arc::clone(subscription),
-            identifier: Arc::clone(&self.identifier),
-            recent: Mutex::default(),
-        });
+        let fanout = Arc::new(Fanout { group, identifier: Arc::clone(&self.identifier), recent: Mutex::default() });
         same.push(Arc::downgrade(&fanout));
         fanout
     }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     feedback::TypeState,
-    snapshot::{Content, Seq},
+    snapshot::{Content, Seat, Seq},
     xds::ResourceType,
 };
 
@@ -117,6 +117,14 @@ impl Machine {
         match self {
             Self::Delta(session) => session.passed(content),
             Self::World(session) => session.passed(content),
+        }
+    }
+
+    /// Takes its seat among those that are woken by what concerns it; it has been polled with this very content.
+    pub(super) fn sit(&self, seat: &mut Seat, content: &Content) {
+        match self {
+            Self::Delta(session) => seat.follow(session.follows(), content),
+            Self::World(session) => seat.follow(session.follows(), content),
         }
     }
 

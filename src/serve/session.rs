@@ -2,7 +2,8 @@
 //!
 //! [`Session::on_request`] takes what the proxy says, [`Session::poll`] gives what has to be sent next, if anything, and
 //! [`Session::next_deadline`] says when to poll again although nothing happened. A publish needs no call of its own: the
-//! session compares its cursors with the view whenever it is polled.
+//! session compares its cursors with the view whenever it is polled, and says by [`Session::follows`] which publishes it
+//! has to be polled for. What it is not polled for changes nothing for it but the cursors, which lag behind the view then.
 //!
 //! `docs/protocol.md` has the protocol's rules by number, each with the test that holds it.
 
@@ -27,6 +28,8 @@ pub(super) mod tiers;
 mod tiers_tests;
 mod touched;
 #[cfg(test)]
+mod wake_tests;
+#[cfg(test)]
 mod world;
 
 use std::{
@@ -40,12 +43,15 @@ use super::fanout::{Fanouts, Frame};
 use crate::{
     feedback,
     model::{Role, Sites, Watermarks},
-    snapshot::{Content, Seq},
+    snapshot::{Content, Group, Seq},
     xds::{PerType, Removal, ResourceType},
 };
 
 /// Names per type and stream.
 pub(super) const MAX_NAMES: usize = 100_000;
+/// A set of names that has stood for this long gets a group, which costs as much as it has names: not each of those
+/// through which it grows name by name.
+pub(super) const STOOD: Duration = Duration::from_secs(1);
 /// Bytes per name.
 pub(super) const MAX_NAME: usize = 512;
 
@@ -143,6 +149,8 @@ pub struct Session {
     deadline: Option<Instant>,
     /// What the view had when clusters and listeners had been asked for.
     target: Option<Seq>,
+    /// It lacks nothing of that, but has not asked for all that belongs to it.
+    unasked: bool,
     /// Edge sites without gateways, and since when that is known here (cores only).
     away: BTreeMap<Arc<str>, Instant>,
 }
@@ -166,6 +174,7 @@ impl Session {
             marks: Vec::new(),
             deadline: None,
             target: None,
+            unasked: false,
             away: BTreeMap::new(),
         }
     }
@@ -216,6 +225,7 @@ impl Session {
         }
         state.subscribe(&request.subscribe, first, content);
         state.unsubscribe(&request.unsubscribe);
+        state.asked.get_or_insert(now);
         let names = state.subscription.names().len();
         if kind == ResourceType::Route {
             self.forget_routes(&request.subscribe);
@@ -288,10 +298,19 @@ impl Session {
                 r.children.iter().chain(routes.clone()).all(asked) && routes.all(|(_, name)| !streams(name) || hosts())
             })
         };
-        let complete =
-            self.kinds.iter().flatten().all(|k| k.has(target)) && [clusters, listeners].into_iter().all(asks);
+        let taken = self.kinds.iter().flatten().all(|k| k.has(target));
+        let complete = taken && [clusters, listeners].into_iter().all(asks);
+        self.unasked = taken && !complete;
         self.target = Some(target);
         complete
+    }
+
+    /// By whose publishes it has to be polled: those that concern one of these groups; none, by all. What waits for
+    /// anything but an answer or a time may wait for names that it does not ask for.
+    pub fn follows(&self) -> Option<impl Iterator<Item = &Arc<Group>> + Clone> {
+        let kinds = self.kinds.iter().flatten();
+        let settled = !self.unasked && kinds.clone().all(Kind::settled);
+        settled.then(|| kinds.filter_map(|kind| kind.fanout.as_ref()).map(|fanout| &fanout.group))
     }
 
     /// Every tombstone up to here has been taken over.

@@ -26,7 +26,7 @@ use super::session::{MAX_NAME, MAX_NAMES, Moment, Trust, Violation, tiers};
 use crate::{
     feedback,
     model::Role,
-    snapshot::{Content, Seq},
+    snapshot::{Content, Group, Seq},
     xds::{Resource, ResourceType, ServiceNeed, Version},
 };
 
@@ -164,6 +164,7 @@ impl Session {
             self.first_ack.get_or_insert(now);
         }
         state.subscribe(&request.names);
+        state.asked.get_or_insert(now);
         Ok(())
     }
 
@@ -189,7 +190,16 @@ impl Session {
                 return Some(response);
             }
         }
+        let joins: Vec<_> = self.kinds.values_mut().filter_map(|state| state.join(content, moment.now)).collect();
+        joins.into_iter().for_each(|at| self.wake_at(at, moment.now));
         None
+    }
+
+    /// By whose publishes it has to be polled: those that concern one of these groups; none, by all.
+    pub fn follows(&self) -> Option<impl Iterator<Item = &Arc<Group>> + Clone> {
+        let kinds = self.kinds.values();
+        let settled = kinds.clone().all(Kind::settled);
+        settled.then(|| kinds.filter_map(|kind| kind.group.as_ref()))
     }
 
     /// When to poll again at the latest; known once `poll` has said that there is nothing to send.

@@ -1,15 +1,17 @@
 //! The task of one ADS stream: who is it, then request, publish and deadline in, frames out while there is room.
 
 use std::{
-    pin::Pin,
+    future::poll_fn,
+    pin::{Pin, pin},
     sync::Arc,
+    task::{Context, Poll, ready},
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, Sleep, sleep_until, timeout},
 };
 use tonic::Status;
 
@@ -19,6 +21,7 @@ use super::{
     requests::Requests,
     service::{Admitted, Fleet, Inner, Method},
     session::{Moment, Session, Violation},
+    signals::{Signal, Signals},
     sotw,
     wire::{Ask, Features, Variant},
 };
@@ -26,7 +29,7 @@ use crate::{
     feedback::{self, Connected, ProxyId},
     identity::{self, NodeClaim, Peer},
     model::{Audience, Role, Sites},
-    snapshot::{Reader, Seq},
+    snapshot::{Reader, Seat},
     xds::ResourceType,
 };
 
@@ -46,6 +49,9 @@ const KEPT_BYTES: usize = 32 << 20;
 const CONFIRM: Duration = Duration::from_secs(60);
 /// Between two such questions of one stream.
 const AGAIN: Duration = Duration::from_secs(1);
+/// A stream is polled this often though nothing concerns it, and up to twice as long: tombstones that it has no use for
+/// are pruned when it has passed them.
+const IDLE: Duration = Duration::from_secs(30);
 /// Streams of a replica that was stale begin anew within this, once it is fresh: not all at once.
 const RENEWED: Duration = Duration::from_secs(10);
 
@@ -103,18 +109,23 @@ pub(super) async fn run(
         }
         Variant::World => Machine::World(Box::new(sotw::Session::new(audience.role, drain, now()))),
     };
-    let published = reader.view().subscribe();
+    let signals = Signals::new(who.inner.shared.cancel.clone(), admitted.token.clone());
+    let idle = idle();
     let stream = Stream {
         who,
         only: service.only,
         audience,
         fleet,
+        seat: reader.seat(),
         reader,
-        published,
         session,
         proxy,
-        admitted,
+        _admitted: admitted,
         frames,
+        room: None,
+        signals,
+        idle,
+        sleep: Box::pin(sleep_until(idle)),
         features,
         active: true,
         complete: false,
@@ -134,6 +145,15 @@ fn cut(words: &str, max: usize) -> &str {
 
 fn now() -> std::time::Instant {
     Instant::now().into_std()
+}
+
+/// When to poll though nothing happens.
+fn idle() -> Instant {
+    Instant::now() + IDLE.mul_f64(1.0 + fastrand::f64())
+}
+
+fn stopping() -> Status {
+    Status::unavailable("shutting down")
 }
 
 fn closed(violation: Violation) -> Status {
@@ -164,7 +184,7 @@ impl Who {
         let mut bytes: usize = kept.iter().map(Ask::size).sum();
         loop {
             tokio::select! {
-                () = self.inner.shared.cancel.cancelled() => return Err(Status::unavailable("shutting down")),
+                () = self.inner.shared.cancel.cancelled() => return Err(stopping()),
                 request = requests.message() => match request? {
                     None => return Ok(None),
                     Some(request) if kept.len() < KEPT && bytes + request.size() <= KEPT_BYTES => {
@@ -174,7 +194,7 @@ impl Who {
                     Some(_) => return Err(Status::unavailable("not served; try again later")),
                 },
                 changed = sites.changed() => {
-                    changed.map_err(|_| Status::unavailable("shutting down"))?;
+                    changed.map_err(|_| stopping())?;
                     let resolved = self.resolve(sites);
                     proxy.set_audience(resolved.clone());
                     if let Ok(audience) = resolved {
@@ -193,11 +213,20 @@ struct Stream {
     audience: Audience,
     fleet: Fleet,
     reader: Reader,
-    published: watch::Receiver<Seq>,
+    /// Where it is woken by publishes.
+    seat: Seat,
     session: Machine,
     proxy: Connected,
-    admitted: Admitted,
+    /// Its place among the streams of the proxy.
+    _admitted: Admitted,
     frames: mpsc::Sender<Bytes>,
+    /// Waits until a frame was taken.
+    room: Option<Boxed<bool>>,
+    signals: Signals,
+    /// When it is polled in any case.
+    idle: Instant,
+    /// The next time that matters, or an earlier one.
+    sleep: Pin<Box<Sleep>>,
     /// What the client can do.
     features: Features,
     /// False while its site is unknown or being deleted.
@@ -207,18 +236,25 @@ struct Stream {
     /// It was said that a set of it is large.
     alarmed: bool,
     /// The question whether the replica has read everything.
-    confirming: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
+    confirming: Option<Boxed<bool>>,
     /// When it ends so that the proxy is compared anew.
     ends: Option<Instant>,
     /// When a refusal was last told of in the log.
     told: Option<Instant>,
 }
 
-async fn answer(question: &mut Option<Pin<Box<dyn Future<Output = bool> + Send>>>) -> bool {
-    match question {
-        Some(question) => question.await,
-        None => std::future::pending().await,
-    }
+type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// What a stream waits for.
+enum Event {
+    Request(Box<Ask>),
+    /// The proxy ended it, or its connection is gone.
+    End,
+    Signal(Signal),
+    /// Whether the replica has read everything.
+    Confirmed(bool),
+    /// Something was published, a frame was taken, or it is time.
+    Poll,
 }
 
 impl Stream {
@@ -226,54 +262,70 @@ impl Stream {
         for request in kept {
             self.request(request)?;
         }
-        let cancel = self.who.inner.shared.cancel.clone();
-        let (replaced, room) = (self.admitted.token.clone(), self.frames.clone());
         loop {
             let full = self.fill();
             self.renew();
-            let deadline = self.session.next_deadline().filter(|_| self.active && !full);
-            let at = deadline.map_or_else(Instant::now, Instant::from_std);
-            let (ends, awaits) = (self.ends, self.active && !full && self.session.awaits_watermarks());
-            let confirming = &mut self.confirming;
-            tokio::select! {
-                () = cancel.cancelled() => return Err(Status::unavailable("shutting down")),
-                () = replaced.cancelled() => {
+            match poll_fn(|context| self.next(&mut requests, full, context)).await? {
+                Event::End => return Ok(()),
+                Event::Request(request) => self.request(*request)?,
+                Event::Signal(Signal::Stop) => return Err(stopping()),
+                Event::Signal(Signal::Replaced) => {
                     return Err(Status::unavailable("a newer stream of this node took over"));
                 }
-                request = requests.message() => match request? {
-                    None => return Ok(()),
-                    Some(request) => self.request(request)?,
-                },
-                permit = room.reserve(), if full => {
-                    if permit.is_err() {
-                        return Ok(());
-                    }
+                Event::Signal(Signal::Sites) => self.identify()?,
+                Event::Signal(Signal::Fresh) => drop(self.fleet.fresh.borrow_and_update()),
+                Event::Signal(Signal::Watermarks) | Event::Poll => {}
+                Event::Confirmed(confirmed) if !self.session.stale() => self.session.trust(confirmed),
+                Event::Confirmed(confirmed) => {
+                    self.ends = confirmed.then(|| Instant::now() + RENEWED.mul_f64(fastrand::f64()));
                 }
-                changed = self.published.changed(), if self.active => {
-                    changed.map_err(|_| Status::unavailable("shutting down"))?;
-                }
-                changed = self.fleet.sites.changed() => {
-                    changed.map_err(|_| Status::unavailable("shutting down"))?;
-                    self.identify()?;
-                }
-                confirmed = answer(confirming), if confirming.is_some() => {
-                    self.confirming = None;
-                    if !self.session.stale() {
-                        self.session.trust(confirmed);
-                    } else if confirmed {
-                        self.ends = Some(Instant::now() + RENEWED.mul_f64(fastrand::f64()));
-                    }
-                }
-                changed = self.fleet.watermarks.changed(), if awaits => {
-                    changed.map_err(|_| Status::unavailable("shutting down"))?;
-                }
-                changed = self.fleet.fresh.changed() => {
-                    changed.map_err(|_| Status::unavailable("shutting down"))?;
-                }
-                () = sleep_until(ends.unwrap_or(at)), if ends.is_some() => {
-                    return Err(Status::unavailable("fresh again; please reconnect"));
-                }
-                () = sleep_until(at), if deadline.is_some() => {}
+            }
+            if self.ends.is_some_and(|ends| ends <= Instant::now()) {
+                return Err(Status::unavailable("fresh again; please reconnect"));
+            }
+        }
+    }
+
+    /// What happens next. Polled by hand, since a stream is woken ten thousand times for what it waits for once.
+    fn next(&mut self, requests: &mut Requests, full: bool, context: &mut Context<'_>) -> Poll<Result<Event, Status>> {
+        let attentive = self.active && !full;
+        let awaits = attentive && self.session.awaits_watermarks();
+        if let Poll::Ready(signal) = self.signals.poll(context, &self.fleet, awaits) {
+            return Poll::Ready(Ok(Event::Signal(signal)));
+        }
+        if let Poll::Ready(request) = pin!(requests.message()).poll(context) {
+            return Poll::Ready(request.map(|request| request.map_or(Event::End, |r| Event::Request(Box::new(r)))));
+        }
+        if let Some(room) = self.room.as_mut().filter(|_| full)
+            && let Poll::Ready(open) = room.as_mut().poll(context)
+        {
+            self.room = None;
+            return Poll::Ready(Ok(if open { Event::Poll } else { Event::End }));
+        }
+        if let Some(confirming) = &mut self.confirming
+            && let Poll::Ready(confirmed) = confirming.as_mut().poll(context)
+        {
+            self.confirming = None;
+            return Poll::Ready(Ok(Event::Confirmed(confirmed)));
+        }
+        if self.active && self.seat.poll_woken(context).is_ready() {
+            return Poll::Ready(Ok(Event::Poll));
+        }
+        let deadline = self.session.next_deadline().filter(|_| attentive).map(Instant::from_std);
+        let at = deadline.into_iter().chain(self.ends).fold(self.idle, Instant::min);
+        self.reached(at, context).map(|()| Ok(Event::Poll))
+    }
+
+    /// The timer is set anew when it rings, or for an earlier time: most times that a stream names pass unused.
+    fn reached(&mut self, at: Instant, context: &mut Context<'_>) -> Poll<()> {
+        let sleep = &mut self.sleep;
+        loop {
+            if sleep.is_elapsed() || sleep.deadline() > at {
+                sleep.as_mut().reset(at);
+            }
+            ready!(sleep.as_mut().poll(context));
+            if sleep.deadline() >= at {
+                return Poll::Ready(());
             }
         }
     }
@@ -313,6 +365,9 @@ impl Stream {
     /// Sends while there is room and something to send; says whether it stopped for want of room.
     fn fill(&mut self) -> bool {
         let (mut full, mut complete) = (false, false);
+        if self.idle <= Instant::now() {
+            self.idle = idle();
+        }
         if self.active {
             let mut out = Vec::new();
             let (sites, fresh) = (Arc::clone(&self.fleet.sites.borrow()), *self.fleet.fresh.borrow());
@@ -330,6 +385,7 @@ impl Stream {
                 }
                 self.reader.pass(self.session.passed(&content));
                 complete = !self.complete && !full && self.session.complete(&content, self.only);
+                self.session.sit(&mut self.seat, &content);
             }
             // Encoded outside the lock, by whoever is first.
             for (room, send) in out {
@@ -346,6 +402,10 @@ impl Stream {
         }
         if self.session.unsure() && self.confirming.is_none() {
             self.confirm(Duration::ZERO);
+        }
+        if full && self.room.is_none() {
+            let frames = self.frames.clone();
+            self.room = Some(Box::pin(async move { frames.reserve_owned().await.is_ok() }));
         }
         full
     }

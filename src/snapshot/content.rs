@@ -6,10 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{Origin, Publish, Seq};
+use super::{Group, Origin, Publish, Seq, groups::Groups};
 use crate::{
     model::{ObjectRef, Revision},
-    xds::{ANY_SCOPE, PerType, Resource, ResourceType, ServiceNeed},
+    xds::{ANY_SCOPE, PerType, Resource, ResourceType, ServiceNeed, Subscription},
 };
 
 /// Changes per type that are found without a scan.
@@ -111,6 +111,18 @@ pub struct Content {
     types: PerType<Names>,
     /// Which entries came from an object.
     carriers: BTreeMap<ObjectRef, BTreeSet<(ResourceType, Arc<str>)>>,
+    /// Here, so that nobody joins one while a publish is under way.
+    groups: Groups,
+    /// No tombstone is older.
+    oldest: Option<Seq>,
+}
+
+/// Whom a publish concerns.
+#[derive(Debug, Default)]
+pub(super) struct Touched {
+    /// It changed something, for whoever follows everything.
+    pub(super) any: bool,
+    pub(super) groups: Vec<Arc<Group>>,
 }
 
 impl Content {
@@ -148,6 +160,11 @@ impl Content {
     /// One name.
     pub fn get(&self, kind: ResourceType, name: &str) -> Option<&Entry> {
         self.names(kind).entries.get(name)
+    }
+
+    /// The name as the view keeps it, so that whoever keeps it too keeps no copy.
+    pub fn name(&self, kind: ResourceType, name: &str) -> Option<&Arc<str>> {
+        self.names(kind).entries.get_key_value(name).map(|(name, _)| name)
     }
 
     /// All names of a type, sorted.
@@ -237,20 +254,41 @@ impl Content {
         self.types.get_mut(kind)
     }
 
+    /// The group of all streams that ask for exactly this of a type. What it is to be told of begins now.
+    pub fn join(&self, kind: ResourceType, subscription: &Arc<Subscription>) -> Arc<Group> {
+        self.groups.join(kind, subscription, self.seq)
+    }
+
+    /// Up to where whoever has all that it asks for up to `seq` has all that it asks for: cursors of streams that no
+    /// publish concerned lag behind.
+    pub fn extent(&self, kind: ResourceType, subscription: &Subscription, seq: Seq) -> Seq {
+        self.groups.extent(kind, subscription, seq, self.seq)
+    }
+
+    #[cfg(test)]
+    pub(super) fn lines(&self) -> usize {
+        self.groups.lines()
+    }
+
+    /// No tombstone is older than this; none without tombstones.
+    pub(super) fn oldest(&self) -> Option<Seq> {
+        self.oldest
+    }
+
     /// Forgets the tombstones that every stream has passed.
     pub(super) fn prune(&mut self, passed: Seq) {
         for names in self.types.iter_mut() {
             names.tombstones.retain(|_, t| t.seq > passed);
         }
+        self.oldest = self.types.iter().flat_map(|names| names.tombstones.values()).map(|t| t.seq).min();
     }
 
-    /// Returns whether anybody has to be woken.
-    pub(super) fn apply(&mut self, seq: Seq, origin: Origin, changes: Publish) -> bool {
-        let woken = !std::mem::replace(&mut self.ready, true);
+    pub(super) fn apply(&mut self, seq: Seq, origin: Origin, changes: Publish) -> Touched {
+        let first = !std::mem::replace(&mut self.ready, true);
         self.seq = self.seq.max(seq);
         let before = std::mem::replace(&mut self.origin, origin).configuration;
         self.mark_drains(&changes);
-        let mut changed = woken;
+        let mut touched = BTreeSet::new();
         let brought: HashSet<_> = changes.upserts.iter().map(|r| (r.kind, &r.name)).collect();
         // Upserts of the same publish win: a name is never in both halves of a response.
         for (kind, name) in changes.removals.iter().filter(|(kind, name)| !brought.contains(&(*kind, name))) {
@@ -260,13 +298,14 @@ impl Content {
                 let tombstone = Tombstone { seq, created: old.created, drain: old.drain, revision };
                 names.tombstones.insert(Arc::clone(name), tombstone);
                 self.carry(Some(&old.resource), None);
-                changed = true;
+                self.oldest.get_or_insert(seq);
+                touched.insert((*kind, Arc::clone(name)));
             }
         }
         let mut children = Vec::new();
         for resource in changes.upserts {
             if self.upsert(seq, &resource) {
-                changed = true;
+                touched.insert((resource.kind, Arc::clone(&resource.name)));
                 if matches!(resource.kind, ResourceType::Cluster | ResourceType::Listener) {
                     children.extend(resource.children.iter().cloned());
                 }
@@ -278,13 +317,15 @@ impl Content {
                 && entry.seq < seq
             {
                 entry.seq = seq;
-                names.log(seq, name);
+                names.log(seq, Arc::clone(&name));
+                touched.insert((kind, name));
             }
         }
-        if changed {
+        let any = first || !touched.is_empty();
+        if any {
             self.remember(seq, before);
         }
-        changed
+        Touched { any, groups: self.groups.touch(seq, &touched) }
     }
 
     fn remember(&mut self, seq: Seq, before: Revision) {

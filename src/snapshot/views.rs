@@ -13,7 +13,10 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{Reader, Seq, View, confirm::Confirmations};
-use crate::model::Audience;
+use crate::{
+    model::Audience,
+    xds::{ResourceType, Subscription},
+};
 
 /// A view that nobody has read for this long is closed.
 const IDLE: Duration = Duration::from_secs(600);
@@ -75,6 +78,11 @@ impl Views {
     /// The view of an audience, if it is open.
     pub fn get(&self, audience: &Audience) -> Option<Arc<View>> {
         self.views().get(audience).cloned()
+    }
+
+    /// Up to where whoever has all that it asks for up to `seq` has it: see [`super::Content::extent`].
+    pub fn extent(&self, audience: &Audience, kind: ResourceType, subscription: &Subscription, seq: Seq) -> Seq {
+        self.get(audience).map_or(seq, |view| view.read().extent(kind, subscription, seq))
     }
 
     /// All open views, sorted by audience.

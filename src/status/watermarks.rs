@@ -28,7 +28,7 @@ pub struct SiteReport {
 pub fn watermarks(views: &Views, feedback: &Feedback) -> BTreeMap<Arc<str>, SiteReport> {
     let mut sites: BTreeMap<Arc<str>, SiteReport> = BTreeMap::new();
     let open: BTreeMap<_, _> = views.all().into_iter().map(|view| (view.audience().clone(), view)).collect();
-    for proxy in feedback.proxies() {
+    for proxy in feedback.reaching(&|audience, kind, asked, seq| views.extent(audience, kind, asked, seq)) {
         // Who is no gateway says nothing of what gateways have.
         let Some(audience) = proxy.audience.as_ref().filter(|audience| audience.role != Role::Grpc) else { continue };
         let report = sites.entry(Arc::clone(&audience.site)).or_default();

@@ -181,7 +181,7 @@ impl<T> PerType<T> {
     }
 
     /// All, in make-before-break order.
-    pub fn iter(&self) -> impl Iterator<Item = &T> {
+    pub fn iter(&self) -> std::slice::Iter<'_, T> {
         self.0.iter()
     }
 

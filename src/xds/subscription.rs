@@ -1,16 +1,17 @@
 //! What one stream asks for of one type.
 
 use std::{
-    collections::BTreeSet,
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
 };
+
+use super::Names;
 
 /// A wildcard, names, or both (xDS: "How the client specifies what resources to return").
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Subscription {
     wildcard: bool,
-    names: BTreeSet<Arc<str>>,
+    names: Names,
     /// Sum of the names' hashes: free of order, so that a set which grows name by name costs one hash a step.
     hash: u64,
 }
@@ -32,7 +33,7 @@ impl Subscription {
     }
 
     /// The names that are asked for by name, sorted.
-    pub fn names(&self) -> &BTreeSet<Arc<str>> {
+    pub fn names(&self) -> &Names {
         &self.names
     }
 

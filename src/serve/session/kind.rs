@@ -92,6 +92,8 @@ pub(super) struct Kind {
     pub(super) subscription: Arc<Subscription>,
     /// Joined when something is sent; left when the subscription changes.
     pub(super) fanout: Option<Arc<Fanout>>,
+    /// When the subscription last changed.
+    pub(super) asked: Option<Instant>,
     /// What the first request reported, until the view is ready to be compared with it.
     initial: Option<HashMap<String, String>>,
     /// Updates: everything up to here was sent.
@@ -147,6 +149,7 @@ impl Kind {
             kind,
             subscription: Arc::default(),
             fanout: None,
+            asked: None,
             initial: Some(initial),
             sent: Seq(0),
             acked: Seq(0),
@@ -173,6 +176,13 @@ impl Kind {
     /// The proxy reported versions, and they are not compared yet.
     pub(super) fn reports(&self) -> bool {
         self.initial.as_ref().is_some_and(|initial| !initial.is_empty())
+    }
+
+    /// Only what concerns its subscription can concern it.
+    pub(super) fn settled(&self) -> bool {
+        let waits = |exception: &Exception| matches!(exception, Exception::Wanted { .. } | Exception::Held { .. });
+        let grouped = self.fanout.is_some() || self.subscription.is_empty();
+        self.seeded() && grouped && !self.exceptions.values().any(waits)
     }
 
     /// Everything up to `target` is acknowledged or refused.
@@ -270,7 +280,7 @@ impl Kind {
                 self.start_wildcard(first, content);
                 continue;
             }
-            let name: Arc<str> = name.as_str().into();
+            let name = content.name(self.kind, name).cloned().unwrap_or_else(|| name.as_str().into());
             let was = self.subscription.contains(&name);
             if Arc::make_mut(&mut self.subscription).insert(Arc::clone(&name)) {
                 self.changed_subscription();
@@ -324,7 +334,7 @@ impl Kind {
     fn changed_subscription(&mut self) {
         let wanted = Arc::clone(&self.subscription);
         self.refused_since.retain(|name, _| wanted.contains(name));
-        self.fanout = None;
+        (self.fanout, self.asked) = (None, None);
         self.dirty = true;
     }
 

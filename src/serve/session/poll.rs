@@ -3,11 +3,11 @@
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use super::{
-    Moment, Send, Session, Trust, hosts,
+    Moment, STOOD, Send, Session, Trust, hosts,
     kind::{Edges, Exception, Flight, Kind},
 };
 use crate::{
-    serve::fanout::{self, Frame},
+    serve::fanout::{self, Fanout, Fanouts, Frame},
     snapshot::{Content, Seq},
     xds::{Removal, Resource, ResourceType},
 };
@@ -61,6 +61,7 @@ impl Session {
         if let Some(frame) = self.removals(content, moment) {
             return Some(Send { kind: Some(ResourceType::Cluster), frame });
         }
+        ResourceType::WIRE.into_iter().for_each(|kind| self.join(kind, content, moment.now));
         let (url, names) = self.unknown.pop()?;
         let frame = Arc::new(Frame::new(&self.fanouts.identifier, url, content.seq(), Vec::new(), names));
         Some(Send { kind: None, frame })
@@ -87,6 +88,19 @@ impl Session {
         }
     }
 
+    fn join(&mut self, kind: ResourceType, content: &Content, now: Instant) {
+        let alone = |k: &&Kind| k.seeded() && k.fanout.is_none() && !k.subscription.is_empty();
+        let Some(state) = self.kind(kind).filter(alone) else { return };
+        let stood = state.asked.filter(|_| !state.subscription.wildcard()).map(|at| at + STOOD);
+        if !stood.is_none_or(|at| self.reached(at, now)) {
+            return;
+        }
+        let fanouts = Arc::clone(&self.fanouts);
+        if let Some(state) = self.slot(kind) {
+            state.join(&fanouts, content);
+        }
+    }
+
     fn updates(&mut self, kind: ResourceType, content: &Content, moment: &Moment<'_>) -> Option<Arc<Frame>> {
         // Taken out so that the gates can look at the other types meanwhile.
         let mut state = self.slot(kind).take_if(|state| state.seeded())?;
@@ -108,10 +122,8 @@ impl Session {
             Due::Wait => return None,
             Due::Nothing => Vec::new(),
             Due::Shared => {
-                let join = || self.fanouts.join(state.kind, &state.subscription);
-                let fanout = state.fanout.get_or_insert_with(join);
-                state.subscription = Arc::clone(&fanout.subscription);
-                fanout.frames(content, state.sent).to_vec()
+                let sent = state.sent;
+                state.join(&self.fanouts, content).frames(content, sent).to_vec()
             }
             Due::Private(names, removed) => self.private(state, content, &names, removed),
         };
@@ -152,7 +164,7 @@ impl Session {
         }
         let mut private = false;
         let mut plain = BTreeSet::new();
-        for name in content.changed(kind, state.sent) {
+        for name in state.changed(content) {
             let Some(entry) = content.get(kind, &name).filter(|_| state.subscription.contains(&name)) else { continue };
             if state.withheld.contains(&name) || (kind == ResourceType::VirtualHost && self.early(&name, content)) {
                 private = true;
@@ -362,6 +374,19 @@ impl Session {
 }
 
 impl Kind {
+    /// What changed since the cursor, which a group can tell without a search where it is nothing.
+    fn changed(&self, content: &Content) -> Vec<Arc<str>> {
+        let concerned = self.fanout.as_ref().is_none_or(|fanout| fanout.group.touched(self.sent));
+        if concerned { content.changed(self.kind, self.sent) } else { Vec::new() }
+    }
+
+    /// The set is shared with all that ask for the same.
+    fn join(&mut self, fanouts: &Fanouts, content: &Content) -> &Arc<Fanout> {
+        let fanout = self.fanout.get_or_insert_with(|| fanouts.join(self.kind, &self.subscription, content));
+        self.subscription = Arc::clone(fanout.group.subscription());
+        fanout
+    }
+
     fn follow(&mut self, name: &Arc<str>, content: &Content) {
         let Some(entry) = content.get(self.kind, name).filter(|_| self.subscription.contains(name)) else { return };
         let passed = if self.parts.is_empty() { self.sent } else { self.parts_to };

@@ -8,7 +8,8 @@ use std::{
 
 use crate::{
     feedback,
-    snapshot::{Content, Entry, Seq},
+    serve::session::STOOD,
+    snapshot::{Content, Entry, Group, Seq},
     xds::{Resource, ResourceType, Subscription, Version},
 };
 
@@ -31,6 +32,10 @@ pub(super) struct Flight {
 pub(super) struct Kind {
     pub(super) kind: ResourceType,
     subscription: Arc<Subscription>,
+    /// All that ask for the same, once the set has stood for a while.
+    pub(super) group: Option<Arc<Group>>,
+    /// When it last changed.
+    pub(super) asked: Option<Instant>,
     /// It once asked for names: an empty list means nothing since (rules 40 to 43).
     explicit: bool,
     /// What the client said to have at the start of the stream.
@@ -71,6 +76,8 @@ impl Kind {
         Self {
             kind,
             subscription: Arc::default(),
+            group: None,
+            asked: None,
             explicit: false,
             reported,
             first: true,
@@ -172,13 +179,14 @@ impl Kind {
         if *self.subscription == next {
             return;
         }
-        for name in next.names().iter().filter(|name| !self.subscription.names().contains(*name)) {
+        for name in next.names().iter().filter(|name| !self.subscription.names().contains(name)) {
             self.again.insert(Arc::clone(name));
         }
         self.held.retain(|name, _| next.contains(name));
         self.parked.retain(|name, _| next.contains(name));
         self.again.retain(|name| next.contains(name));
         self.subscription = Arc::new(next);
+        (self.group, self.asked) = (None, None);
         // The set that the client has is no longer the one that it asks for.
         self.version = None;
         self.stir();
@@ -211,12 +219,33 @@ impl Kind {
         if std::mem::take(&mut self.stirred) || self.delayed {
             return true;
         }
-        let touched = content.changed(self.kind, self.seen).iter().any(|name| self.wants(name))
-            || content.gone(self.kind, self.seen).any(|(name, _)| self.held.contains_key(name));
+        let concerned = self.group.as_ref().is_none_or(|group| group.touched(self.seen));
+        let touched = concerned
+            && (content.changed(self.kind, self.seen).iter().any(|name| self.wants(name))
+                || content.gone(self.kind, self.seen).any(|(name, _)| self.held.contains_key(name)));
         if !touched {
             self.settle(content);
         }
         touched
+    }
+
+    /// Only what concerns its names can concern it.
+    pub(super) fn settled(&self) -> bool {
+        !self.stirred && !self.delayed && (self.group.is_some() || self.idle())
+    }
+
+    /// Joins all that ask for the same; answers when, if not yet. Everything is one line of the index, names are many.
+    pub(super) fn join(&mut self, content: &Content, now: Instant) -> Option<Instant> {
+        if self.group.is_some() || self.idle() {
+            return None;
+        }
+        let stood = self.asked.filter(|_| !self.subscription.wildcard()).map(|at| at + STOOD);
+        if stood.is_none_or(|at| at <= now) {
+            let group = self.group.insert(content.join(self.kind, &self.subscription));
+            self.subscription = Arc::clone(group.subscription());
+            return None;
+        }
+        stood
     }
 
     pub(super) fn stir(&mut self) {

@@ -238,6 +238,8 @@ fn a_wait_for_clusters_ends() {
     world.publish(vec![cluster("b", "1"), naming(Route, "r", "2", &["b"])], &[]);
     world.sent(Cluster, &["a", "b"]);
     world.quiet();
+    world.pass(Duration::from_secs(14));
+    world.quiet();
     let deadline = world.session.next_deadline().unwrap();
     world.pass(deadline - world.now);
     world.sent(Route, &["r"]);

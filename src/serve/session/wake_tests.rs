@@ -1,0 +1,356 @@
+//! Streams that are polled only when their seat is woken, beside twins that are polled at every publish: they end with the
+//! same, and what is claimed of them meanwhile is what they have acknowledged.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    task::{Context, Waker},
+    time::{Duration, Instant},
+};
+
+use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
+use proptest::prelude::*;
+
+use super::{world::*, *};
+use crate::{
+    feedback::TypeState,
+    model::{Audience, Revision},
+    serve::sotw,
+    snapshot::{Publish, Reader, Seat, Views},
+    xds::Resource,
+};
+
+const KINDS: [ResourceType; 5] = [Cluster, Endpoints, Listener, Route, Secret];
+const NAMES: u8 = 6;
+const STREAMS: usize = 4;
+
+#[derive(Clone, Debug)]
+enum Op {
+    /// Of each: a type, a name, and what of it: removed, or changed, a listener or route with a reference to a name.
+    Publish(Vec<(usize, u8, Option<u8>)>),
+    Ask(usize, usize, u8),
+    Drop(usize, usize, u8),
+    Everything(usize, usize, bool),
+    Acknowledge(usize),
+    Pass(u16),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let (stream, kind) = (|| 0..STREAMS, || 0..KINDS.len());
+    let change = (kind(), 0..NAMES, prop::option::weighted(0.75, 0..NAMES));
+    prop_oneof![
+        6 => prop::collection::vec(change, 1..4).prop_map(Op::Publish),
+        4 => (stream(), kind(), 0..NAMES).prop_map(|(s, k, n)| Op::Ask(s, k, n)),
+        2 => (stream(), kind(), 0..NAMES).prop_map(|(s, k, n)| Op::Drop(s, k, n)),
+        1 => (stream(), kind(), any::<bool>()).prop_map(|(s, k, on)| Op::Everything(s, k, on)),
+        6 => stream().prop_map(Op::Acknowledge),
+        3 => prop_oneof![0..3_u16, 0..100_u16].prop_map(Op::Pass),
+    ]
+}
+
+enum Form {
+    Delta(Session),
+    World(sotw::Session),
+}
+
+/// A response that is on its way.
+struct Open {
+    kind: ResourceType,
+    nonce: u64,
+    version: String,
+    resources: Vec<Arc<Resource>>,
+    removed: Vec<Arc<str>>,
+}
+
+/// One stream and its client, which accepts everything.
+struct Stream {
+    form: Form,
+    seat: Option<Seat>,
+    asked: BTreeMap<ResourceType, BTreeSet<String>>,
+    has: BTreeMap<ResourceType, BTreeMap<Arc<str>, Arc<Resource>>>,
+    open: Vec<Open>,
+    last: BTreeMap<ResourceType, (String, String)>,
+    states: BTreeMap<ResourceType, TypeState>,
+    complete: bool,
+}
+
+impl Stream {
+    fn new(delta: bool, seat: Option<Seat>, now: Instant) -> Self {
+        let form = if delta {
+            Form::Delta(session(Role::Edge, now))
+        } else {
+            Form::World(sotw::Session::new(Role::Edge, Duration::from_secs(600), now))
+        };
+        Self {
+            form,
+            seat,
+            asked: BTreeMap::new(),
+            has: BTreeMap::new(),
+            open: Vec::new(),
+            last: BTreeMap::new(),
+            states: BTreeMap::new(),
+            complete: false,
+        }
+    }
+
+    fn names(&self, kind: ResourceType) -> BTreeSet<String> {
+        self.asked.get(&kind).cloned().unwrap_or_default()
+    }
+
+    fn ask(&mut self, kind: ResourceType, name: &str, on: bool, content: &Content, now: Instant) {
+        let asked = self.asked.entry(kind).or_default();
+        let changed = if on { asked.insert(name.to_owned()) } else { asked.remove(name) };
+        if !changed {
+            return;
+        }
+        let asked = asked.clone();
+        self.has.entry(kind).or_default().retain(|n, _| asked.contains("*") || asked.contains(&**n));
+        if asked.is_empty() {
+            // A client that watches nothing of a type drops what still comes of it, without a word.
+            self.open.retain(|open| open.kind != kind);
+        }
+        let url = kind.url().to_owned();
+        match &mut self.form {
+            Form::Delta(session) => {
+                let (subscribe, unsubscribe) = if on { (vec![name], vec![]) } else { (vec![], vec![name]) };
+                let (subscribe, unsubscribe) = (owned(&subscribe), owned(&unsubscribe));
+                session
+                    .on_request(Request { url, subscribe, unsubscribe, ..Request::default() }, content, now)
+                    .unwrap();
+            }
+            Form::World(session) => {
+                let names = asked.into_iter().collect();
+                let (version, nonce) = self.last.get(&kind).cloned().unwrap_or_default();
+                let request = sotw::Request { url, names, version, nonce, error: None };
+                session.on_request(&request, content, now).unwrap();
+            }
+        }
+    }
+
+    /// Acknowledges all that has come.
+    fn acknowledge(&mut self, content: &Content, now: Instant) {
+        for open in std::mem::take(&mut self.open) {
+            let asked = self.names(open.kind);
+            let has = self.has.entry(open.kind).or_default();
+            if open.kind.wildcard() && matches!(self.form, Form::World(_)) {
+                has.clear();
+            }
+            let wanted = |name: &str| asked.contains("*") || asked.contains(name);
+            has.extend(open.resources.into_iter().filter(|r| wanted(&r.name)).map(|r| (Arc::clone(&r.name), r)));
+            open.removed.iter().for_each(|name| drop(has.remove(name)));
+            let (url, nonce) = (open.kind.url().to_owned(), format!("{:x}", open.nonce));
+            match &mut self.form {
+                Form::Delta(session) => {
+                    session.on_request(Request { url, nonce, ..Request::default() }, content, now).unwrap();
+                }
+                Form::World(session) => {
+                    let names = asked.into_iter().collect();
+                    self.last.insert(open.kind, (open.version.clone(), nonce.clone()));
+                    let request = sotw::Request { url, names, version: open.version, nonce, error: None };
+                    session.on_request(&request, content, now).unwrap();
+                }
+            }
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match &self.form {
+            Form::Delta(session) => session.next_deadline(),
+            Form::World(session) => session.next_deadline(),
+        }
+    }
+
+    /// Polls it if there is a reason: `stirred`, its deadline, or its seat.
+    fn poll(&mut self, stirred: bool, content: &Content, now: Instant) {
+        let woken = self.seat.as_ref().is_none_or(|seat| {
+            let context = Context::from_waker(Waker::noop());
+            seat.poll_woken(&context).is_ready()
+        });
+        if !stirred && !woken && self.deadline().is_none_or(|at| at > now) {
+            return;
+        }
+        let (sites, watermarks) = (Sites::default(), Watermarks::new());
+        let moment = Moment { now, fresh: true, sites: &sites, watermarks: &watermarks };
+        for round in 0.. {
+            assert!(round < 100, "a hot loop");
+            let open = match &mut self.form {
+                Form::Delta(session) => session.poll(content, &moment).map(|send| Open {
+                    kind: send.kind.unwrap(),
+                    nonce: send.frame.nonce,
+                    version: String::new(),
+                    resources: send.frame.resources.clone(),
+                    removed: send.frame.removed.clone(),
+                }),
+                Form::World(session) => session.poll(content, &moment).map(|sent| Open {
+                    kind: sent.kind,
+                    nonce: sent.nonce,
+                    version: sent.version.to_string(),
+                    resources: sent.resources,
+                    removed: vec![],
+                }),
+            };
+            let Some(open) = open else { break };
+            self.open.push(open);
+        }
+        let reports = match &mut self.form {
+            Form::Delta(session) => {
+                self.complete |= session.complete(content, None);
+                session.reports()
+            }
+            Form::World(session) => {
+                self.complete |= session.complete(content, None);
+                session.reports()
+            }
+        };
+        self.states.extend(reports);
+        if let Some(seat) = &mut self.seat {
+            match &self.form {
+                Form::Delta(session) => seat.follow(session.follows(), content),
+                Form::World(session) => seat.follow(session.follows(), content),
+            }
+        }
+    }
+
+    /// What status reads of it is true.
+    fn claims(&self, content: &Content) {
+        for (kind, state) in &self.states {
+            let acked = content.extent(*kind, &state.subscription, state.acked);
+            let has = |name: &str| self.has.get(kind).and_then(|has| has.get(name));
+            let open = |name: &str| state.pending.iter().any(|n| **n == *name) || state.parked.contains_key(name);
+            let asked = self.names(*kind);
+            let asks = |name: &str| state.subscription.contains(name) && (asked.contains("*") || asked.contains(name));
+            for (name, entry) in content.entries(*kind).filter(|(n, e)| e.seq <= acked && asks(n) && !open(n)) {
+                let version = has(name).map(|r| r.version);
+                assert_eq!(version, Some(entry.resource.version), "{} {name} up to {acked}", kind.short());
+            }
+            let gone = content.gone(*kind, Seq(0)).filter(|(n, t)| t.seq <= acked && asks(n));
+            for (name, _) in gone.filter(|_| *kind == Listener && matches!(self.form, Form::Delta(_))) {
+                assert!(has(name).is_none(), "{name} went, up to {acked}");
+            }
+        }
+    }
+}
+
+struct Stage {
+    views: Views,
+    reader: Reader,
+    now: Instant,
+    edits: u32,
+    /// Each beside its twin.
+    streams: Vec<(Stream, Stream)>,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let views = Views::default();
+        let audience = Audience { site: "fra".into(), role: Role::Edge, proven: true, cohort: "".into(), delta: true };
+        let (reader, now) = (views.open(&audience), Instant::now());
+        let stream = |i: usize| {
+            let delta = i < STREAMS - 1;
+            (Stream::new(delta, Some(reader.seat()), now), Stream::new(delta, None, now))
+        };
+        let streams = (0..STREAMS).map(stream).collect();
+        let mut stage = Self { views, reader, now, edits: 0, streams };
+        stage.publish(&[]);
+        stage
+    }
+
+    fn publish(&mut self, changes: &[(usize, u8, Option<u8>)]) {
+        let mut publish = Publish::default();
+        for (kind, name, change) in changes {
+            let (kind, name) = (KINDS[*kind], format!("n{name}"));
+            self.edits += 1;
+            let Some(reference) = change else {
+                publish.removals.push((kind, name.as_str().into()));
+                continue;
+            };
+            let mut resource = resource(kind, &name, &format!("{}", self.edits));
+            let reference: Arc<str> = format!("n{reference}").into();
+            match kind {
+                Cluster => resource.children = vec![(Endpoints, name.as_str().into())],
+                Route => resource.requires = vec![(Cluster, reference)],
+                Listener => {
+                    resource.children = vec![(Secret, Arc::clone(&reference))];
+                    resource.requires = vec![(Route, reference)];
+                }
+                _ => {}
+            }
+            publish.upserts.push(Arc::new(resource));
+        }
+        self.reader.view().publish(self.views.next_seq(), Revision(1), publish);
+    }
+
+    fn step(&mut self, op: &Op) {
+        let mut stirred = None;
+        match op {
+            Op::Publish(changes) => self.publish(changes),
+            Op::Pass(seconds) => self.now += Duration::from_secs((*seconds).into()),
+            Op::Ask(stream, ..) | Op::Drop(stream, ..) | Op::Everything(stream, ..) | Op::Acknowledge(stream) => {
+                stirred = Some(*stream);
+            }
+        }
+        let content = self.reader.view().read();
+        for (i, (stream, twin)) in self.streams.iter_mut().enumerate() {
+            for one in [stream, twin] {
+                if stirred == Some(i) {
+                    let now = self.now;
+                    match op {
+                        Op::Ask(_, kind, name) => one.ask(KINDS[*kind], &format!("n{name}"), true, &content, now),
+                        Op::Drop(_, kind, name) => one.ask(KINDS[*kind], &format!("n{name}"), false, &content, now),
+                        // State of the world has no wildcard of the other types.
+                        Op::Everything(_, kind, _)
+                            if matches!(one.form, Form::World(_)) && !KINDS[*kind].wildcard() => {}
+                        Op::Everything(_, kind, on) => one.ask(KINDS[*kind], "*", *on, &content, now),
+                        _ => one.acknowledge(&content, now),
+                    }
+                }
+                one.poll(stirred == Some(i), &content, self.now);
+                one.claims(&content);
+            }
+        }
+    }
+
+    /// Time goes by from deadline to deadline; nobody is polled without a reason.
+    fn settle(&mut self) {
+        for _ in 0..60 {
+            (0..STREAMS).for_each(|stream| self.step(&Op::Acknowledge(stream)));
+            let next = self.streams.iter().flat_map(|(a, b)| [a.deadline(), b.deadline()]).flatten().min();
+            self.now = next.map_or(self.now, |next| next.max(self.now));
+            self.step(&Op::Pass(0));
+        }
+    }
+
+    fn both_are_equal(&self) {
+        let content = self.reader.view().read();
+        for (i, (stream, twin)) in self.streams.iter().enumerate() {
+            let versions = |one: &Stream, kind| -> BTreeMap<Arc<str>, _> {
+                let has = one.has.get(&kind).into_iter().flatten();
+                has.map(|(name, resource)| (Arc::clone(name), resource.version)).collect()
+            };
+            for kind in KINDS {
+                assert_eq!(versions(stream, kind), versions(twin, kind), "stream {i}, {}", kind.short());
+                if let Some(state) = stream.states.get(&kind) {
+                    let twins = &twin.states[&kind];
+                    assert_eq!(state.pending, twins.pending, "stream {i}, {}", kind.short());
+                    let reach = |state: &TypeState| content.extent(kind, &state.subscription, state.acked);
+                    assert_eq!(reach(state), reach(twins), "stream {i}, {}", kind.short());
+                }
+            }
+            assert_eq!(stream.complete, twin.complete, "stream {i}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_stream_that_is_woken_by_its_groups_alone_ends_as_one_that_is_polled_at_every_publish(
+        ops in prop::collection::vec(op(), 1..60)
+    ) {
+        let mut stage = Stage::new();
+        ops.iter().for_each(|op| stage.step(op));
+        stage.settle();
+        stage.both_are_equal();
+    }
+}

@@ -1,0 +1,76 @@
+//! What the process and the fleet tell a stream, each rarely: waited for once, not again whenever the stream is woken.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::service::Fleet;
+use crate::snapshot::Wake;
+
+/// What a stream was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Signal {
+    /// The process stops.
+    Stop,
+    /// A newer stream of the proxy took over.
+    Replaced,
+    /// The sites changed.
+    Sites,
+    /// A watermark changed.
+    Watermarks,
+    /// The store's changes arrive again, or no more.
+    Fresh,
+}
+
+/// The next signal, of those that a stream waits for.
+pub(super) struct Signals {
+    stop: CancellationToken,
+    replaced: CancellationToken,
+    next: Option<Pin<Box<dyn Future<Output = Signal> + Send>>>,
+    /// Whether `next` waits for watermarks too.
+    watermarks: bool,
+    /// Set when `next` has to be polled.
+    wake: Arc<Wake>,
+}
+
+impl Signals {
+    pub(super) fn new(stop: CancellationToken, replaced: CancellationToken) -> Self {
+        Self { stop, replaced, next: None, watermarks: false, wake: Arc::default() }
+    }
+
+    /// Ready with the next signal; `watermarks` says whether theirs count. What `fleet` has seen is not told again.
+    pub(super) fn poll(&mut self, context: &Context<'_>, fleet: &Fleet, watermarks: bool) -> Poll<Signal> {
+        let woken = self.wake.poll(context).is_ready();
+        if watermarks != self.watermarks {
+            self.next = None;
+        }
+        let (stop, replaced) = (&self.stop, &self.replaced);
+        let begun = self.next.is_none();
+        let next =
+            self.next.get_or_insert_with(|| Box::pin(next(stop.clone(), replaced.clone(), fleet.clone(), watermarks)));
+        self.watermarks = watermarks;
+        if !woken && !begun {
+            return Poll::Pending;
+        }
+        let waker = Waker::from(Arc::clone(&self.wake));
+        let signal = std::task::ready!(next.as_mut().poll(&mut Context::from_waker(&waker)));
+        self.next = None;
+        Poll::Ready(signal)
+    }
+}
+
+/// A channel whose sender is gone is one that stops.
+async fn next(stop: CancellationToken, replaced: CancellationToken, mut fleet: Fleet, watermarks: bool) -> Signal {
+    let told = |told: Result<(), _>, signal| told.map_or(Signal::Stop, |()| signal);
+    tokio::select! {
+        () = stop.cancelled() => Signal::Stop,
+        () = replaced.cancelled() => Signal::Replaced,
+        changed = fleet.sites.changed() => told(changed, Signal::Sites),
+        changed = fleet.watermarks.changed(), if watermarks => told(changed, Signal::Watermarks),
+        changed = fleet.fresh.changed() => told(changed, Signal::Fresh),
+    }
+}

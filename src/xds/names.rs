@@ -1,0 +1,142 @@
+//! A sorted set of names that is cheap to copy: copies share its leaves, and a change copies the one that it is in. A
+//! stream's set that grows name by name, while others hold what it was before, is not copied whole for each name.
+
+use std::sync::Arc;
+
+/// Names in a leaf, at most.
+const LEAF: usize = 64;
+
+/// Names, sorted, each once.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// In order; none is empty.
+    leaves: Vec<Arc<Vec<Arc<str>>>>,
+    len: usize,
+}
+
+impl Names {
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// None at all.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether `name` is one of them.
+    pub fn contains(&self, name: &str) -> bool {
+        self.leaves.get(self.leaf(name)).is_some_and(|leaf| find(leaf, name).is_ok())
+    }
+
+    /// All, sorted.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<str>> + Clone {
+        self.leaves.iter().flat_map(|leaf| leaf.iter())
+    }
+
+    /// Adds a name; false if it was there.
+    pub fn insert(&mut self, name: Arc<str>) -> bool {
+        let at = self.leaf(&name);
+        let Some(shared) = self.leaves.get_mut(at) else {
+            self.leaves.push(Arc::new(vec![name]));
+            self.len += 1;
+            return true;
+        };
+        let Err(place) = find(shared, &name) else { return false };
+        let leaf = Arc::make_mut(shared);
+        leaf.insert(place, name);
+        if leaf.len() > LEAF {
+            let second = leaf.split_off(LEAF / 2);
+            self.leaves.insert(at + 1, Arc::new(second));
+        }
+        self.len += 1;
+        true
+    }
+
+    /// Takes a name out; false if it was not there.
+    pub fn remove(&mut self, name: &str) -> bool {
+        let at = self.leaf(name);
+        let Some(shared) = self.leaves.get_mut(at) else { return false };
+        let Ok(place) = find(shared, name) else { return false };
+        let leaf = Arc::make_mut(shared);
+        leaf.remove(place);
+        if leaf.is_empty() {
+            self.leaves.remove(at);
+        }
+        self.len -= 1;
+        true
+    }
+
+    /// The leaf in which `name` is, if it is in any.
+    fn leaf(&self, name: &str) -> usize {
+        let later = self.leaves.partition_point(|leaf| leaf.first().is_some_and(|first| **first <= *name));
+        later.saturating_sub(1)
+    }
+}
+
+fn find(leaf: &[Arc<str>], name: &str) -> Result<usize, usize> {
+    leaf.binary_search_by(|other| (**other).cmp(name))
+}
+
+impl PartialEq for Names {
+    fn eq(&self, other: &Self) -> bool {
+        self.len == other.len && self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Names {}
+
+impl<'a> IntoIterator for &'a Names {
+    type Item = &'a Arc<str>;
+    type IntoIter =
+        std::iter::FlatMap<std::slice::Iter<'a, Arc<Vec<Arc<str>>>>, std::slice::Iter<'a, Arc<str>>, Leaf<'a>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        let leaf: Leaf<'a> = |leaf| leaf.iter();
+        self.leaves.iter().flat_map(leaf)
+    }
+}
+
+type Leaf<'a> = fn(&'a Arc<Vec<Arc<str>>>) -> std::slice::Iter<'a, Arc<str>>;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn it_is_a_sorted_set_whatever_was_put_in_and_taken_out(
+            steps in prop::collection::vec((any::<bool>(), 0..300_u16), 0..600)
+        ) {
+            let (mut names, mut model) = (Names::default(), BTreeSet::new());
+            for (put, name) in steps {
+                let name = format!("n{name}");
+                if put {
+                    prop_assert_eq!(names.insert(name.as_str().into()), model.insert(name.clone()));
+                } else {
+                    prop_assert_eq!(names.remove(&name), model.remove(&name));
+                }
+                prop_assert_eq!(names.contains(&name), model.contains(&name));
+            }
+            prop_assert_eq!(names.len(), model.len());
+            prop_assert!(names.iter().map(|name| &**name).eq(model.iter().map(String::as_str)));
+        }
+    }
+
+    #[test]
+    fn a_copy_that_grows_shares_all_but_the_leaf_that_it_grows_in() {
+        let mut names = Names::default();
+        (0..1000).for_each(|i| assert!(names.insert(format!("n{i:04}").into())));
+        let before = names.clone();
+        names.insert("n0500a".into());
+        let shared = |leaf: &&Arc<Vec<Arc<str>>>| before.leaves.iter().any(|other| Arc::ptr_eq(other, leaf));
+        assert!(names.leaves.len() > 15);
+        assert!(names.leaves.iter().filter(|leaf| !shared(leaf)).count() <= 2);
+        assert!(!before.contains("n0500a") && names.contains("n0500a"));
+    }
+}
