@@ -330,7 +330,7 @@ impl Session {
         hosts::answer(&asked, &mut resources, content);
         removed.sort();
         removed.dedup();
-        for name in removed.iter().filter(|name| !later.contains(*name)) {
+        for name in removed.iter().filter(|name| !later.contains(name)) {
             let new = state.exceptions.remove(name).is_none_or(|e| e.is_new());
             if state.kind == ResourceType::Route && state.subscription.contains(name) {
                 state.exceptions.insert(Arc::clone(name), Exception::Absent { new });
