@@ -30,21 +30,19 @@ pub(super) fn answering<'c>(asked: &str, content: &'c Content) -> Option<&'c Ent
     find(host).or_else(|| patterns.find_map(|pattern| find(&pattern)))
 }
 
-/// Adds the answers to questions for hosts that are there under other names, or not at all: Envoy holds a request back
-/// until a resource comes that has the asked name as an alias; "removed" it does not take for an answer. Each resource
-/// stands in a response once, whatever the names under which it is asked for.
-pub(super) fn answer(asked: &[&Arc<str>], resources: &mut Vec<Arc<Resource>>, content: &Content) {
-    let mut found: BTreeMap<&Arc<str>, (&Entry, Vec<&str>)> = BTreeMap::new();
+/// Adds the answers to questions for hosts that are there under another name, or not at all: Envoy holds the request back
+/// until a resource comes that has the asked name as an alias; "removed" it does not take for an answer. A host that
+/// answers for several stands there once, as Envoy refuses a response in which a name comes twice.
+pub(super) fn answer(asked: &[Arc<str>], content: &Content, resources: &mut Vec<Arc<Resource>>) {
+    let mut answers: BTreeMap<Arc<str>, (Option<&Resource>, Vec<&str>)> = BTreeMap::new();
     for name in asked {
-        match answering(name, content) {
-            Some(entry) => found.entry(&entry.resource.name).or_insert((entry, Vec::new())).1.push(name),
-            None => resources.push(Arc::new(Resource::alias(ResourceType::VirtualHost, &[name], None))),
-        }
+        let host = answering(name, content).map(|entry| &*entry.resource);
+        let answer = answers.entry(host.map_or(name, |host| &host.name).clone()).or_insert((host, Vec::new()));
+        answer.1.push(name);
     }
-    for (name, (entry, aliases)) in found {
-        resources.retain(|resource| resource.name != *name);
-        resources.push(Arc::new(Resource::alias(ResourceType::VirtualHost, &aliases, Some(&entry.resource))));
-    }
+    resources.retain(|resource| !answers.contains_key(&resource.name));
+    let answers = answers.values().map(|(host, asked)| Resource::alias(ResourceType::VirtualHost, asked, *host));
+    resources.extend(answers.map(Arc::new));
 }
 
 impl Session {
