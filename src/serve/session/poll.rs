@@ -336,9 +336,6 @@ impl Session {
                 state.exceptions.insert(Arc::clone(name), Exception::Absent { new });
             }
         }
-        for name in later {
-            state.exceptions.insert(Arc::clone(name), Exception::Wanted { new: true, group: None });
-        }
         if resources.is_empty() && removed.is_empty() {
             return Vec::new();
         }
