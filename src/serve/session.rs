@@ -10,6 +10,8 @@
 mod bounds_tests;
 mod gate;
 mod hosts;
+#[cfg(test)]
+mod hosts_tests;
 mod kind;
 #[cfg(test)]
 mod model_tests;
@@ -23,16 +25,17 @@ mod tests;
 pub(super) mod tiers;
 #[cfg(test)]
 mod tiers_tests;
+mod touched;
 #[cfg(test)]
 mod world;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use self::kind::Kind;
+use self::{kind::Kind, touched::Touched};
 use super::fanout::{Fanouts, Frame};
 use crate::{
     feedback,
@@ -132,7 +135,7 @@ pub struct Session {
     /// with it.
     streamed: BTreeMap<Arc<str>, Seq>,
     /// Children whose parent was sent before the stream asked for their type.
-    touched: BTreeMap<ResourceType, BTreeSet<Arc<str>>>,
+    touched: BTreeMap<ResourceType, Touched>,
     /// Names of unknown types, to be answered as absent.
     unknown: Vec<(String, Vec<Arc<str>>)>,
     /// When LDS and RDS had acknowledged all that they were sent up to a seq.
@@ -215,7 +218,7 @@ impl Session {
         state.unsubscribe(&request.unsubscribe);
         let names = state.subscription.names().len();
         if kind == ResourceType::Route {
-            self.forget_routes();
+            self.forget_routes(&request.subscribe);
         }
         if names > MAX_NAMES {
             return Err(Violation::TooManyNames);

@@ -46,12 +46,15 @@ pub(super) fn answer(asked: &[Arc<str>], content: &Content, resources: &mut Vec<
 }
 
 impl Session {
-    /// Route configurations go out: the hosts of those that have some follow.
+    /// Route configurations go out: the hosts of those that have some, and are new to the proxy, follow.
     pub(super) fn follow_routes(&mut self, sent: &[Arc<Resource>], content: &Content) {
         for routes in sent {
             let mut hosts = content.hosts(&routes.name).peekable();
             if hosts.peek().is_none() {
                 self.streamed.remove(&routes.name);
+                continue;
+            }
+            if self.streamed.contains_key(&routes.name) {
                 continue;
             }
             self.streamed.insert(Arc::clone(&routes.name), content.seq());
@@ -70,8 +73,9 @@ impl Session {
         self.streamed.extend(streamed.into_iter().map(|name| (name, Seq(0))));
     }
 
-    /// Only those count that the proxy still asks for.
-    pub(super) fn forget_routes(&mut self) {
+    /// Only those count that the proxy still asks for, and does not ask for anew: then it may have lost their hosts.
+    pub(super) fn forget_routes(&mut self, asked: &[String]) {
+        self.streamed.retain(|routes, _| !asked.iter().any(|asked| **asked == **routes));
         let Some(state) = self.kinds.get(ResourceType::Route) else { return };
         self.streamed.retain(|routes, _| state.subscription.contains(routes));
     }

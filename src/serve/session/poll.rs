@@ -350,12 +350,11 @@ impl Session {
         if !matches!(kind, ResourceType::Cluster | ResourceType::Listener) {
             return;
         }
+        let whole = sent.len() >= content.entries(kind).size_hint().0;
         for (kind, name) in sent.iter().flat_map(|r| &r.children) {
             match self.slot(*kind) {
                 Some(child) if child.seeded() => child.follow(name, content),
-                _ => {
-                    self.touched.entry(*kind).or_default().insert(Arc::clone(name));
-                }
+                _ => self.touched.entry(*kind).or_default().add(name, whole),
             }
         }
     }
