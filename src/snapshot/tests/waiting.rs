@@ -80,7 +80,9 @@ fn a_cursor_that_is_just_older_than_the_log_misses_nothing() {
     };
     let first = publish("early", 0);
     publish("after", 0);
-    (0..5_000).for_each(|payload| drop(publish("busy", payload)));
+    for payload in 0..5_000 {
+        publish("busy", payload);
+    }
     let last = publish("busy", 5_000);
     let content = reader.view().read();
     assert_eq!(names(&content, Cluster, first), ["after", "busy"]);
