@@ -267,7 +267,7 @@ impl Intake {
         peer: Peer,
         arrival: Arrival,
     ) -> Result<(), tonic::codegen::StdError> {
-        let (intake, who, known) = (Arc::clone(self), peer.clone(), arrival.clone());
+        let (intake, known, who) = (Arc::clone(self), arrival.clone(), peer.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(who.clone());
             request.extensions_mut().insert(known.clone());

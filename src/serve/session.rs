@@ -6,8 +6,12 @@
 //!
 //! `docs/protocol.md` has the protocol's rules by number, each with the test that holds it.
 
+#[cfg(test)]
+mod bounds_tests;
 mod gate;
 mod hosts;
+#[cfg(test)]
+mod hosts_tests;
 mod kind;
 #[cfg(test)]
 mod model_tests;
@@ -214,7 +218,7 @@ impl Session {
         state.unsubscribe(&request.unsubscribe);
         let names = state.subscription.names().len();
         if kind == ResourceType::Route {
-            self.forget_routes();
+            self.forget_routes(&request.subscribe);
         }
         if names > MAX_NAMES {
             return Err(Violation::TooManyNames);
@@ -257,19 +261,19 @@ impl Session {
     /// published since then is not waited for: under churn something always is on its way, and the cursors speak of it.
     /// A stream that is of `only` one type answers for that.
     pub fn complete(&mut self, content: &Content, only: Option<ResourceType>) -> bool {
+        if self.stale() || !content.ready() {
+            return false;
+        }
         let seeded = |kind| self.kind(kind).filter(|k| k.seeded());
         if let Some(kind) = only {
             let target = self.target.unwrap_or(content.seq());
-            let complete = !self.stale() && content.ready() && seeded(kind).is_some_and(|k| k.has(target));
+            let complete = seeded(kind).is_some_and(|k| k.has(target));
             self.target = Some(target);
             return complete;
         }
         let [Some(clusters), Some(listeners)] = [ResourceType::Cluster, ResourceType::Listener].map(seeded) else {
             return false;
         };
-        if self.stale() || !content.ready() {
-            return false;
-        }
         let target = self.target.unwrap_or(content.seq());
         let asked = |(kind, name): &(ResourceType, Arc<str>)| {
             content.get(*kind, name).is_none() || self.kind(*kind).is_some_and(|k| k.subscription.contains(name))
