@@ -105,7 +105,9 @@ impl Read for Line {
             }
             match tls.read_tls(&mut self.socket) {
                 Ok(0) => return Ok(filled),
-                Ok(_) => drop(tls.process_new_packets().map_err(io::Error::other)?),
+                Ok(_) => {
+                    tls.process_new_packets().map_err(io::Error::other)?;
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock && filled > 0 => return Ok(filled),
                 Err(error) => return Err(error),
             }
