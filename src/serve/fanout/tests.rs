@@ -48,23 +48,25 @@ fn names(all: &[&str]) -> Arc<Subscription> {
 #[test]
 fn streams_with_equal_subscriptions_share_a_fan_out_and_one_that_nobody_has_is_forgotten() {
     let fanouts = Fanouts::new("test".into());
+    let content = Content::default();
     let kind = ResourceType::Endpoints;
-    let held = fanouts.join(kind, &names(&["a", "b"]));
-    assert!(Arc::ptr_eq(&held, &fanouts.join(kind, &names(&["b", "a"]))));
-    assert!(!Arc::ptr_eq(&held, &fanouts.join(kind, &names(&["a"]))));
-    assert!(!Arc::ptr_eq(&held, &fanouts.join(ResourceType::Secret, &names(&["a", "b"]))));
+    let held = fanouts.join(kind, &names(&["a", "b"]), &content);
+    assert!(Arc::ptr_eq(&held, &fanouts.join(kind, &names(&["b", "a"]), &content)));
+    assert!(!Arc::ptr_eq(&held, &fanouts.join(kind, &names(&["a"]), &content)));
+    assert!(!Arc::ptr_eq(&held, &fanouts.join(ResourceType::Secret, &names(&["a", "b"]), &content)));
     for number in 0..5_000 {
-        drop(fanouts.join(kind, &names(&[&number.to_string()])));
+        drop(fanouts.join(kind, &names(&[&number.to_string()]), &content));
     }
     assert!(fanouts.interned.lock().unwrap().len() < 1_000, "{}", fanouts.interned.lock().unwrap().len());
-    assert!(Arc::ptr_eq(&held, &fanouts.join(kind, &names(&["a", "b"]))), "one that somebody has stays");
+    assert!(Arc::ptr_eq(&held, &fanouts.join(kind, &names(&["a", "b"]), &content)), "one that somebody has stays");
 }
 
 #[test]
 fn a_fan_out_that_is_joined_and_left_again_and_again_is_kept_once() {
     let fanouts = Fanouts::new("test".into());
+    let content = Content::default();
     for _ in 0..100 {
-        drop(fanouts.join(ResourceType::Endpoints, &names(&["a"])));
+        drop(fanouts.join(ResourceType::Endpoints, &names(&["a"]), &content));
     }
     let kept: usize = fanouts.interned.lock().unwrap().values().map(Vec::len).sum();
     assert_eq!(kept, 1);
@@ -80,7 +82,7 @@ fn a_range_is_built_once_and_forgotten_after_some_others() {
         reader.view().publish(views.next_seq(), Revision(1), Publish { upserts, removals: vec![] });
         reader.view().read().seq()
     };
-    let fanout = Fanouts::new("test".into()).join(ResourceType::Endpoints, &names(&["a"]));
+    let fanout = Fanouts::new("test".into()).join(ResourceType::Endpoints, &names(&["a"]), &reader.view().read());
     let frames = |from| fanout.frames(&reader.view().read(), from);
     let first = publish(1);
     let once = frames(Seq(0));
