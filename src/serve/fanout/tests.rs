@@ -51,8 +51,9 @@ fn reader(views: &Views) -> Reader {
 
 #[test]
 fn streams_with_equal_subscriptions_share_a_fan_out_and_one_that_nobody_has_is_forgotten() {
-    let (fanouts, reader) = (Fanouts::new("test".into()), reader(&Views::default()));
-    let (kind, content) = (ResourceType::Endpoints, reader.view().read());
+    let fanouts = Fanouts::new("test".into());
+    let content = Content::default();
+    let kind = ResourceType::Endpoints;
     let held = fanouts.join(kind, &names(&["a", "b"]), &content);
     assert!(Arc::ptr_eq(&held, &fanouts.join(kind, &names(&["b", "a"]), &content)));
     assert!(!Arc::ptr_eq(&held, &fanouts.join(kind, &names(&["a"]), &content)));
@@ -66,9 +67,10 @@ fn streams_with_equal_subscriptions_share_a_fan_out_and_one_that_nobody_has_is_f
 
 #[test]
 fn a_fan_out_that_is_joined_and_left_again_and_again_is_kept_once() {
-    let (fanouts, reader) = (Fanouts::new("test".into()), reader(&Views::default()));
+    let fanouts = Fanouts::new("test".into());
+    let content = Content::default();
     for _ in 0..100 {
-        drop(fanouts.join(ResourceType::Endpoints, &names(&["a"]), &reader.view().read()));
+        drop(fanouts.join(ResourceType::Endpoints, &names(&["a"]), &content));
     }
     let kept: usize = fanouts.interned.lock().unwrap().values().map(Vec::len).sum();
     assert_eq!(kept, 1);

@@ -49,7 +49,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 enum Form {
-    Delta(Session),
+    Delta(Box<Session>),
     World(sotw::Session),
 }
 
@@ -77,7 +77,7 @@ struct Stream {
 impl Stream {
     fn new(delta: bool, seat: Option<Seat>, now: Instant) -> Self {
         let form = if delta {
-            Form::Delta(session(Role::Edge, now))
+            Form::Delta(Box::new(session(Role::Edge, now)))
         } else {
             Form::World(sotw::Session::new(Role::Edge, Duration::from_secs(600), now))
         };
