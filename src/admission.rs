@@ -36,8 +36,7 @@ pub fn check(configuration: &Configuration, runtime: &Runtime, objects: &[Object
     for unit in units {
         compile_unit(&unit, &next, runtime, &named, &mut verdict);
     }
-    for problem in compile::resolve::problems::problems(&next, runtime) {
-        let Some(object) = problem.object.filter(|o| named.contains(o)) else { continue };
+    for (object, problem) in compile::problems_of(&named, &next, runtime) {
         verdict.warnings.push(format!("{object}: {}: {}", problem.reason, problem.message));
     }
     verdict.faults.sort();

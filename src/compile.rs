@@ -3,29 +3,38 @@
 
 pub mod emit;
 mod fallback;
+mod hosts;
+mod judge;
 pub mod names;
 pub mod plan;
 pub mod reader;
 pub mod resolve;
 
 use std::{
-    collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
 };
 
 pub use fallback::{Served, serve};
-pub use names::{Unit, names};
+pub use hosts::{HostCache, HostReads};
+pub use judge::{Judge, Judgement, problems_of};
+pub use names::{Unit, brought, names, own};
 pub use reader::Reader;
 
 use crate::{
-    model::{Problem, Revision, Scope, Severity},
-    xds::{Resource, ResourceType, descriptor, validate::validate},
+    model::{ObjectRef, Problem, Revision, Scope, Severity},
+    xds::{
+        Resource, ResourceType, descriptor,
+        validate::{Violation, validate},
+    },
 };
-use plan::VirtualHostPlan;
 use resolve::Plan;
 
 /// What becomes of a unit that fails its check.
 const LEFT_OUT: &str = "is left out";
+
+/// What a panic is called.
+const FAULT: &str = "a fault of the compiler; report it with the objects that it names";
 
 /// How many broken rules of one resource are told.
 const VIOLATIONS_MAX: usize = 5;
@@ -34,62 +43,56 @@ const VIOLATIONS_MAX: usize = 5;
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// `None`: the name does not exist, or its resource failed the check.
-    pub resource: Option<Resource>,
+    pub resource: Option<Arc<Resource>>,
     /// The failed checks, one for each source.
     pub problems: Vec<Problem>,
-}
-
-/// Virtual hosts already encoded, by unit and name: an edit of one route encodes one host.
-#[derive(Debug, Default)]
-pub struct HostCache {
-    hosts: HashMap<Unit, HashMap<String, (VirtualHostPlan, emit::VirtualHostBytes)>>,
-}
-
-impl HostCache {
-    /// Drops what belongs to a unit that nobody has any more.
-    pub fn forget(&mut self, unit: &Unit) {
-        self.hosts.remove(unit);
-    }
-
-    fn encode(&mut self, unit: &Unit, hosts: Vec<VirtualHostPlan>, entry: emit::Entry) -> Vec<emit::VirtualHostBytes> {
-        let mut old = self.hosts.remove(unit).unwrap_or_default();
-        let mut new = HashMap::with_capacity(hosts.len());
-        let mut encoded = Vec::with_capacity(hosts.len());
-        for plan in hosts {
-            let bytes = match old.remove(&plan.name) {
-                Some((known, bytes)) if known == plan => bytes,
-                _ => emit::virtual_host(&plan, entry),
-            };
-            encoded.push(bytes.clone());
-            new.insert(plan.name.clone(), (plan, bytes));
-        }
-        self.hosts.insert(unit.clone(), new);
-        encoded
-    }
 }
 
 /// Compiles one unit, and checks what came out against the validation rules of Envoy's protos (load assignments are
 /// valid by construction). A panic costs this unit, not the process: it is told as a problem of the unit.
 pub fn compile(unit: &Unit, reader: &Reader<'_>, hosts: &mut HostCache) -> Outcome {
     let Ok(built) = catch_unwind(AssertUnwindSafe(|| build(unit, reader, hosts))) else {
-        let what = "a fault of the compiler; report it with the objects that it names";
-        return Outcome { resource: None, problems: vec![problem(unit, None, what)] };
+        return Outcome { resource: None, problems: vec![problem(unit, None, FAULT)] };
     };
-    let Some(resource) = built else { return Outcome::default() };
-    if unit.kind == ResourceType::Endpoints {
-        return Outcome { resource: Some(resource), problems: Vec::new() };
+    match built {
+        None => Outcome::default(),
+        Some(Built::Checked(resource)) => Outcome { resource: Some(resource), problems: Vec::new() },
+        Some(Built::Failed(faults)) => {
+            let told = |(object, what): (Option<ObjectRef>, String)| problem(unit, object.as_ref(), &what);
+            Outcome { resource: None, problems: faults.into_iter().map(told).collect() }
+        }
+        Some(Built::Unchecked(resource)) => match check(&resource) {
+            None => Outcome { resource: Some(Arc::new(resource)), problems: Vec::new() },
+            Some(what) => {
+                let problems = resource.sources.iter().map(|s| problem(unit, Some(&s.object), &what)).collect();
+                Outcome { resource: None, problems }
+            }
+        },
     }
-    let violations = validate(descriptor::message_name(unit.kind.url()), &resource.payload);
-    if violations.is_empty() {
-        return Outcome { resource: Some(resource), problems: Vec::new() };
-    }
-    let rules: Vec<String> = violations.iter().take(VIOLATIONS_MAX).map(ToString::to_string).collect();
-    let what = format!("Envoy would refuse it: {}", rules.join("; "));
-    let problems = resource.sources.iter().map(|s| problem(unit, Some(&s.object), &what)).collect();
-    Outcome { resource: None, problems }
 }
 
-fn problem(unit: &Unit, object: Option<&crate::model::ObjectRef>, what: &str) -> Problem {
+/// A resource, and whether anything of it has yet to be checked.
+enum Built {
+    Unchecked(Resource),
+    Checked(Arc<Resource>),
+    /// What is wrong, and with whom; nobody: the compiler.
+    Failed(Vec<(Option<ObjectRef>, String)>),
+}
+
+fn check(resource: &Resource) -> Option<String> {
+    if resource.kind == ResourceType::Endpoints {
+        return None;
+    }
+    refused(&validate(descriptor::message_name(resource.kind.url()), &resource.payload))
+}
+
+/// The broken rules in words; `None`: there is none.
+fn refused(violations: &[Violation]) -> Option<String> {
+    let rules: Vec<String> = violations.iter().take(VIOLATIONS_MAX).map(ToString::to_string).collect();
+    (!rules.is_empty()).then(|| format!("Envoy would refuse it: {}", rules.join("; ")))
+}
+
+fn problem(unit: &Unit, object: Option<&ObjectRef>, what: &str) -> Problem {
     Problem {
         object: object.cloned(),
         key: String::new(),
@@ -100,16 +103,16 @@ fn problem(unit: &Unit, object: Option<&crate::model::ObjectRef>, what: &str) ->
     }
 }
 
-fn build(unit: &Unit, reader: &Reader<'_>, hosts: &mut HostCache) -> Option<Resource> {
+fn build(unit: &Unit, reader: &Reader<'_>, hosts: &mut HostCache) -> Option<Built> {
     let name = unit.name.as_ref();
-    Some(match resolve::plan(unit, reader)? {
+    if unit.kind == ResourceType::Route && matches!(unit.scope, Scope::Gateways { .. }) {
+        let table = resolve::table(name, &unit.scope, reader)?;
+        return Some(hosts.compile(unit, &table, reader));
+    }
+    Some(Built::Unchecked(match resolve::plan(unit, reader)? {
         Plan::Listener(plan) => emit::edge_listener(&plan),
         Plan::CoreListener(plan) => emit::core_listener(&plan),
-        Plan::RouteConfiguration(plan) => {
-            let Scope::Gateways { port, .. } = unit.scope else { return None };
-            let entry = emit::Entry { port, tls: name.starts_with("https/") };
-            emit::route_configuration(name, &hosts.encode(unit, plan.hosts, entry))
-        }
+        Plan::RouteConfiguration(_) => return None,
         Plan::CoreRoutes => emit::core_route_configuration(),
         Plan::Group(plan) if unit.kind == ResourceType::Cluster => {
             emit::group_cluster(&plan, &reader.fleet().trust_domain)
@@ -118,5 +121,5 @@ fn build(unit: &Unit, reader: &Reader<'_>, hosts: &mut HostCache) -> Option<Reso
         Plan::Service(plan) => emit::service_cluster(&plan),
         Plan::Endpoints(plan) => emit::service_endpoints(&plan),
         Plan::Secret(secret) => emit::secret(name, &secret.spec, &secret.source),
-    })
+    }))
 }

@@ -25,7 +25,7 @@ pub use engine::{Delta, Engine};
 
 use crate::{
     catalog::{Catalog, Changed, Configuration, Read, Runtime, Unagreed},
-    compile::{self, HostCache, Reader, Unit},
+    compile::{self, HostCache, Judgement, Reader, Unit},
     model::{Audience, Freshness, Problem, Revision, Scope, Sites, Watermarks},
     snapshot::{Origin, Publish, Seq, Views},
     store::{Change, Feed, Listing},
@@ -50,6 +50,8 @@ pub struct State {
     pub freshness: Freshness,
     /// Faults of single keys, and resources that failed their check.
     pub problems: Arc<Vec<Problem>>,
+    /// What is wrong between the objects, as of the last compile: ask whether it is of this configuration.
+    pub judgement: Judgement,
     /// What came past admission and waits for the leader's word.
     pub unagreed: Arc<Unagreed>,
 }
@@ -68,6 +70,7 @@ impl State {
             revision: Revision(0),
             freshness: Freshness::Starting { reason: None },
             problems: Arc::default(),
+            judgement: Judgement::default(),
             unagreed: Arc::default(),
         }
     }
@@ -123,8 +126,9 @@ struct Progress {
     origin: Origin,
     freshness: Freshness,
     pending: Pending,
-    /// Faults of resources, as of the last compile.
+    /// Faults of resources, and what is wrong between the objects, as of the last compile.
     problems: Vec<Problem>,
+    judgement: Judgement,
 }
 
 impl Pipeline {
@@ -141,6 +145,7 @@ impl Pipeline {
             freshness: Freshness::Starting { reason: None },
             pending: Pending::default(),
             problems: Vec::new(),
+            judgement: Judgement::default(),
         };
         let mut tick = tokio::time::interval(IDLE_TICK);
         loop {
@@ -302,6 +307,7 @@ impl Pipeline {
         progress.published = job.configuration;
         progress.published_origin = job.origin;
         progress.problems = engine.problems().cloned().collect();
+        progress.judgement = engine.judgement().clone();
         self.publish(deltas, progress);
         self.publish_state(progress);
         Stage::Idle(engine)
@@ -332,7 +338,7 @@ impl Pipeline {
                         let reader = Reader::new(&progress.published, self.catalog.runtime());
                         let outcome = compile::compile(&unit, &reader, &mut HostCache::default());
                         let delta = deltas.entry(view.audience().clone()).or_default();
-                        delta.upserts.extend(outcome.resource.map(Arc::new));
+                        delta.upserts.extend(outcome.resource);
                     }
                 }
             }
@@ -374,6 +380,7 @@ impl Pipeline {
             revision: progress.published_origin.revision,
             freshness: progress.freshness.clone(),
             problems: Arc::new(problems),
+            judgement: progress.judgement.clone(),
             unagreed: Arc::clone(self.catalog.unagreed()),
         }));
         self.fresh.send_if_modified(|fresh| {

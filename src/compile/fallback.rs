@@ -1,7 +1,7 @@
 //! What is served of a unit that fails its check: the same unit, compiled from what was accepted last of its sources.
 //! It alone: its neighbours are served as the objects stand, and what it names of them must be there.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
 use super::{HostCache, LEFT_OUT, Outcome, Reader, Unit, compile, resolve};
 use crate::{
@@ -15,10 +15,8 @@ use crate::{
 pub struct Served {
     /// The resource that is served, and what is wrong with the sources.
     pub outcome: Outcome,
-    /// All that was looked at.
+    /// All that was looked at, but for what is kept by host.
     pub reads: BTreeSet<Read>,
-    /// What a resource that is served as it was accepted last needs, and nobody may name else: groups and Secrets.
-    pub brings: BTreeSet<(ResourceType, Arc<str>)>,
 }
 
 /// Compiles a unit; where it fails its check, once more, from the accepted copies of its sources. If that fails too, it
@@ -33,7 +31,7 @@ pub fn serve(unit: &Unit, configuration: &Configuration, runtime: &Runtime, host
             problem.key = stored.map(|stored| stored.key.clone()).unwrap_or_default();
         }
         if let Some(accepted) = as_accepted(configuration, &outcome) {
-            outcome = again(unit, configuration, &accepted, runtime, outcome, hosts, &mut served);
+            outcome = again(unit, configuration, &accepted, runtime, outcome, &mut served);
         }
     }
     Served { outcome, ..served }
@@ -55,20 +53,17 @@ fn again(
     accepted: &Configuration,
     runtime: &Runtime,
     failed: Outcome,
-    hosts: &mut HostCache,
     served: &mut Served,
 ) -> Outcome {
     let reader = Reader::new(accepted, runtime);
-    let second = compile(unit, &reader, hosts);
+    let mut hosts = HostCache::default();
+    let second = compile(unit, &reader, &mut hosts);
     served.reads.append(&mut reader.into_reads());
+    served.reads.extend(hosts.take_reads().into_iter().filter_map(|(.., reads)| reads).flatten());
     let reader = Reader::new(configuration, runtime);
     let resource = second.resource.filter(|resource| routed(unit, resource, &reader));
     served.reads.append(&mut reader.into_reads());
     let Some(resource) = resource else { return failed };
-    if matches!(unit.scope, Scope::Gateways { .. }) {
-        let needs = resource.requires.iter().chain(&resource.children);
-        served.brings.extend(needs.filter(|(kind, _)| *kind != ResourceType::Route).cloned());
-    }
     // Who is served as accepted is not at fault.
     let guilty = |object: &ObjectRef| configuration.get(object).is_none_or(|stored| !stored.as_accepted());
     let mut problems = failed.problems;
@@ -85,14 +80,13 @@ fn routed(unit: &Unit, resource: &Resource, reader: &Reader<'_>) -> bool {
     let mut routes = resource.requires.iter().filter(|(kind, _)| *kind == ResourceType::Route);
     unit.kind != ResourceType::Listener
         || !matches!(unit.scope, Scope::Gateways { .. })
-        || routes.all(|(kind, name)| {
-            let route = Unit { kind: *kind, name: Arc::clone(name), scope: unit.scope.clone() };
-            resolve::plan(&route, reader).is_some()
-        })
+        || routes.all(|(_, name)| resolve::table(name, &unit.scope, reader).is_some())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::catalog::testing::*;
 
@@ -108,7 +102,8 @@ mod tests {
         let unit = Unit { kind: ResourceType::Listener, name: "gateway/80".into(), scope };
         let compiled = compile(&unit, &reader, &mut HostCache::default()).resource.unwrap();
         assert!(routed(&unit, &compiled, &reader));
-        let gone = Resource { requires: vec![(ResourceType::Route, "https/80/*".into())], ..compiled };
+        let gone =
+            Resource { requires: vec![(ResourceType::Route, "https/80/*".into())], ..Resource::clone(&compiled) };
         assert!(!routed(&unit, &gone, &reader));
         assert!(routed(&Unit { kind: ResourceType::Route, ..unit }, &gone, &reader), "of listeners alone");
     }

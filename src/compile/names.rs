@@ -8,7 +8,10 @@ use crate::{
     xds::ResourceType,
 };
 
-use super::{reader::Reader, resolve};
+use super::{
+    reader::Reader,
+    resolve::{self, Plan},
+};
 
 /// One resource of an audience; equal units are compiled once, whoever has them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,50 +31,71 @@ pub struct Unit {
 /// groups). A core that lists no gateways has its services, but no listener and no route configuration: no edge can
 /// reach it.
 ///
-/// At an edge this looks at every rule of every route that attaches there, since the groups follow from them.
+/// At an edge this looks at every rule of every route that attaches there, since the groups follow from them; who
+/// compiles them anyway asks for [`own`], and takes the rest from what came of it by [`brought`].
 pub fn names(audience: &Audience, reader: &Reader) -> Option<Vec<Unit>> {
+    let mut units: BTreeSet<Unit> = own(audience, reader)?.into_iter().collect();
+    let mut needs: BTreeSet<(ResourceType, Arc<str>)> = BTreeSet::new();
+    for unit in units.iter().filter(|unit| matches!(unit.scope, Scope::Gateways { .. })) {
+        match resolve::plan(unit, reader) {
+            Some(Plan::RouteConfiguration(plan)) => {
+                needs.extend(
+                    resolve::groups(&plan.hosts).into_iter().map(|group| (ResourceType::Cluster, group.into())),
+                );
+            }
+            Some(Plan::Listener(plan)) => {
+                needs.extend(plan.secrets().map(|secret| (ResourceType::Secret, secret.into())));
+            }
+            _ => {}
+        }
+    }
+    units.extend(needs.iter().flat_map(|need| brought(audience, need)));
+    Some(units.into_iter().collect())
+}
+
+/// What an audience has by itself: all but what an edge's listeners and route configurations need.
+pub fn own(audience: &Audience, reader: &Reader) -> Option<BTreeSet<Unit>> {
     let (site, spec) = reader.site(&audience.site)?;
     if spec.role != audience.role || !resolve::in_service(spec) {
         return None;
     }
-    let units = match audience.role {
+    Some(match audience.role {
         Role::Edge => edge(site, spec, audience.proven, reader),
         Role::Core => core(&audience.site, reader),
-    };
-    Some(units.into_iter().collect())
+    })
+}
+
+/// The units that a listener or a route configuration in need of one brings to an edge: groups, with their load
+/// assignments, and Secrets, which go to those alone who proved who they are.
+pub fn brought(audience: &Audience, (kind, name): &(ResourceType, Arc<str>)) -> Vec<Unit> {
+    let unit = |kind, scope: &Scope| Unit { kind, name: Arc::clone(name), scope: scope.clone() };
+    let here = Scope::Site(Arc::clone(&audience.site));
+    match kind {
+        ResourceType::Cluster => [ResourceType::Cluster, ResourceType::Endpoints].map(|k| unit(k, &here)).into(),
+        ResourceType::Secret if audience.proven => vec![unit(*kind, &Scope::Global)],
+        _ => Vec::new(),
+    }
 }
 
 fn edge(site: &Stored, spec: &SiteSpec, proven: bool, reader: &Reader) -> BTreeSet<Unit> {
     let mut units = BTreeSet::new();
     let bind: Arc<str> = spec.bind_address.to_string().into();
-    let here = Scope::Site(site.reference.name.as_str().into());
-    let mut groups: BTreeSet<String> = BTreeSet::new();
     for (number, gateways) in resolve::ports_at(site, spec, reader) {
         let port = resolve::port(&gateways, number, reader);
         let scope = Scope::Gateways { bind: bind.clone(), port: number, gateways: Arc::new(gateways) };
-        let mut unit = |kind, name: &str, scope: &Scope| {
+        let mut unit = |kind, name: &str| {
             units.insert(Unit { kind, name: name.into(), scope: scope.clone() });
         };
-        let mut serving: Vec<usize> = (0..port.serving.len()).collect();
+        let mut serving = !port.serving.is_empty();
         if port.https() {
             let chains = if proven { resolve::chains(number, &port, reader) } else { Vec::new() };
-            for (_, chain) in &chains {
-                unit(ResourceType::Route, &chain.route_configuration, &scope);
-                chain.secrets.iter().for_each(|secret| unit(ResourceType::Secret, secret, &Scope::Global));
-            }
-            serving = chains.into_iter().map(|(index, _)| index).collect();
-        } else if !serving.is_empty() {
-            unit(ResourceType::Route, &format!("http/{number}"), &scope);
+            chains.iter().for_each(|(_, chain)| unit(ResourceType::Route, &chain.route_configuration));
+            serving = !chains.is_empty();
+        } else if serving {
+            unit(ResourceType::Route, &format!("http/{number}"));
         }
-        if !serving.is_empty() {
-            unit(ResourceType::Listener, &format!("gateway/{number}"), &scope);
-        }
-        groups.extend(resolve::groups(&port, &serving, reader));
-    }
-    for group in groups {
-        let name: Arc<str> = group.into();
-        for kind in [ResourceType::Cluster, ResourceType::Endpoints] {
-            units.insert(Unit { kind, name: name.clone(), scope: here.clone() });
+        if serving {
+            unit(ResourceType::Listener, &format!("gateway/{number}"));
         }
     }
     units
@@ -86,16 +110,26 @@ fn core(site: &Arc<str>, reader: &Reader) -> BTreeSet<Unit> {
         units.insert(Unit { kind: ResourceType::Listener, name: name.clone(), scope: here.clone() });
         units.insert(Unit { kind: ResourceType::Route, name, scope: role.clone() });
     }
-    for set in reader.referrers(&ObjectRef::new(Kind::Site, "", site)) {
-        let namespace = &set.reference.namespace;
-        let Some((service, spec)) = set.endpoint_set().and_then(|set| reader.service(namespace, &set.service)) else {
-            continue;
-        };
-        for port in &spec.ports {
-            let name: Arc<str> = format!("{namespace}/{}:{}", service.reference.name, port.port).into();
+    for set in reader.placements(&ObjectRef::new(Kind::Site, "", site)) {
+        let service = ObjectRef::new(Kind::Service, &set.set.namespace, set.service);
+        for port in reader.ports(&service).unwrap_or_default() {
+            let name: Arc<str> = format!("{}/{}:{}", service.namespace, service.name, port.port).into();
             units.insert(Unit { kind: ResourceType::Cluster, name: name.clone(), scope: role.clone() });
             units.insert(Unit { kind: ResourceType::Endpoints, name, scope: here.clone() });
         }
     }
     units
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_that_a_listener_needs_goes_to_nobody_unproven() {
+        let need = (ResourceType::Secret, Arc::from("a/c"));
+        let audience = |proven| Audience { site: "e1".into(), role: Role::Edge, proven, cohort: "".into() };
+        assert_eq!(brought(&audience(true), &need).len(), 1);
+        assert_eq!(brought(&audience(false), &need), []);
+    }
 }

@@ -10,13 +10,42 @@ use std::{
 use crate::{
     catalog::{Changed, Configuration, LiveEndpoints, Read, Runtime, Stored},
     model::{
-        CertificateSpec, FleetSpec, GatewaySpec, HttpRouteSpec, Kind, ObjectRef, ReferenceGrantSpec, ServiceSpec,
-        SiteSpec,
+        CertificateSpec, EndpointSetSpec, FleetSpec, GatewaySpec, HttpRouteSpec, Kind, ObjectRef, ParentRef,
+        ReferenceGrantSpec, Revision, Role, ServicePort, ServiceSpec, SiteSpec, SiteState,
     },
 };
 
 /// An object with its spec.
 pub type Found<'a, S> = (&'a Stored, &'a S);
+
+/// Where a route attaches, as far as its host names go.
+#[derive(Clone, Copy, Debug)]
+pub struct Attaching<'a> {
+    /// The route's namespace.
+    pub namespace: &'a str,
+    /// Its parentRefs.
+    pub parents: &'a [ParentRef],
+}
+
+/// Where an EndpointSet stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Placement<'a> {
+    /// The EndpointSet.
+    pub set: &'a ObjectRef,
+    /// Its Service, in its own namespace.
+    pub service: &'a str,
+    /// Its Site.
+    pub site: &'a str,
+    /// Its age.
+    pub since: Revision,
+}
+
+impl<'a> Placement<'a> {
+    fn of(stored: &'a Stored) -> Option<Self> {
+        let spec = stored.endpoint_set()?;
+        Some(Self { set: &stored.reference, service: &spec.service, site: &spec.site, since: stored.create_revision })
+    }
+}
 
 /// Reads a configuration and a runtime, and remembers what was read.
 #[derive(Debug)]
@@ -77,6 +106,11 @@ impl<'a> Reader<'a> {
         stored.and_then(Stored::fleet).cloned().unwrap_or_default()
     }
 
+    /// A reader of the same state, which has read nothing yet.
+    pub fn apart(&self) -> Self {
+        Self::new(self.configuration, self.runtime)
+    }
+
     /// Every object of a kind, by namespace and name.
     pub fn all(&self, kind: Kind) -> impl Iterator<Item = &'a Stored> + use<'a> {
         self.record(Read::All(kind));
@@ -91,17 +125,83 @@ impl<'a> Reader<'a> {
         configuration.in_namespace(Kind::ReferenceGrant, namespace).filter_map(|stored| stored.reference_grant())
     }
 
-    /// The HTTPRoutes with a parentRef to this Gateway, by namespace and name.
-    pub fn routes_of(&self, gateway: &ObjectRef) -> impl Iterator<Item = Found<'a, HttpRouteSpec>> + use<'a> {
-        self.referrers(gateway).filter_map(|stored| Some((stored, stored.http_route()?)))
+    /// The role of a Site in service; `None`: there is none, or it is going.
+    pub fn serving(&self, site: &str) -> Option<Role> {
+        self.standing(site).filter(|(_, state)| *state == SiteState::Active).map(|(role, _)| role)
     }
 
-    /// The objects that name `target`: EndpointSets a Service or a Site, HTTPRoutes a Gateway.
-    pub fn referrers(&self, target: &ObjectRef) -> impl Iterator<Item = &'a Stored> + use<'a> {
+    /// The role of a Site, in service or not.
+    pub fn role(&self, site: &str) -> Option<Role> {
+        self.standing(site).map(|(role, _)| role)
+    }
+
+    fn standing(&self, site: &str) -> Option<(Role, SiteState)> {
+        self.record(Read::Serving(site.to_owned()));
+        let spec = self.configuration.get(&ObjectRef::new(Kind::Site, "", site))?.site()?;
+        Some((spec.role, spec.state))
+    }
+
+    /// The region and zone of a Site.
+    pub fn place(&self, site: &str) -> Option<(&'a str, &'a str)> {
+        self.record(Read::Place(site.to_owned()));
+        let configuration: &'a Configuration = self.configuration;
+        let spec = configuration.get(&ObjectRef::new(Kind::Site, "", site))?.site()?;
+        Some((&spec.region, &spec.zone))
+    }
+
+    /// The ports of a Service.
+    pub fn ports(&self, service: &ObjectRef) -> Option<&'a [ServicePort]> {
+        self.record(Read::Ports(service.clone()));
+        let configuration: &'a Configuration = self.configuration;
+        Some(&configuration.get(service)?.service()?.ports)
+    }
+
+    /// The HTTPRoutes with a parentRef to this Gateway, by namespace and name.
+    pub fn routes_of(&self, gateway: &ObjectRef) -> impl Iterator<Item = Found<'a, HttpRouteSpec>> + use<'a> {
+        self.record(Read::Referrers(gateway.clone()));
+        let configuration: &'a Configuration = self.configuration;
+        configuration.referrers(gateway).filter_map(|stored| Some((&**stored, stored.http_route()?)))
+    }
+
+    /// Those of them that have written `hostname`; `""`: that have none.
+    pub fn routes_on(
+        &self,
+        gateway: &ObjectRef,
+        hostname: &str,
+    ) -> impl Iterator<Item = Found<'a, HttpRouteSpec>> + use<'a> {
+        self.record(Read::Routes { gateway: gateway.clone(), hostname: hostname.to_owned() });
+        let configuration: &'a Configuration = self.configuration;
+        configuration.routes_on(gateway, hostname).filter_map(|stored| Some((&**stored, stored.http_route()?)))
+    }
+
+    /// Every host name that the routes of a Gateway have written (`""`: none), each with who has and where it attaches.
+    pub fn hostnames(&self, gateway: &ObjectRef) -> impl Iterator<Item = (&'a str, Attaching<'a>)> + use<'a> {
+        self.record(Read::Hostnames(gateway.clone()));
+        let configuration: &'a Configuration = self.configuration;
+        configuration.hostnames(gateway).filter_map(|(hostname, stored)| {
+            let parents = &stored.http_route()?.parents;
+            Some((hostname, Attaching { namespace: &stored.reference.namespace, parents }))
+        })
+    }
+
+    /// Where the EndpointSets of a Service, or those at a Site, stand.
+    pub fn placements(&self, target: &ObjectRef) -> impl Iterator<Item = Placement<'a>> + use<'a> {
         self.record(Read::Referrers(target.clone()));
         let configuration: &'a Configuration = self.configuration;
-        let found: Vec<&'a Stored> = configuration.referrers(target).map(Arc::as_ref).collect();
-        found.into_iter()
+        configuration.referrers(target).filter_map(|stored| Placement::of(stored))
+    }
+
+    /// Where every EndpointSet stands.
+    pub fn all_placements(&self) -> impl Iterator<Item = Placement<'a>> + use<'a> {
+        self.record(Read::Placements);
+        let configuration: &'a Configuration = self.configuration;
+        configuration.all(Kind::EndpointSet).filter_map(|stored| Placement::of(stored))
+    }
+
+    /// An EndpointSet, with what it holds.
+    pub fn endpoint_set(&self, reference: &ObjectRef) -> Option<Found<'a, EndpointSetSpec>> {
+        let stored = self.object(reference)?;
+        Some((stored, stored.endpoint_set()?))
     }
 
     /// The live endpoints of a Service at a site.

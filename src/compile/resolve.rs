@@ -35,7 +35,7 @@ pub use ports::GATEWAY_CLASS;
 pub(crate) use {
     backbone::in_service,
     ports::{Port, port, ports_at},
-    routes::groups,
+    routes::{Table, groups},
 };
 
 /// Name of the listener and the route configuration of every core.
@@ -155,6 +155,12 @@ pub(crate) fn chains(number: u16, port: &Port, reader: &Reader) -> Vec<(usize, C
 /// A route configuration of a [`Scope::Gateways`], by name: `http/<port>` or `https/<port>/<hostname or *>`; `None`:
 /// no listener of the port uses it.
 pub fn route_configuration(name: &str, scope: &Scope, reader: &Reader) -> Option<RouteConfigurationPlan> {
+    let hosts = table(name, scope, reader)?.hosts(reader);
+    Some(RouteConfigurationPlan { name: name.to_owned(), hosts })
+}
+
+/// As [`route_configuration`], before its hosts are looked at.
+pub(crate) fn table<'a>(name: &str, scope: &Scope, reader: &Reader<'a>) -> Option<Table<'a>> {
     let Scope::Gateways { port: number, gateways, .. } = scope else { return None };
     let port = port(gateways, *number, reader);
     let chain = if port.https() {
@@ -164,5 +170,5 @@ pub fn route_configuration(name: &str, scope: &Scope, reader: &Reader) -> Option
         (!port.serving.is_empty() && name == format!("http/{number}")).then_some(())?;
         None
     };
-    Some(RouteConfigurationPlan { name: name.to_owned(), hosts: routes::hosts(&port, chain, reader) })
+    Some(Table::new(port, chain, reader))
 }

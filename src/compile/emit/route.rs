@@ -134,7 +134,7 @@ pub fn virtual_host(plan: &VirtualHostPlan, entry: Entry) -> VirtualHostBytes {
             for route in routes {
                 sources.add(&route.source, &route.contribution.to_be_bytes());
                 objects.push(&route.source);
-                for target in targets(route) {
+                for target in route.targets() {
                     requires.push((ResourceType::Cluster, target.group.as_str().into()));
                     sources.add(&target.source, &contribution(target));
                     services.add(ServiceNeed {
@@ -174,11 +174,6 @@ fn exact_domain(plan: &VirtualHostPlan) -> Option<&str> {
         [domain] if !domain.contains('*') => Some(domain),
         _ => None,
     }
-}
-
-fn targets(route: &RoutePlan) -> impl Iterator<Item = &ServiceTarget> {
-    let backends = route.backends.iter().filter(|b| b.weight > 0).filter_map(|b| b.target.as_ref());
-    backends.chain(&route.mirrors)
 }
 
 /// What a Service says on the edge's routes.
