@@ -9,6 +9,6 @@ pub mod validate;
 mod seq;
 mod subscription;
 
-pub use resource::{NeedAt, Resource, ResourceType, ServiceNeed, Source, Version};
+pub use resource::{ANY_SCOPE, NeedAt, PerType, Removal, Resource, ResourceType, ServiceNeed, Source, Version};
 pub use seq::Seq;
 pub use subscription::Subscription;

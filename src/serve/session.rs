@@ -31,7 +31,7 @@ use crate::{
     feedback,
     model::{Role, Sites, Watermarks},
     snapshot::{Content, Seq},
-    xds::ResourceType,
+    xds::{PerType, Removal, ResourceType},
 };
 
 /// Names per type and stream.
@@ -120,7 +120,7 @@ pub struct Session {
     drain: Duration,
     started: Instant,
     first_ack: Option<Instant>,
-    kinds: [Option<Kind>; 5],
+    kinds: PerType<Option<Kind>>,
     /// Children whose parent was sent before the stream asked for their type.
     touched: BTreeMap<ResourceType, BTreeSet<Arc<str>>>,
     /// Names of unknown types, to be answered as absent.
@@ -274,8 +274,8 @@ impl Session {
 
     /// Every tombstone up to here has been taken over.
     pub fn passed(&self, content: &Content) -> Seq {
-        let seen = |kind| self.kind(kind).map_or(content.seq(), |k| k.removed);
-        seen(ResourceType::Cluster).min(seen(ResourceType::Listener))
+        let removes = self.kinds.iter().flatten().filter(|state| state.kind.removal() != Removal::Never);
+        removes.map(|state| state.removed).fold(content.seq(), Seq::min)
     }
 
     /// What feedback has to know of each type, where it changed since the last call.
@@ -284,26 +284,11 @@ impl Session {
     }
 
     fn kind(&self, kind: ResourceType) -> Option<&Kind> {
-        let [cluster, endpoints, secret, listener, route] = &self.kinds;
-        match kind {
-            ResourceType::Cluster => cluster,
-            ResourceType::Endpoints => endpoints,
-            ResourceType::Secret => secret,
-            ResourceType::Listener => listener,
-            ResourceType::Route => route,
-        }
-        .as_ref()
+        self.kinds.get(kind).as_ref()
     }
 
     fn slot(&mut self, kind: ResourceType) -> &mut Option<Kind> {
-        let [cluster, endpoints, secret, listener, route] = &mut self.kinds;
-        match kind {
-            ResourceType::Cluster => cluster,
-            ResourceType::Endpoints => endpoints,
-            ResourceType::Secret => secret,
-            ResourceType::Listener => listener,
-            ResourceType::Route => route,
-        }
+        self.kinds.get_mut(kind)
     }
 
     fn wake_at(&mut self, at: Instant) {

@@ -307,3 +307,19 @@ fn a_client_that_has_something_waits_until_it_may_be_compared() {
     world.session.trust(true);
     world.sent(Cluster, &["a"]);
 }
+
+#[test]
+fn scopes_are_whole_sets_filters_and_layers_are_not_and_virtual_hosts_are_unknown() {
+    use ResourceType::{Extension, Runtime, ScopedRoute, VirtualHost};
+    let all = [(ScopedRoute, "s1"), (ScopedRoute, "s2"), (Extension, "x"), (Runtime, "rt"), (VirtualHost, "r/h")];
+    let mut world = World::new(all.map(|(kind, name)| resource(kind, name, "1")).into());
+    world.request(VirtualHost, &["r/h"], 0, None);
+    world.quiet();
+    world.takes(ScopedRoute, &[], &["s1", "s2"]);
+    world.takes(Extension, &["x"], &["x"]);
+    world.takes(Runtime, &["rt"], &["rt"]);
+    world.publish(vec![resource(Extension, "x", "2")], &[(ScopedRoute, "s1"), (Runtime, "rt")]);
+    world.sent(Extension, &["x"]);
+    world.sent(ScopedRoute, &["s2"]);
+    world.quiet();
+}
