@@ -1,6 +1,7 @@
 //! Objects → xDS, pure: `resolve` decides what the objects mean for an audience, `emit` writes it in Envoy's words.
 //! No I/O, no clocks; the same input gives the same bytes on every replica.
 
+pub mod dependents;
 pub mod emit;
 mod fallback;
 mod hosts;
@@ -9,6 +10,7 @@ pub mod names;
 pub mod plan;
 pub mod reader;
 pub mod resolve;
+mod spread;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -18,11 +20,12 @@ use std::{
 pub use fallback::{Served, serve};
 pub use hosts::{HostCache, HostReads};
 pub use judge::{Judge, Judgement, problems_of};
-pub use names::{Unit, brought, names, own};
+pub use names::{Own, Unit, brought, names, of_service, own};
 pub use reader::Reader;
+pub use spread::spread;
 
 use crate::{
-    model::{ObjectRef, Problem, Revision, Scope, Severity},
+    model::{ObjectRef, Problem, Revision, Severity},
     xds::{
         Resource, ResourceType, descriptor,
         validate::{Violation, validate},
@@ -105,7 +108,7 @@ fn problem(unit: &Unit, object: Option<&ObjectRef>, what: &str) -> Problem {
 
 fn build(unit: &Unit, reader: &Reader<'_>, hosts: &mut HostCache) -> Option<Built> {
     let name = unit.name.as_ref();
-    if unit.kind == ResourceType::Route && matches!(unit.scope, Scope::Gateways { .. }) {
+    if unit.by_host() {
         let table = resolve::table(name, &unit.scope, reader)?;
         return Some(hosts.compile(unit, &table, reader));
     }

@@ -13,6 +13,7 @@ use super::{
     reader::Reader,
     refused,
     resolve::Table,
+    spread::spread,
 };
 use crate::{
     catalog::Read,
@@ -88,16 +89,22 @@ impl HostCache {
             }
             kept
         });
-        for (domain, owner) in &table.domains {
+        let parts = &hosts.parts;
+        let fresh = |(domain, owner): &(&String, &usize)| {
+            parts.get(domain.as_str()).is_some_and(|part| !part.stale && part.owner == **owner)
+        };
+        let todo: Vec<(&String, &usize)> = table.domains.iter().filter(|entry| !fresh(entry)).collect();
+        let (configuration, runtime) = reader.inputs();
+        let done = spread(&todo, |(domain, owner)| {
+            let reader = Reader::new(configuration, runtime);
+            let part = part(unit, table, domain, **owner, &reader);
+            (part, reader.into_reads())
+        });
+        for ((domain, _), (part, reads)) in todo.into_iter().zip(done) {
             let known = hosts.parts.get(domain.as_str());
-            if known.is_some_and(|part| !part.stale && part.owner == *owner) {
-                continue;
-            }
-            let apart = reader.apart();
-            let part = part(unit, table, domain, *owner, &apart);
             same &= known.is_some_and(|known| known.fault == part.fault && known.host == part.host);
             let domain: Arc<str> = domain.as_str().into();
-            self.read.push((unit.clone(), Arc::clone(&domain), Some(apart.into_reads())));
+            self.read.push((unit.clone(), Arc::clone(&domain), Some(reads)));
             hosts.parts.insert(domain, part);
         }
         if let Some(whole) = hosts.whole.as_ref().filter(|_| same) {

@@ -7,7 +7,8 @@ use std::{
 };
 
 use super::{
-    reader::{Dependents, Reader},
+    dependents::Dependents,
+    reader::Reader,
     resolve::{
         problems::{self, Groups, Leads},
         status::Conflicts,
@@ -70,7 +71,7 @@ pub struct Judge {
     dependents: Dependents<Question>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Question {
     Conflicts,
     Object(Arc<ObjectRef>),

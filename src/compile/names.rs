@@ -24,6 +24,13 @@ pub struct Unit {
     pub scope: Scope,
 }
 
+impl Unit {
+    /// Whether it is put together from virtual hosts that are compiled one by one.
+    pub fn by_host(&self) -> bool {
+        self.kind == ResourceType::Route && matches!(self.scope, Scope::Gateways { .. })
+    }
+}
+
 /// Everything that an audience has, sorted, each once. `None`: its Site is unknown, being deleted or of another role;
 /// its proxies are answered with silence, never with an empty set and never with removals.
 ///
@@ -34,7 +41,8 @@ pub struct Unit {
 /// At an edge this looks at every rule of every route that attaches there, since the groups follow from them; who
 /// compiles them anyway asks for [`own`], and takes the rest from what came of it by [`brought`].
 pub fn names(audience: &Audience, reader: &Reader) -> Option<Vec<Unit>> {
-    let mut units: BTreeSet<Unit> = own(audience, reader)?.into_iter().collect();
+    let Own { mut units, services } = own(audience, reader)?;
+    units.extend(services.iter().flat_map(|service| of_service(audience, service, reader)));
     let mut needs: BTreeSet<(ResourceType, Arc<str>)> = BTreeSet::new();
     for unit in units.iter().filter(|unit| matches!(unit.scope, Scope::Gateways { .. })) {
         match resolve::plan(unit, reader) {
@@ -53,16 +61,36 @@ pub fn names(audience: &Audience, reader: &Reader) -> Option<Vec<Unit>> {
     Some(units.into_iter().collect())
 }
 
-/// What an audience has by itself: all but what an edge's listeners and route configurations need.
-pub fn own(audience: &Audience, reader: &Reader) -> Option<BTreeSet<Unit>> {
+/// What an audience has by itself, and not because something that it has needs it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Own {
+    /// At an edge, listeners and route configurations; at a core, those of the backbone.
+    pub units: BTreeSet<Unit>,
+    /// The Services that stand at a core; what it has of each says [`of_service`].
+    pub services: BTreeSet<ObjectRef>,
+}
+
+/// As [`names`], but for what an edge's listeners and route configurations need, and what a core has of each Service.
+pub fn own(audience: &Audience, reader: &Reader) -> Option<Own> {
     let (site, spec) = reader.site(&audience.site)?;
     if spec.role != audience.role || !resolve::in_service(spec) {
         return None;
     }
     Some(match audience.role {
-        Role::Edge => edge(site, spec, audience.proven, reader),
+        Role::Edge => Own { units: edge(site, spec, audience.proven, reader), services: BTreeSet::new() },
         Role::Core => core(&audience.site, reader),
     })
+}
+
+/// What a core has of a Service that stands there.
+pub fn of_service(audience: &Audience, service: &ObjectRef, reader: &Reader) -> BTreeSet<Unit> {
+    let ports = reader.ports(service).unwrap_or_default().iter();
+    let units = ports.flat_map(|port| {
+        let name: Arc<str> = format!("{}/{}:{}", service.namespace, service.name, port.port).into();
+        let cluster = Unit { kind: ResourceType::Cluster, name: name.clone(), scope: Scope::Role(Role::Core) };
+        [cluster, Unit { kind: ResourceType::Endpoints, name, scope: Scope::Site(audience.site.clone()) }]
+    });
+    units.collect()
 }
 
 /// The units that a listener or a route configuration in need of one brings to an edge: groups, with their load
@@ -101,24 +129,16 @@ fn edge(site: &Stored, spec: &SiteSpec, proven: bool, reader: &Reader) -> BTreeS
     units
 }
 
-fn core(site: &Arc<str>, reader: &Reader) -> BTreeSet<Unit> {
+fn core(site: &Arc<str>, reader: &Reader) -> Own {
     let mut units = BTreeSet::new();
-    let here = Scope::Site(site.clone());
-    let role = Scope::Role(Role::Core);
     if resolve::core_listener(site, reader).is_some() {
         let name: Arc<str> = resolve::BACKBONE.into();
-        units.insert(Unit { kind: ResourceType::Listener, name: name.clone(), scope: here.clone() });
-        units.insert(Unit { kind: ResourceType::Route, name, scope: role.clone() });
+        units.insert(Unit { kind: ResourceType::Listener, name: name.clone(), scope: Scope::Site(site.clone()) });
+        units.insert(Unit { kind: ResourceType::Route, name, scope: Scope::Role(Role::Core) });
     }
-    for set in reader.placements(&ObjectRef::new(Kind::Site, "", site)) {
-        let service = ObjectRef::new(Kind::Service, &set.set.namespace, set.service);
-        for port in reader.ports(&service).unwrap_or_default() {
-            let name: Arc<str> = format!("{}/{}:{}", service.namespace, service.name, port.port).into();
-            units.insert(Unit { kind: ResourceType::Cluster, name: name.clone(), scope: role.clone() });
-            units.insert(Unit { kind: ResourceType::Endpoints, name, scope: here.clone() });
-        }
-    }
-    units
+    let sets = reader.placements(&ObjectRef::new(Kind::Site, "", site));
+    let services = sets.map(|set| ObjectRef::new(Kind::Service, &set.set.namespace, set.service)).collect();
+    Own { units, services }
 }
 
 #[cfg(test)]

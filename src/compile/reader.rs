@@ -1,14 +1,10 @@
 //! How compilation looks at the state: every look is recorded, misses and selectors included, so that a change says
 //! by itself what it makes dirty.
 
-use std::{
-    cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{cell::RefCell, collections::BTreeSet, sync::Arc};
 
 use crate::{
-    catalog::{Changed, Configuration, LiveEndpoints, Read, Runtime, Stored},
+    catalog::{Configuration, LiveEndpoints, Read, Runtime, Stored},
     model::{
         CertificateSpec, EndpointSetSpec, FleetSpec, GatewaySpec, HttpRouteSpec, Kind, ObjectRef, ParentRef,
         ReferenceGrantSpec, Revision, Role, ServicePort, ServiceSpec, SiteSpec, SiteState,
@@ -106,9 +102,9 @@ impl<'a> Reader<'a> {
         stored.and_then(Stored::fleet).cloned().unwrap_or_default()
     }
 
-    /// A reader of the same state, which has read nothing yet.
-    pub fn apart(&self) -> Self {
-        Self::new(self.configuration, self.runtime)
+    /// What it reads: for another reader of the same.
+    pub fn inputs(&self) -> (&'a Configuration, &'a Runtime) {
+        (self.configuration, self.runtime)
     }
 
     /// Every object of a kind, by namespace and name.
@@ -208,89 +204,5 @@ impl<'a> Reader<'a> {
     pub fn live_endpoints(&self, site: &str, service: &ObjectRef) -> Option<&'a LiveEndpoints> {
         self.record(Read::Endpoints { site: site.to_owned(), service: service.clone() });
         self.runtime.endpoints(site, service)
-    }
-}
-
-/// The reverse map: who read what, so that a change finds its dirty units in proportion to itself. Units are whatever
-/// the caller compiles by; choose a `K` that is cheap to clone.
-#[derive(Debug)]
-pub struct Dependents<K> {
-    reads: BTreeMap<K, BTreeSet<Arc<Read>>>,
-    /// Each read once, shared by all who made it.
-    readers: BTreeMap<Arc<Read>, BTreeSet<K>>,
-}
-
-impl<K> Default for Dependents<K> {
-    fn default() -> Self {
-        Self { reads: BTreeMap::new(), readers: BTreeMap::new() }
-    }
-}
-
-impl<K: Ord + Clone> Dependents<K> {
-    /// Everything that `unit` read when it was last compiled; replaces what was recorded for it before.
-    pub fn record(&mut self, unit: K, reads: BTreeSet<Read>) {
-        if self.reads.get(&unit).is_some_and(|before| before.iter().map(Arc::as_ref).eq(&reads)) {
-            return;
-        }
-        self.forget(&unit);
-        let shared = reads.into_iter().map(|read| match self.readers.get_key_value(&read) {
-            Some((known, _)) => known.clone(),
-            None => Arc::new(read),
-        });
-        let shared: BTreeSet<Arc<Read>> = shared.collect();
-        for read in &shared {
-            self.readers.entry(read.clone()).or_default().insert(unit.clone());
-        }
-        self.reads.insert(unit, shared);
-    }
-
-    /// Nobody compiles `unit` any more.
-    pub fn forget(&mut self, unit: &K) {
-        for read in self.reads.remove(unit).into_iter().flatten() {
-            if let Some(units) = self.readers.get_mut(&read) {
-                units.remove(unit);
-                if units.is_empty() {
-                    self.readers.remove(&read);
-                }
-            }
-        }
-    }
-
-    /// Nothing is recorded.
-    pub fn is_empty(&self) -> bool {
-        self.reads.is_empty() && self.readers.is_empty()
-    }
-
-    /// The units whose result may be another now.
-    pub fn dirty(&self, changed: &Changed) -> BTreeSet<K> {
-        self.readers_of(changed.configuration.iter().chain(&changed.runtime))
-    }
-
-    /// The units that made any of these reads.
-    pub fn readers_of<'a>(&self, reads: impl IntoIterator<Item = &'a Read>) -> BTreeSet<K> {
-        reads.into_iter().filter_map(|read| self.readers.get(read)).flatten().cloned().collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dependents_know_the_last_reads_of_each_unit_only() {
-        let read = |name: &str| Read::Object(ObjectRef::new(Kind::Site, "", name));
-        let changed = |name| Changed { configuration: [read(name)].into(), ..Changed::default() };
-        let mut dependents = Dependents::default();
-        dependents.record(1, [read("a"), read("b")].into());
-        dependents.record(2, [read("b")].into());
-        assert_eq!(dependents.dirty(&changed("a")), [1].into());
-        assert_eq!(dependents.dirty(&changed("b")), [1, 2].into());
-        assert_eq!(dependents.dirty(&changed("c")), BTreeSet::new());
-        dependents.record(1, [read("c")].into());
-        assert_eq!(dependents.dirty(&changed("b")), [2].into());
-        assert_eq!(dependents.dirty(&changed("c")), [1].into());
-        dependents.forget(&1);
-        dependents.forget(&2);
-        assert!(dependents.readers.is_empty() && dependents.reads.is_empty());
     }
 }

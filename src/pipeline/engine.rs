@@ -10,8 +10,8 @@ use std::{
 
 use crate::{
     catalog::{Configuration, Read, Runtime},
-    compile::{self, HostCache, Judge, Judgement, Reader, Served, Unit, reader::Dependents},
-    model::{Audience, Problem, Scope},
+    compile::{self, HostCache, Judge, Judgement, Own, Reader, Served, Unit, dependents::Dependents},
+    model::{Audience, ObjectRef, Problem, Scope},
     xds::Resource,
 };
 
@@ -54,15 +54,46 @@ pub struct Engine {
 
 #[derive(Debug, Default)]
 struct Names {
-    /// What the objects say that it has.
+    /// What it has by itself.
     own: BTreeSet<Unit>,
+    /// What of that is not of one Service.
+    head: BTreeSet<Unit>,
+    /// What of that is of one: a core has thousands, and a change concerns few.
+    services: BTreeMap<ObjectRef, BTreeSet<Unit>>,
     /// What those of them need that are compiled: an edge's groups and Secrets.
     brought: BTreeSet<Unit>,
     /// Its site is unknown or being deleted: it is told nothing, and everything once the site is back.
     silent: bool,
 }
 
+/// Which of an audience's units are others now.
+enum Part {
+    Head(BTreeSet<Unit>),
+    /// `None`: the Service is there no more.
+    Service(ObjectRef, Option<BTreeSet<Unit>>),
+    Brought(BTreeSet<Unit>),
+}
+
+impl Part {
+    fn units(&self) -> Option<&BTreeSet<Unit>> {
+        match self {
+            Self::Head(units) | Self::Brought(units) => Some(units),
+            Self::Service(_, units) => units.as_ref(),
+        }
+    }
+}
+
 impl Names {
+    /// Puts a part in; answers what was there.
+    fn put(&mut self, part: Part) -> BTreeSet<Unit> {
+        match part {
+            Part::Head(units) => std::mem::replace(&mut self.head, units),
+            Part::Brought(units) => std::mem::replace(&mut self.brought, units),
+            Part::Service(service, Some(units)) => self.services.insert(service, units).unwrap_or_default(),
+            Part::Service(service, None) => self.services.remove(&service).unwrap_or_default(),
+        }
+    }
+
     fn has(&self, unit: &Unit) -> bool {
         self.own.contains(unit) || self.brought.contains(unit)
     }
@@ -80,6 +111,8 @@ struct Memo {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Key {
     Names(Arc<Audience>),
+    /// What an audience has of a Service.
+    Service(Arc<Audience>, ObjectRef),
     Unit(Unit),
     /// A virtual host of a unit.
     Host(Unit, Arc<str>),
@@ -109,10 +142,12 @@ impl Engine {
         let inputs = Inputs { configuration, runtime };
         self.judge.update(configuration, runtime, changed);
         let mut stale_names: BTreeSet<Arc<Audience>> = opened.iter().cloned().map(Arc::new).collect();
+        let mut stale_services: Vec<(Arc<Audience>, ObjectRef)> = Vec::new();
         let mut stale_units: BTreeSet<Unit> = BTreeSet::new();
         for key in self.dependents.readers_of(changed) {
             match key {
                 Key::Names(audience) => drop(stale_names.insert(audience)),
+                Key::Service(audience, service) => stale_services.push((audience, service)),
                 Key::Unit(unit) => drop(stale_units.insert(unit)),
                 Key::Host(unit, domain) => {
                     self.hosts.touch(&unit, &domain);
@@ -123,16 +158,12 @@ impl Engine {
         let mut deltas = BTreeMap::new();
         // What may bring something else now.
         let mut bringing: BTreeSet<Arc<Audience>> = stale_names.clone();
-        let mut gained = self.refresh_names(inputs, stale_names, &mut deltas);
-        let mut changed_units = Vec::new();
-        for unit in stale_units {
-            let used = self.units.get(&unit).is_some_and(|m| m.compiled && !m.users.is_empty());
-            if used && self.compile(&unit, inputs) {
-                if matches!(unit.scope, Scope::Gateways { .. }) {
-                    bringing.extend(self.units.get(&unit).iter().flat_map(|m| &m.users).cloned());
-                }
-                changed_units.push(unit);
-            }
+        let mut gained = self.refresh_names(inputs, stale_names, stale_services, &mut deltas);
+        let used = |unit: &Unit| self.units.get(unit).is_some_and(|m| m.compiled && !m.users.is_empty());
+        let stale_units = stale_units.into_iter().filter(used).collect();
+        let changed_units = self.compile(stale_units, inputs);
+        for unit in changed_units.iter().filter(|unit| matches!(unit.scope, Scope::Gateways { .. })) {
+            bringing.extend(self.units.get(unit).iter().flat_map(|m| &m.users).cloned());
         }
         self.compile_new(&gained, inputs);
         let brought = self.refresh_brought(bringing, &mut deltas);
@@ -159,6 +190,9 @@ impl Engine {
     pub fn close(&mut self, audience: &Audience) {
         if let Some((audience, names)) = self.audiences.remove_entry(audience) {
             names.own.iter().chain(&names.brought).for_each(|unit| self.release(&audience, unit));
+            for service in names.services.into_keys() {
+                self.dependents.forget(&Key::Service(Arc::clone(&audience), service));
+            }
             self.dependents.forget(&Key::Names(audience));
             self.forget_unused();
         }
@@ -174,34 +208,78 @@ impl Engine {
         self.judge.judgement()
     }
 
-    /// Recomputes which units each audience has by itself; answers those that it gained, or must be told again.
+    /// Recomputes which units each audience has by itself, and what some have of some Services; answers those that they
+    /// gained, or must be told again.
     fn refresh_names(
         &mut self,
-        Inputs { configuration, runtime }: Inputs<'_>,
+        inputs: Inputs<'_>,
         stale: BTreeSet<Arc<Audience>>,
+        services: Vec<(Arc<Audience>, ObjectRef)>,
         deltas: &mut BTreeMap<Audience, Delta>,
     ) -> Told {
         let mut gained = Vec::new();
         for audience in stale {
-            let reader = Reader::new(configuration, runtime);
+            let reader = Reader::new(inputs.configuration, inputs.runtime);
             let own = compile::own(&audience, &reader);
             self.dependents.record(Key::Names(Arc::clone(&audience)), reader.into_reads());
             let mut names = self.audiences.remove(&audience).unwrap_or_default();
             // A site that is unknown or being deleted keeps what it had, and a new audience of it stays pending.
             let was_silent = std::mem::replace(&mut names.silent, own.is_none());
-            if let Some(own) = own {
-                deltas.entry(Audience::clone(&audience)).or_default();
-                self.exchange(&audience, &names.own, &own, deltas);
-                if was_silent {
-                    gained.extend(own.iter().chain(&names.brought).map(|unit| (Arc::clone(&audience), unit.clone())));
-                } else {
-                    gained.extend(own.difference(&names.own).map(|unit| (Arc::clone(&audience), unit.clone())));
+            if let Some(Own { units, services }) = own {
+                let delta = deltas.entry(Audience::clone(&audience)).or_default();
+                let mut new = self.exchange(&audience, &mut names, Part::Head(units), delta);
+                // A silent one has looked at nothing.
+                let listed = services.iter().filter(|service| was_silent || !names.services.contains_key(*service));
+                let stale: Vec<ObjectRef> = names
+                    .services
+                    .keys()
+                    .filter(|service| !services.contains(*service))
+                    .chain(listed)
+                    .cloned()
+                    .collect();
+                for service in stale {
+                    let units = self.of_service(&audience, &service, services.contains(&service), inputs);
+                    new.extend(self.exchange(&audience, &mut names, Part::Service(service, units), delta));
                 }
-                names.own = own;
+                if was_silent {
+                    new = names.own.union(&names.brought).cloned().collect();
+                }
+                gained.extend(new.into_iter().map(|unit| (Arc::clone(&audience), unit)));
             }
             self.audiences.insert(audience, names);
         }
+        for (audience, service) in services {
+            let concerned = |names: &Names| !names.silent && names.services.contains_key(&service);
+            if !self.audiences.get(&audience).is_some_and(concerned) {
+                continue;
+            }
+            let Some(mut names) = self.audiences.remove(&audience) else { continue };
+            let units = self.of_service(&audience, &service, true, inputs);
+            let delta = deltas.entry(Audience::clone(&audience)).or_default();
+            let new = self.exchange(&audience, &mut names, Part::Service(service, units), delta);
+            gained.extend(new.into_iter().map(|unit| (Arc::clone(&audience), unit)));
+            self.audiences.insert(audience, names);
+        }
         gained
+    }
+
+    /// What an audience has of a Service; `None`: it does not stand there.
+    fn of_service(
+        &mut self,
+        audience: &Arc<Audience>,
+        service: &ObjectRef,
+        stands: bool,
+        inputs: Inputs<'_>,
+    ) -> Option<BTreeSet<Unit>> {
+        let key = Key::Service(Arc::clone(audience), service.clone());
+        if !stands {
+            self.dependents.forget(&key);
+            return None;
+        }
+        let reader = Reader::new(inputs.configuration, inputs.runtime);
+        let units = compile::of_service(audience, service, &reader);
+        self.dependents.record(key, reader.into_reads());
+        Some(units)
     }
 
     /// Recomputes what each of these audiences has beside its own, once all is compiled that brings something; answers
@@ -213,31 +291,33 @@ impl Engine {
                 continue;
             }
             let Some(mut names) = self.audiences.remove(&audience) else { continue };
-            let bring = names.own.iter().filter(|unit| matches!(unit.scope, Scope::Gateways { .. }));
+            let bring = names.head.iter().filter(|unit| matches!(unit.scope, Scope::Gateways { .. }));
             let bring = bring.filter_map(|unit| self.units.get(unit)?.resource.as_ref());
             let needs = bring.flat_map(|resource| resource.requires.iter().chain(&resource.children));
             let brought: BTreeSet<Unit> = needs.flat_map(|need| compile::brought(&audience, need)).collect();
-            self.exchange(&audience, &names.brought, &brought, deltas);
-            gained.extend(brought.difference(&names.brought).map(|unit| (Arc::clone(&audience), unit.clone())));
-            names.brought = brought;
+            let delta = deltas.entry(Audience::clone(&audience)).or_default();
+            let new = self.exchange(&audience, &mut names, Part::Brought(brought), delta);
+            gained.extend(new.into_iter().map(|unit| (Arc::clone(&audience), unit)));
             self.audiences.insert(audience, names);
         }
         gained
     }
 
-    /// An audience has other units than before: who uses what, and what it must be told is gone.
-    fn exchange(
-        &mut self,
-        audience: &Arc<Audience>,
-        old: &BTreeSet<Unit>,
-        new: &BTreeSet<Unit>,
-        deltas: &mut BTreeMap<Audience, Delta>,
-    ) {
-        for unit in old.difference(new) {
+    /// An audience has other units than before: who uses what, and what it must be told is gone. Answers what is new.
+    fn exchange(&mut self, audience: &Arc<Audience>, names: &mut Names, part: Part, delta: &mut Delta) -> Vec<Unit> {
+        let owned = !matches!(part, Part::Brought(_));
+        let new = part.units().cloned().unwrap_or_default();
+        let old = names.put(part);
+        for unit in old.difference(&new) {
             self.release(audience, unit);
-            deltas.entry(Audience::clone(audience)).or_default().removals.push(unit.clone());
+            names.own.remove(unit);
+            delta.removals.push(unit.clone());
         }
-        for unit in new.difference(old) {
+        let gained: Vec<Unit> = new.difference(&old).cloned().collect();
+        for unit in &gained {
+            if owned {
+                names.own.insert(unit.clone());
+            }
             match self.units.get_mut(unit) {
                 Some(memo) => drop(memo.users.insert(Arc::clone(audience))),
                 None => {
@@ -246,21 +326,43 @@ impl Engine {
                 }
             }
         }
+        gained
     }
 
     fn compile_new(&mut self, gained: &Told, inputs: Inputs<'_>) {
-        for (_, unit) in gained {
-            if self.units.get(unit).is_some_and(|memo| !memo.compiled) {
-                self.compile(unit, inputs);
-            }
-        }
+        let new = gained.iter().map(|(_, unit)| unit);
+        let new: BTreeSet<&Unit> =
+            new.filter(|unit| self.units.get(*unit).is_some_and(|memo| !memo.compiled)).collect();
+        let new = new.into_iter().cloned().collect();
+        self.compile(new, inputs);
     }
 
-    /// Compiles one unit; true when its resource is another one than before.
-    fn compile(&mut self, unit: &Unit, Inputs { configuration, runtime }: Inputs<'_>) -> bool {
-        let Served { outcome, reads } = compile::serve(unit, configuration, runtime, &mut self.hosts);
+    /// Compiles units; answers those whose resource is another one than before.
+    fn compile(&mut self, units: Vec<Unit>, inputs: Inputs<'_>) -> Vec<Unit> {
+        let Inputs { configuration, runtime } = inputs;
+        // What is compiled host by host is spread there.
+        let (by_host, alone): (Vec<_>, Vec<_>) = units.into_iter().partition(|unit| unit.by_host());
+        let served =
+            compile::spread(&alone, |unit| compile::serve(unit, configuration, runtime, &mut HostCache::default()));
+        let mut changed = Vec::new();
+        for (unit, served) in alone.into_iter().zip(served) {
+            if self.take(&unit, served) {
+                changed.push(unit);
+            }
+        }
+        for unit in by_host {
+            let served = compile::serve(&unit, configuration, runtime, &mut self.hosts);
+            self.record_hosts();
+            if self.take(&unit, served) {
+                changed.push(unit);
+            }
+        }
+        changed
+    }
+
+    /// Keeps what came of a unit; true when its resource is another one than before.
+    fn take(&mut self, unit: &Unit, Served { outcome, reads }: Served) -> bool {
         self.dependents.record(Key::Unit(unit.clone()), reads);
-        self.record_hosts();
         let Some(memo) = self.units.get_mut(unit) else { return false };
         if outcome.problems.is_empty() {
             self.faulty.remove(unit);

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use prost::{Message, encoding};
+use prost::encoding;
 
 use crate::model::{ObjectRef, Revision};
 
@@ -279,7 +279,7 @@ impl Resource {
     /// Builds a resource from canonical bytes.
     pub fn new(kind: ResourceType, name: &str, payload: Bytes) -> Self {
         let version = Version::of(&payload);
-        let body = encode_body(kind, name, version, &payload);
+        let (body, payload) = encode_body(kind, name, version, &payload);
         Self {
             kind,
             name: name.into(),
@@ -301,19 +301,31 @@ impl fmt::Debug for Resource {
     }
 }
 
-/// `Resource { name = 3, version = 1, resource = 2 }` as field 2 of a `DeltaDiscoveryResponse`.
-fn encode_body(kind: ResourceType, name: &str, version: Version, payload: &Bytes) -> Bytes {
-    let any = prost_types::Any { type_url: kind.url().to_owned(), value: payload.to_vec() };
-    let mut inner = BytesMut::with_capacity(payload.len() + name.len() + 128);
-    encoding::string::encode(1, &version.to_string(), &mut inner);
-    encoding::message::encode(2, &any, &mut inner);
-    encoding::string::encode(3, &name.to_owned(), &mut inner);
-    let mut body = BytesMut::with_capacity(inner.len() + 8);
-    encoding::encode_key(2, encoding::WireType::LengthDelimited, &mut body);
-    encoding::encode_varint(inner.len() as u64, &mut body);
-    body.put(inner);
-    debug_assert!(any.encoded_len() > 0);
-    body.freeze()
+/// `Resource { name = 3, version = 1, resource = 2 }` as field 2 of a `DeltaDiscoveryResponse`, written once whatever
+/// its size; and the payload as it stands in there, so that it is kept once.
+fn encode_body(kind: ResourceType, name: &str, version: Version, payload: &Bytes) -> (Bytes, Bytes) {
+    let (url, version) = (kind.url(), version.to_string());
+    let field = |length: usize| 1 + encoding::encoded_len_varint(length as u64) + length;
+    let any = field(url.len()) + if payload.is_empty() { 0 } else { field(payload.len()) };
+    let inner = field(version.len()) + field(any) + field(name.len());
+    let mut body = BytesMut::with_capacity(field(inner));
+    let mut open = |number, length: usize, value: &[u8]| {
+        encoding::encode_key(number, encoding::WireType::LengthDelimited, &mut body);
+        encoding::encode_varint(length as u64, &mut body);
+        body.put_slice(value);
+        body.len()
+    };
+    open(2, inner, &[]);
+    open(1, version.len(), version.as_bytes());
+    open(2, any, &[]);
+    let mut end = open(1, url.len(), url.as_bytes());
+    if !payload.is_empty() {
+        end = open(2, payload.len(), payload);
+    }
+    open(3, name.len(), name.as_bytes());
+    let body = body.freeze();
+    let payload = body.slice(end - payload.len()..end);
+    (body, payload)
 }
 
 #[cfg(test)]

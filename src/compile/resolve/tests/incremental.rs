@@ -11,15 +11,15 @@ use crate::{
         testing::{edits::*, *},
     },
     compile::{
+        dependents::Dependents,
         judge::{Judge, Judgement},
-        reader::Dependents,
         resolve::{Plan, plan},
     },
     model::*,
 };
 
 /// What is compiled.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Question {
     Names(Audience),
     Plan(Unit),
