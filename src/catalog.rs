@@ -63,15 +63,10 @@ pub enum Read {
     Referrers(ObjectRef),
     /// Where every EndpointSet stands, and since when.
     Placements,
-    /// The host names that HTTPRoutes which name this Gateway have written, and where those attach.
-    Hostnames(ObjectRef),
-    /// What the HTTPRoutes say that name a Gateway and have written a host name; `""`: that have none.
-    Routes {
-        /// The Gateway.
-        gateway: ObjectRef,
-        /// As it is written.
-        hostname: String,
-    },
+    /// The set of host names that HTTPRoutes of a Gateway name.
+    Hosts(ObjectRef),
+    /// The HTTPRoutes of a Gateway that name a host name, and all that they say; `*`: those that name none.
+    RoutesFor(ObjectRef, Arc<str>),
     /// The live endpoints of a Service at a site.
     Endpoints {
         /// The site's name.

@@ -5,6 +5,7 @@ mod confirm;
 mod engine;
 #[cfg(test)]
 pub(crate) mod histories;
+mod spread;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +26,7 @@ pub use engine::{Delta, Engine};
 
 use crate::{
     catalog::{Catalog, Changed, Configuration, Read, Runtime, Unagreed},
-    compile::{self, HostCache, Judgement, Reader, Unit},
+    compile::{self, Judgement, Reader, Unit},
     model::{Audience, Freshness, Problem, Revision, Scope, Sites, Watermarks},
     snapshot::{Origin, Publish, Seq, Views},
     store::{Change, Feed, Listing},
@@ -336,9 +337,9 @@ impl Pipeline {
                             scope: Scope::Site(Arc::clone(&view.audience().site)),
                         };
                         let reader = Reader::new(&progress.published, self.catalog.runtime());
-                        let outcome = compile::compile(&unit, &reader, &mut HostCache::default());
+                        let outcome = compile::compile(&unit, &reader);
                         let delta = deltas.entry(view.audience().clone()).or_default();
-                        delta.upserts.extend(outcome.resource);
+                        delta.upserts.extend(outcome.resource.map(Arc::new));
                     }
                 }
             }

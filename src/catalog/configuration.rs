@@ -74,7 +74,7 @@ pub struct Configuration {
     objects: Sorted<Arc<ObjectRef>, Arc<Stored>>,
     /// (target, who names it).
     referrers: Sorted<(Arc<ObjectRef>, Arc<ObjectRef>), ()>,
-    /// (Gateway, host name as it is written, HTTPRoute); a route without host names stands under `""`.
+    /// (Gateway, host name, HTTPRoute); a route without host names stands under `*`.
     hostnames: Sorted<(Arc<ObjectRef>, Arc<str>, Arc<ObjectRef>), ()>,
 }
 
@@ -115,24 +115,25 @@ impl Configuration {
         links.take_while(move |(named, _)| **named == target).filter_map(|(_, by)| self.get(by))
     }
 
-    /// Every host name that the HTTPRoutes which name `gateway` have written, with the route; `""` where it has none.
-    pub fn hostnames<'a>(&'a self, gateway: &ObjectRef) -> impl Iterator<Item = (&'a str, &'a Arc<Stored>)> + use<'a> {
+    /// The host names that HTTPRoutes of a Gateway name, sorted; `*` if some name none.
+    pub fn hosts_of<'a>(&'a self, gateway: &ObjectRef) -> impl Iterator<Item = &'a Arc<str>> + use<'a> {
         let gateway = gateway.clone();
         let links = self.hostnames.from(&|(named, ..)| **named < gateway).map(|(link, ())| link);
-        let links = links.take_while(move |(named, ..)| **named == gateway);
-        links.filter_map(|(_, hostname, route)| Some((&**hostname, self.get(route)?)))
+        let mut last: Option<&Arc<str>> = None;
+        let hosts = links.take_while(move |(named, ..)| **named == gateway).map(|(_, host, _)| host);
+        hosts.filter(move |host| last.replace(host) != Some(host))
     }
 
-    /// The HTTPRoutes which name `gateway` and have written `hostname` (`""`: none), by namespace and name.
-    pub fn routes_on<'a>(
+    /// The HTTPRoutes of a Gateway that name this host name; for `*`, those that name none.
+    pub fn routes_for<'a>(
         &'a self,
         gateway: &ObjectRef,
-        hostname: &str,
+        host: &str,
     ) -> impl Iterator<Item = &'a Arc<Stored>> + use<'a> {
-        let (gateway, hostname) = (gateway.clone(), hostname.to_owned());
-        let links = self.hostnames.from(&|(named, host, _)| (&**named, &**host) < (&gateway, hostname.as_str()));
+        let (gateway, host) = (gateway.clone(), host.to_owned());
+        let links = self.hostnames.from(&|(named, known, _)| (&**named, &**known) < (&gateway, host.as_str()));
         let links = links.map(|(link, ())| link);
-        let links = links.take_while(move |(named, host, _)| **named == gateway && **host == *hostname);
+        let links = links.take_while(move |(named, known, _)| **named == gateway && **known == *host);
         links.filter_map(|(.., route)| self.get(route))
     }
 
@@ -161,9 +162,9 @@ impl Configuration {
         next
     }
 
-    /// This configuration with what was accepted last of `objects`; those without an accepted copy are absent. `None`:
-    /// that is what it holds already.
-    pub fn as_accepted<'a>(&self, objects: impl IntoIterator<Item = &'a ObjectRef>) -> Option<Self> {
+    /// This configuration with what was accepted last of `objects`; those without an accepted copy are absent. And what
+    /// is read differently in it. `None`: that is what it holds already.
+    pub fn as_accepted<'a>(&self, objects: impl IntoIterator<Item = &'a ObjectRef>) -> Option<(Self, BTreeSet<Read>)> {
         let stored = objects.into_iter().filter_map(|reference| self.get(reference));
         let differ: Vec<Arc<Stored>> = stored.filter(|s| !s.as_accepted()).cloned().collect();
         if differ.is_empty() {
@@ -180,7 +181,7 @@ impl Configuration {
                 None => next.remove(&stored.reference, &mut changed),
             }
         }
-        Some(next)
+        Some((next, changed))
     }
 
     /// What identity needs to know of the Sites, and the trust domain of the Fleet.
@@ -271,12 +272,12 @@ fn targets(object: &Object) -> BTreeSet<ObjectRef> {
     }
 }
 
-/// The host names under which `object` is indexed, `""` for a route without any.
+/// The host names under which `object` is indexed, `*` for a route without any.
 fn hostnames(object: &Object) -> impl Iterator<Item = &str> {
     let names = match &object.spec {
         Spec::HttpRoute(route) => Some(&route.hostnames),
         _ => None,
     };
-    let none = names.filter(|names| names.is_empty()).map(|_| "");
+    let none = names.filter(|names| names.is_empty()).map(|_| "*");
     names.into_iter().flatten().map(String::as_str).chain(none)
 }

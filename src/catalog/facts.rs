@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Read, Stored};
-use crate::model::{Kind, Object, ObjectRef, ParentRef, Revision, Role, ServicePort, SiteState, Spec};
+use crate::model::{Kind, Object, ObjectRef, Revision, Role, ServicePort, SiteState, Spec};
 
 /// What one [`Read`] says of one object.
 #[derive(PartialEq)]
@@ -14,7 +14,7 @@ enum Fact<'a> {
     Ports(&'a [ServicePort]),
     /// Of an EndpointSet: its Service, its Site, its age.
     Stands(&'a str, &'a str, Revision),
-    Attaches(&'a [ParentRef], &'a [String]),
+    Hosts(&'a [String]),
     Whole(&'a Object, Revision),
 }
 
@@ -63,12 +63,11 @@ fn facts(object: &Object, age: Revision) -> BTreeMap<Read, Fact<'_>> {
             let mut facts = BTreeMap::new();
             for parent in &route.parents {
                 let gateway = ObjectRef::new(Kind::Gateway, &parent.namespace, &parent.name);
-                let none = route.hostnames.is_empty().then_some("");
+                let none = route.hostnames.is_empty().then_some("*");
                 for hostname in route.hostnames.iter().map(String::as_str).chain(none) {
-                    let read = Read::Routes { gateway: gateway.clone(), hostname: hostname.to_owned() };
-                    facts.insert(read, Fact::Whole(object, age));
+                    facts.insert(Read::RoutesFor(gateway.clone(), hostname.into()), Fact::Whole(object, age));
                 }
-                facts.insert(Read::Hostnames(gateway.clone()), Fact::Attaches(&route.parents, &route.hostnames));
+                facts.insert(Read::Hosts(gateway.clone()), Fact::Hosts(&route.hostnames));
                 facts.insert(Read::Referrers(gateway), Fact::Whole(object, age));
             }
             facts

@@ -81,8 +81,7 @@ impl Judge {
     /// Looks at a whole configuration.
     pub fn of(configuration: &Configuration, runtime: &Runtime) -> Self {
         let mut judge = Self::default();
-        let all = configuration.iter().map(|stored| Read::Object(ObjectRef::clone(&stored.reference)));
-        judge.update(configuration, runtime, &all.collect());
+        judge.update(configuration, runtime, &BTreeSet::new());
         judge
     }
 
@@ -97,11 +96,15 @@ impl Judge {
         &self.judgement
     }
 
-    /// Brings it up to date, given what `changed` since the last call.
+    /// Brings it up to date, given what `changed` since the last call; the first looks at everything.
     pub fn update(&mut self, configuration: &Configuration, runtime: &Runtime, changed: &BTreeSet<Read>) {
         self.judgement.configuration = configuration.clone();
         let mut dirty: BTreeSet<ObjectRef> = BTreeSet::new();
+        // The first time nothing is known of any.
         let mut conflicts = self.dependents.is_empty();
+        if conflicts {
+            dirty.extend(configuration.iter().map(|stored| ObjectRef::clone(&stored.reference)));
+        }
         for question in self.dependents.readers_of(changed) {
             match question {
                 Question::Conflicts => conflicts = true,

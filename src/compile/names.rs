@@ -8,10 +8,7 @@ use crate::{
     xds::ResourceType,
 };
 
-use super::{
-    reader::Reader,
-    resolve::{self, Plan},
-};
+use super::{reader::Reader, resolve};
 
 /// One resource of an audience; equal units are compiled once, whoever has them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,9 +22,14 @@ pub struct Unit {
 }
 
 impl Unit {
-    /// Whether it is put together from virtual hosts that are compiled one by one.
-    pub fn by_host(&self) -> bool {
+    /// A route configuration whose virtual hosts are compiled each alone.
+    pub fn has_hosts(&self) -> bool {
         self.kind == ResourceType::Route && matches!(self.scope, Scope::Gateways { .. })
+    }
+
+    /// Its virtual hosts are resources of their own.
+    pub fn streams(&self) -> bool {
+        self.has_hosts() && matches!(self.scope, Scope::Gateways { streamed: true, .. })
     }
 }
 
@@ -38,46 +40,35 @@ impl Unit {
 /// groups). A core that lists no gateways has its services, but no listener and no route configuration: no edge can
 /// reach it.
 ///
-/// At an edge this looks at every rule of every route that attaches there, since the groups follow from them; who
-/// compiles them anyway asks for [`own`], and takes the rest from what came of it by [`brought`].
+/// At an edge this looks at every rule of every route that attaches there, since the groups follow from them.
 pub fn names(audience: &Audience, reader: &Reader) -> Option<Vec<Unit>> {
-    let Own { mut units, services } = own(audience, reader)?;
+    let Roots { mut units, services } = roots(audience, reader)?;
     units.extend(services.iter().flat_map(|service| of_service(audience, service, reader)));
-    let mut needs: BTreeSet<(ResourceType, Arc<str>)> = BTreeSet::new();
-    for unit in units.iter().filter(|unit| matches!(unit.scope, Scope::Gateways { .. })) {
-        match resolve::plan(unit, reader) {
-            Some(Plan::RouteConfiguration(plan)) => {
-                needs.extend(
-                    resolve::groups(&plan.hosts).into_iter().map(|group| (ResourceType::Cluster, group.into())),
-                );
-            }
-            Some(Plan::Listener(plan)) => {
-                needs.extend(plan.secrets().map(|secret| (ResourceType::Secret, secret.into())));
-            }
-            _ => {}
-        }
+    if audience.role == Role::Edge {
+        let (site, spec) = reader.site(&audience.site)?;
+        units.extend(groups(site, spec, audience, reader));
     }
-    units.extend(needs.iter().flat_map(|need| brought(audience, need)));
     Some(units.into_iter().collect())
 }
 
-/// What an audience has by itself, and not because something that it has needs it.
+/// What an audience has by itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Own {
-    /// At an edge, listeners and route configurations; at a core, those of the backbone.
+pub struct Roots {
+    /// At an edge, all that its listeners need; at a core, what makes its backbone listener.
     pub units: BTreeSet<Unit>,
     /// The Services that stand at a core; what it has of each says [`of_service`].
     pub services: BTreeSet<ObjectRef>,
 }
 
-/// As [`names`], but for what an edge's listeners and route configurations need, and what a core has of each Service.
-pub fn own(audience: &Audience, reader: &Reader) -> Option<Own> {
+/// As [`names`], but for what the route configurations of an edge lead to, the groups that their virtual hosts name,
+/// and for what a core has of each Service.
+pub fn roots(audience: &Audience, reader: &Reader) -> Option<Roots> {
     let (site, spec) = reader.site(&audience.site)?;
     if spec.role != audience.role || !resolve::in_service(spec) {
         return None;
     }
     Some(match audience.role {
-        Role::Edge => Own { units: edge(site, spec, audience.proven, reader), services: BTreeSet::new() },
+        Role::Edge => Roots { units: edge(site, spec, audience, reader), services: BTreeSet::new() },
         Role::Core => core(&audience.site, reader),
     })
 }
@@ -93,43 +84,52 @@ pub fn of_service(audience: &Audience, service: &ObjectRef, reader: &Reader) -> 
     units.collect()
 }
 
-/// The units that a listener or a route configuration in need of one brings to an edge: groups, with their load
-/// assignments, and Secrets, which go to those alone who proved who they are.
-pub fn brought(audience: &Audience, (kind, name): &(ResourceType, Arc<str>)) -> Vec<Unit> {
-    let unit = |kind, scope: &Scope| Unit { kind, name: Arc::clone(name), scope: scope.clone() };
-    let here = Scope::Site(Arc::clone(&audience.site));
-    match kind {
-        ResourceType::Cluster => [ResourceType::Cluster, ResourceType::Endpoints].map(|k| unit(k, &here)).into(),
-        ResourceType::Secret if audience.proven => vec![unit(*kind, &Scope::Global)],
-        _ => Vec::new(),
-    }
-}
-
-fn edge(site: &Stored, spec: &SiteSpec, proven: bool, reader: &Reader) -> BTreeSet<Unit> {
+fn edge(site: &Stored, spec: &SiteSpec, audience: &Audience, reader: &Reader) -> BTreeSet<Unit> {
     let mut units = BTreeSet::new();
     let bind: Arc<str> = spec.bind_address.to_string().into();
     for (number, gateways) in resolve::ports_at(site, spec, reader) {
         let port = resolve::port(&gateways, number, reader);
-        let scope = Scope::Gateways { bind: bind.clone(), port: number, gateways: Arc::new(gateways) };
-        let mut unit = |kind, name: &str| {
+        let streamed = audience.delta && resolve::streamed(&gateways, reader);
+        let scope = Scope::Gateways { bind: bind.clone(), port: number, gateways: Arc::new(gateways), streamed };
+        let mut unit = |kind, name: &str, scope: &Scope| {
             units.insert(Unit { kind, name: name.into(), scope: scope.clone() });
         };
-        let mut serving = !port.serving.is_empty();
+        let mut serves = !port.serving.is_empty();
         if port.https() {
-            let chains = if proven { resolve::chains(number, &port, reader) } else { Vec::new() };
-            chains.iter().for_each(|(_, chain)| unit(ResourceType::Route, &chain.route_configuration));
-            serving = !chains.is_empty();
-        } else if serving {
-            unit(ResourceType::Route, &format!("http/{number}"));
+            let chains = if audience.proven { resolve::chains(number, streamed, &port, reader) } else { Vec::new() };
+            for (_, chain) in &chains {
+                unit(ResourceType::Route, &chain.route_configuration, &scope);
+                chain.secrets.iter().for_each(|secret| unit(ResourceType::Secret, secret, &Scope::Global));
+            }
+            serves = !chains.is_empty();
+        } else if serves {
+            unit(ResourceType::Route, &resolve::routes_name(streamed, &format!("http/{number}")), &scope);
         }
-        if serving {
-            unit(ResourceType::Listener, &format!("gateway/{number}"));
+        if serves {
+            unit(ResourceType::Listener, &format!("gateway/{number}"), &scope);
         }
     }
     units
 }
 
-fn core(site: &Arc<str>, reader: &Reader) -> Own {
+fn groups(site: &Stored, spec: &SiteSpec, audience: &Audience, reader: &Reader) -> BTreeSet<Unit> {
+    let mut groups: BTreeSet<String> = BTreeSet::new();
+    for (number, gateways) in resolve::ports_at(site, spec, reader) {
+        let port = resolve::port(&gateways, number, reader);
+        let chains = || resolve::chains(number, false, &port, reader).into_iter().map(|(index, _)| index).collect();
+        let serving: Vec<usize> = match (port.https(), audience.proven) {
+            (false, _) => (0..port.serving.len()).collect(),
+            (true, true) => chains(),
+            (true, false) => Vec::new(),
+        };
+        groups.extend(resolve::groups(&port, &serving, reader));
+    }
+    let here = Scope::Site(Arc::clone(&audience.site));
+    let unit = |kind, group: &str| Unit { kind, name: group.into(), scope: here.clone() };
+    groups.iter().flat_map(|g| [ResourceType::Cluster, ResourceType::Endpoints].map(|kind| unit(kind, g))).collect()
+}
+
+fn core(site: &Arc<str>, reader: &Reader) -> Roots {
     let mut units = BTreeSet::new();
     if resolve::core_listener(site, reader).is_some() {
         let name: Arc<str> = resolve::BACKBONE.into();
@@ -138,18 +138,5 @@ fn core(site: &Arc<str>, reader: &Reader) -> Own {
     }
     let sets = reader.placements(&ObjectRef::new(Kind::Site, "", site));
     let services = sets.map(|set| ObjectRef::new(Kind::Service, &set.set.namespace, set.service)).collect();
-    Own { units, services }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_secret_that_a_listener_needs_goes_to_nobody_unproven() {
-        let need = (ResourceType::Secret, Arc::from("a/c"));
-        let audience = |proven| Audience { site: "e1".into(), role: Role::Edge, proven, cohort: "".into() };
-        assert_eq!(brought(&audience(true), &need).len(), 1);
-        assert_eq!(brought(&audience(false), &need), []);
-    }
+    Roots { units, services }
 }

@@ -25,17 +25,6 @@ pub struct ListenerPlan {
     pub sources: Vec<ObjectRef>,
 }
 
-impl ListenerPlan {
-    /// The Secrets that its chains name.
-    pub fn secrets(&self) -> impl Iterator<Item = &str> {
-        let chains = match &self.shape {
-            ListenerShape::Http { .. } => &[],
-            ListenerShape::Https { chains } => chains.as_slice(),
-        };
-        chains.iter().flat_map(|chain| &chain.secrets).map(String::as_str)
-    }
-}
-
 /// What stands behind a port.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ListenerShape {
@@ -112,14 +101,6 @@ pub struct RoutePlan {
     pub request_timeout: Option<Duration>,
     /// The rule's `timeouts.backendRequest`.
     pub backend_request_timeout: Option<Duration>,
-}
-
-impl RoutePlan {
-    /// The services that may get its requests, mirrored ones included; a share of nothing leads nowhere.
-    pub fn targets(&self) -> impl Iterator<Item = &ServiceTarget> {
-        let backends = self.backends.iter().filter(|backend| backend.weight > 0);
-        backends.filter_map(|backend| backend.target.as_ref()).chain(&self.mirrors)
-    }
 }
 
 /// One weighted entry.

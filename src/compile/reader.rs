@@ -6,22 +6,13 @@ use std::{cell::RefCell, collections::BTreeSet, sync::Arc};
 use crate::{
     catalog::{Configuration, LiveEndpoints, Read, Runtime, Stored},
     model::{
-        CertificateSpec, EndpointSetSpec, FleetSpec, GatewaySpec, HttpRouteSpec, Kind, ObjectRef, ParentRef,
-        ReferenceGrantSpec, Revision, Role, ServicePort, ServiceSpec, SiteSpec, SiteState,
+        CertificateSpec, EndpointSetSpec, FleetSpec, GatewaySpec, HttpRouteSpec, Kind, ObjectRef, ReferenceGrantSpec,
+        Revision, Role, ServicePort, ServiceSpec, SiteSpec, SiteState,
     },
 };
 
 /// An object with its spec.
 pub type Found<'a, S> = (&'a Stored, &'a S);
-
-/// Where a route attaches, as far as its host names go.
-#[derive(Clone, Copy, Debug)]
-pub struct Attaching<'a> {
-    /// The route's namespace.
-    pub namespace: &'a str,
-    /// Its parentRefs.
-    pub parents: &'a [ParentRef],
-}
 
 /// Where an EndpointSet stands.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +53,11 @@ impl<'a> Reader<'a> {
         self.reads.into_inner()
     }
 
+    /// What was read so far.
+    pub fn reads(&self) -> BTreeSet<Read> {
+        self.reads.borrow().clone()
+    }
+
     fn record(&self, read: Read) {
         self.reads.borrow_mut().insert(read);
     }
@@ -100,11 +96,6 @@ impl<'a> Reader<'a> {
     pub fn fleet(&self) -> FleetSpec {
         let stored = self.object(&ObjectRef::new(Kind::Fleet, "", "fleet"));
         stored.and_then(Stored::fleet).cloned().unwrap_or_default()
-    }
-
-    /// What it reads: for another reader of the same.
-    pub fn inputs(&self) -> (&'a Configuration, &'a Runtime) {
-        (self.configuration, self.runtime)
     }
 
     /// Every object of a kind, by namespace and name.
@@ -159,25 +150,20 @@ impl<'a> Reader<'a> {
         configuration.referrers(gateway).filter_map(|stored| Some((&**stored, stored.http_route()?)))
     }
 
-    /// Those of them that have written `hostname`; `""`: that have none.
-    pub fn routes_on(
-        &self,
-        gateway: &ObjectRef,
-        hostname: &str,
-    ) -> impl Iterator<Item = Found<'a, HttpRouteSpec>> + use<'a> {
-        self.record(Read::Routes { gateway: gateway.clone(), hostname: hostname.to_owned() });
+    /// The host names that HTTPRoutes of a Gateway name, sorted; `*` if some name none.
+    pub fn hosts_of(&self, gateway: &ObjectRef) -> impl Iterator<Item = &'a Arc<str>> + use<'a> {
+        self.record(Read::Hosts(gateway.clone()));
         let configuration: &'a Configuration = self.configuration;
-        configuration.routes_on(gateway, hostname).filter_map(|stored| Some((&**stored, stored.http_route()?)))
+        configuration.hosts_of(gateway)
     }
 
-    /// Every host name that the routes of a Gateway have written (`""`: none), each with who has and where it attaches.
-    pub fn hostnames(&self, gateway: &ObjectRef) -> impl Iterator<Item = (&'a str, Attaching<'a>)> + use<'a> {
-        self.record(Read::Hostnames(gateway.clone()));
+    /// The HTTPRoutes of a Gateway that name this host name (`*`: that name none), by namespace and name. What each says
+    /// is part of the answer.
+    pub fn routes_for(&self, gateway: &ObjectRef, host: &str) -> Vec<Found<'a, HttpRouteSpec>> {
+        self.record(Read::RoutesFor(gateway.clone(), host.into()));
         let configuration: &'a Configuration = self.configuration;
-        configuration.hostnames(gateway).filter_map(|(hostname, stored)| {
-            let parents = &stored.http_route()?.parents;
-            Some((hostname, Attaching { namespace: &stored.reference.namespace, parents }))
-        })
+        let found = configuration.routes_for(gateway, host).map(Arc::as_ref);
+        found.filter_map(|stored| Some((stored, stored.http_route()?))).collect()
     }
 
     /// Where the EndpointSets of a Service, or those at a Site, stand.

@@ -1,5 +1,6 @@
 //! Which resources exist, what each was compiled from, and what a change makes stale. No I/O.
 
+mod routes;
 #[cfg(test)]
 pub(super) mod tests;
 
@@ -10,10 +11,13 @@ use std::{
 
 use crate::{
     catalog::{Configuration, Read, Runtime},
-    compile::{self, HostCache, Judge, Judgement, Own, Reader, Served, Unit, dependents::Dependents},
+    compile::{self, Judge, Judgement, Outcome, Reader, Roots, Served, Unit, dependents::Dependents},
     model::{Audience, ObjectRef, Problem, Scope},
-    xds::Resource,
+    xds::{Resource, ResourceType},
 };
+
+use super::spread::spread;
+use routes::{Compiled, Hosts, Stale, host_unit};
 
 /// What one audience is to be told.
 #[derive(Debug, Default)]
@@ -48,7 +52,11 @@ pub struct Engine {
     /// Units with faults.
     faulty: BTreeSet<Unit>,
     dependents: Dependents<Key>,
-    hosts: HostCache,
+    /// The virtual hosts of each route configuration.
+    hosts: HashMap<Unit, Hosts>,
+    /// What units need that nobody names else: route configurations their groups, and those that are served as they
+    /// were accepted last what they had.
+    brings: BTreeMap<Unit, BTreeSet<(ResourceType, Arc<str>)>>,
     judge: Judge,
 }
 
@@ -60,10 +68,12 @@ struct Names {
     head: BTreeSet<Unit>,
     /// What of that is of one: a core has thousands, and a change concerns few.
     services: BTreeMap<ObjectRef, BTreeSet<Unit>>,
-    /// What those of them need that are compiled: an edge's groups and Secrets.
+    /// What those bring.
     brought: BTreeSet<Unit>,
     /// Its site is unknown or being deleted: it is told nothing, and everything once the site is back.
     silent: bool,
+    /// What went while it was told nothing.
+    missed: BTreeSet<Unit>,
 }
 
 /// Which of an audience's units are others now.
@@ -114,12 +124,18 @@ enum Key {
     /// What an audience has of a Service.
     Service(Arc<Audience>, ObjectRef),
     Unit(Unit),
-    /// A virtual host of a unit.
+    /// The virtual host of a domain of a route configuration.
     Host(Unit, Arc<str>),
 }
 
-/// Whom something is told.
-type Told = Vec<(Arc<Audience>, Unit)>;
+/// What the users of a unit are told.
+enum Told {
+    Here(Arc<Resource>),
+    Gone(Unit),
+}
+
+/// Who has what anew.
+type Gained = Vec<(Arc<Audience>, Unit)>;
 
 /// The state that is compiled.
 #[derive(Clone, Copy)]
@@ -143,38 +159,35 @@ impl Engine {
         self.judge.update(configuration, runtime, changed);
         let mut stale_names: BTreeSet<Arc<Audience>> = opened.iter().cloned().map(Arc::new).collect();
         let mut stale_services: Vec<(Arc<Audience>, ObjectRef)> = Vec::new();
-        let mut stale_units: BTreeSet<Unit> = BTreeSet::new();
+        let mut stale_units: BTreeMap<Unit, Stale> = BTreeMap::new();
         for key in self.dependents.readers_of(changed) {
             match key {
                 Key::Names(audience) => drop(stale_names.insert(audience)),
                 Key::Service(audience, service) => stale_services.push((audience, service)),
-                Key::Unit(unit) => drop(stale_units.insert(unit)),
-                Key::Host(unit, domain) => {
-                    self.hosts.touch(&unit, &domain);
-                    stale_units.insert(unit);
-                }
+                Key::Unit(unit) => stale_units.entry(unit).or_default().domains = true,
+                Key::Host(unit, domain) => drop(stale_units.entry(unit).or_default().hosts.insert(domain)),
             }
         }
         let mut deltas = BTreeMap::new();
         // What may bring something else now.
         let mut bringing: BTreeSet<Arc<Audience>> = stale_names.clone();
         let mut gained = self.refresh_names(inputs, stale_names, stale_services, &mut deltas);
-        let used = |unit: &Unit| self.units.get(unit).is_some_and(|m| m.compiled && !m.users.is_empty());
-        let stale_units = stale_units.into_iter().filter(used).collect();
+        stale_units.retain(|unit, _| self.units.get(unit).is_some_and(|m| m.compiled && !m.users.is_empty()));
         let changed_units = self.compile(stale_units, inputs);
-        for unit in changed_units.iter().filter(|unit| matches!(unit.scope, Scope::Gateways { .. })) {
+        for (unit, _) in changed_units.iter().filter(|(unit, _)| matches!(unit.scope, Scope::Gateways { .. })) {
             bringing.extend(self.units.get(unit).iter().flat_map(|m| &m.users).cloned());
         }
         self.compile_new(&gained, inputs);
         let brought = self.refresh_brought(bringing, &mut deltas);
         self.compile_new(&brought, inputs);
         gained.extend(brought);
-        changed_units.iter().for_each(|unit| self.tell_users(unit, &mut deltas));
+        changed_units.iter().for_each(|(unit, told)| self.tell_users(unit, told, &mut deltas));
         for (audience, unit) in gained {
             if !self.audiences.get(&audience).is_some_and(|names| names.has(&unit)) {
                 continue;
             }
             let delta = deltas.entry(Audience::clone(&audience)).or_default();
+            delta.upserts.extend(self.hosts.get(&unit).into_iter().flat_map(Hosts::resources).cloned());
             match self.units.get(&unit).and_then(|m| m.resource.clone()) {
                 Some(resource) => delta.upserts.push(resource),
                 // An audience that was silent may still hold what came to nothing meanwhile.
@@ -189,7 +202,7 @@ impl Engine {
     /// Forgets an audience that nobody asks for any more.
     pub fn close(&mut self, audience: &Audience) {
         if let Some((audience, names)) = self.audiences.remove_entry(audience) {
-            names.own.iter().chain(&names.brought).for_each(|unit| self.release(&audience, unit));
+            names.own.union(&names.brought).for_each(|unit| self.release(&audience, unit));
             for service in names.services.into_keys() {
                 self.dependents.forget(&Key::Service(Arc::clone(&audience), service));
             }
@@ -216,17 +229,18 @@ impl Engine {
         stale: BTreeSet<Arc<Audience>>,
         services: Vec<(Arc<Audience>, ObjectRef)>,
         deltas: &mut BTreeMap<Audience, Delta>,
-    ) -> Told {
+    ) -> Gained {
         let mut gained = Vec::new();
         for audience in stale {
             let reader = Reader::new(inputs.configuration, inputs.runtime);
-            let own = compile::own(&audience, &reader);
+            let roots = compile::roots(&audience, &reader);
             self.dependents.record(Key::Names(Arc::clone(&audience)), reader.into_reads());
             let mut names = self.audiences.remove(&audience).unwrap_or_default();
             // A site that is unknown or being deleted keeps what it had, and a new audience of it stays pending.
-            let was_silent = std::mem::replace(&mut names.silent, own.is_none());
-            if let Some(Own { units, services }) = own {
+            let was_silent = std::mem::replace(&mut names.silent, roots.is_none());
+            if let Some(Roots { units, services }) = roots {
                 let delta = deltas.entry(Audience::clone(&audience)).or_default();
+                delta.removals.extend(std::mem::take(&mut names.missed));
                 let mut new = self.exchange(&audience, &mut names, Part::Head(units), delta);
                 // A silent one has looked at nothing.
                 let listed = services.iter().filter(|service| was_silent || !names.services.contains_key(*service));
@@ -284,17 +298,15 @@ impl Engine {
 
     /// Recomputes what each of these audiences has beside its own, once all is compiled that brings something; answers
     /// what was gained.
-    fn refresh_brought(&mut self, stale: BTreeSet<Arc<Audience>>, deltas: &mut BTreeMap<Audience, Delta>) -> Told {
+    fn refresh_brought(&mut self, stale: BTreeSet<Arc<Audience>>, deltas: &mut BTreeMap<Audience, Delta>) -> Gained {
         let mut gained = Vec::new();
         for audience in stale {
             if !self.audiences.get(&audience).is_some_and(|names| !names.silent) {
                 continue;
             }
             let Some(mut names) = self.audiences.remove(&audience) else { continue };
-            let bring = names.head.iter().filter(|unit| matches!(unit.scope, Scope::Gateways { .. }));
-            let bring = bring.filter_map(|unit| self.units.get(unit)?.resource.as_ref());
-            let needs = bring.flat_map(|resource| resource.requires.iter().chain(&resource.children));
-            let brought: BTreeSet<Unit> = needs.flat_map(|need| compile::brought(&audience, need)).collect();
+            let needs = names.head.iter().filter_map(|unit| self.brings.get(unit)).flatten();
+            let brought: BTreeSet<Unit> = needs.flat_map(|need| brought(&audience, need)).collect();
             let delta = deltas.entry(Audience::clone(&audience)).or_default();
             let new = self.exchange(&audience, &mut names, Part::Brought(brought), delta);
             gained.extend(new.into_iter().map(|unit| (Arc::clone(&audience), unit)));
@@ -309,86 +321,84 @@ impl Engine {
         let new = part.units().cloned().unwrap_or_default();
         let old = names.put(part);
         for unit in old.difference(&new) {
+            if owned {
+                names.own.remove(unit);
+            }
+            if names.has(unit) {
+                continue;
+            }
             self.release(audience, unit);
-            names.own.remove(unit);
-            delta.removals.push(unit.clone());
+            let hosts = self.hosts.get(unit).into_iter().flat_map(Hosts::resources).map(|host| host_unit(unit, host));
+            delta.removals.extend(hosts.chain([unit.clone()]));
         }
         let gained: Vec<Unit> = new.difference(&old).cloned().collect();
         for unit in &gained {
             if owned {
                 names.own.insert(unit.clone());
             }
-            match self.units.get_mut(unit) {
-                Some(memo) => drop(memo.users.insert(Arc::clone(audience))),
-                None => {
-                    let memo = Memo { users: [Arc::clone(audience)].into(), ..Memo::default() };
-                    self.units.insert(unit.clone(), memo);
-                }
-            }
+            let memo = self.units.entry(unit.clone()).or_default();
+            memo.users.insert(Arc::clone(audience));
         }
         gained
     }
 
-    fn compile_new(&mut self, gained: &Told, inputs: Inputs<'_>) {
+    fn compile_new(&mut self, gained: &Gained, inputs: Inputs<'_>) {
         let new = gained.iter().map(|(_, unit)| unit);
-        let new: BTreeSet<&Unit> =
-            new.filter(|unit| self.units.get(*unit).is_some_and(|memo| !memo.compiled)).collect();
-        let new = new.into_iter().cloned().collect();
+        let new = new.filter(|unit| self.units.get(*unit).is_some_and(|memo| !memo.compiled));
+        let new = new.map(|unit| (unit.clone(), Stale::all())).collect();
         self.compile(new, inputs);
     }
 
-    /// Compiles units; answers those whose resource is another one than before.
-    fn compile(&mut self, units: Vec<Unit>, inputs: Inputs<'_>) -> Vec<Unit> {
+    /// Compiles what is stale of units; answers what their users must be told.
+    fn compile(&mut self, units: BTreeMap<Unit, Stale>, inputs: Inputs<'_>) -> Vec<(Unit, Vec<Told>)> {
         let Inputs { configuration, runtime } = inputs;
-        // What is compiled host by host is spread there.
-        let (by_host, alone): (Vec<_>, Vec<_>) = units.into_iter().partition(|unit| unit.by_host());
-        let served =
-            compile::spread(&alone, |unit| compile::serve(unit, configuration, runtime, &mut HostCache::default()));
-        let mut changed = Vec::new();
+        let (with_hosts, alone): (Vec<_>, Vec<_>) = units.into_iter().partition(|(unit, _)| unit.has_hosts());
+        let alone: Vec<Unit> = alone.into_iter().map(|(unit, _)| unit).collect();
+        let served = spread(&alone, |unit| compile::serve(unit, configuration, runtime));
+        let mut all = Vec::new();
         for (unit, served) in alone.into_iter().zip(served) {
-            if self.take(&unit, served) {
-                changed.push(unit);
-            }
+            let Served { outcome: Outcome { resource, problems }, reads, brings } = served;
+            self.dependents.record(Key::Unit(unit.clone()), reads);
+            let told = self.keep(&unit, Compiled { resource, problems, brings, told: Vec::new() });
+            all.push((unit, told));
         }
-        for unit in by_host {
-            let served = compile::serve(&unit, configuration, runtime, &mut self.hosts);
-            self.record_hosts();
-            if self.take(&unit, served) {
-                changed.push(unit);
-            }
+        for (unit, stale) in with_hosts {
+            // Its hosts are spread.
+            let compiled = self.routes(&unit, stale, configuration, runtime);
+            let told = self.keep(&unit, compiled);
+            all.push((unit, told));
         }
-        changed
+        all
     }
 
-    /// Keeps what came of a unit; true when its resource is another one than before.
-    fn take(&mut self, unit: &Unit, Served { outcome, reads }: Served) -> bool {
-        self.dependents.record(Key::Unit(unit.clone()), reads);
-        let Some(memo) = self.units.get_mut(unit) else { return false };
-        if outcome.problems.is_empty() {
+    /// Keeps what came of a unit; answers what its users must be told.
+    fn keep(&mut self, unit: &Unit, Compiled { resource, problems, brings, mut told }: Compiled) -> Vec<Told> {
+        if brings.is_empty() {
+            self.brings.remove(unit);
+        } else {
+            self.brings.insert(unit.clone(), brings);
+        }
+        if problems.is_empty() {
             self.faulty.remove(unit);
         } else {
             self.faulty.insert(unit.clone());
         }
-        memo.problems = outcome.problems;
-        memo.compiled = true;
-        let same = match (&memo.resource, &outcome.resource) {
-            (Some(old), Some(new)) => Arc::ptr_eq(old, new) || old == new,
-            (old, new) => old.is_none() && new.is_none(),
-        };
-        if !same {
-            memo.resource = outcome.resource;
-        }
-        !same
-    }
-
-    fn record_hosts(&mut self) {
-        for (unit, domain, reads) in self.hosts.take_reads() {
-            let key = Key::Host(unit, domain);
-            match reads {
-                Some(reads) => self.dependents.record(key, reads),
-                None => self.dependents.forget(&key),
+        let memo = self.units.entry(unit.clone()).or_default();
+        (memo.problems, memo.compiled) = (problems, true);
+        match (&memo.resource, resource) {
+            (Some(old), Some(new)) if **old == new => {}
+            (None, None) => {}
+            (_, Some(new)) => {
+                let new = Arc::new(new);
+                told.push(Told::Here(Arc::clone(&new)));
+                memo.resource = Some(new);
+            }
+            (Some(_), None) => {
+                told.push(Told::Gone(unit.clone()));
+                memo.resource = None;
             }
         }
+        told
     }
 
     /// One audience less has the unit.
@@ -400,15 +410,19 @@ impl Engine {
         }
     }
 
-    fn tell_users(&self, unit: &Unit, deltas: &mut BTreeMap<Audience, Delta>) {
-        let Some(memo) = self.units.get(unit) else { return };
-        let told = memo.users.iter().filter(|user| self.audiences.get(*user).is_some_and(|names| !names.silent));
-        for audience in told {
-            let delta = deltas.entry(Audience::clone(audience)).or_default();
-            match &memo.resource {
-                Some(resource) => delta.upserts.push(Arc::clone(resource)),
-                None => delta.removals.push(unit.clone()),
+    fn tell_users(&mut self, unit: &Unit, told: &[Told], deltas: &mut BTreeMap<Audience, Delta>) {
+        let Some(memo) = self.units.get(unit).filter(|_| !told.is_empty()) else { return };
+        for audience in &memo.users {
+            let Some(names) = self.audiences.get_mut(audience) else { continue };
+            let gone = told.iter().filter_map(|told| if let Told::Gone(unit) = told { Some(unit) } else { None });
+            if names.silent {
+                names.missed.extend(gone.cloned());
+                continue;
             }
+            let delta = deltas.entry(Audience::clone(audience)).or_default();
+            delta.removals.extend(gone.cloned());
+            let here = told.iter().filter_map(|told| if let Told::Here(new) = told { Some(new) } else { None });
+            delta.upserts.extend(here.cloned());
         }
     }
 
@@ -418,10 +432,22 @@ impl Engine {
                 continue;
             }
             self.units.remove(&unit);
+            self.forget_hosts(&unit);
+            self.brings.remove(&unit);
             self.faulty.remove(&unit);
-            self.hosts.forget(&unit);
             self.dependents.forget(&Key::Unit(unit));
         }
-        self.record_hosts();
+    }
+}
+
+/// The units of an audience that a resource in need of them brings along; Secrets go to those alone who proved who they
+/// are.
+fn brought(audience: &Audience, (kind, name): &(ResourceType, Arc<str>)) -> Vec<Unit> {
+    let unit = |kind, scope: &Scope| Unit { kind, name: Arc::clone(name), scope: scope.clone() };
+    let here = Scope::Site(Arc::clone(&audience.site));
+    match kind {
+        ResourceType::Cluster => [ResourceType::Cluster, ResourceType::Endpoints].map(|k| unit(k, &here)).into(),
+        ResourceType::Secret if audience.proven => vec![unit(*kind, &Scope::Global)],
+        _ => Vec::new(),
     }
 }

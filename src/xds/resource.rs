@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use prost::encoding;
+use prost::{Message, encoding};
 
 use crate::model::{ObjectRef, Revision};
 
@@ -114,8 +114,14 @@ impl ResourceType {
         Self::ALL.into_iter().find(is)
     }
 
+    /// In the delta variant an empty first request asks for everything (rules 40 and 85): Envoy names no virtual host but
+    /// on demand.
+    pub fn empty_is_all(self) -> bool {
+        self.wildcard() || self == Self::VirtualHost
+    }
+
     /// An empty first subscription means everything, and in the state of the world a response is the whole set (rules
-    /// 40 and 46). The first request for virtual hosts is empty too and means nothing yet (rule 85).
+    /// 40 and 46).
     pub fn wildcard(self) -> bool {
         match self {
             Self::Cluster | Self::Listener | Self::ScopedRoute => true,
@@ -279,7 +285,10 @@ impl Resource {
     /// Builds a resource from canonical bytes.
     pub fn new(kind: ResourceType, name: &str, payload: Bytes) -> Self {
         let version = Version::of(&payload);
-        let (body, payload) = encode_body(kind, name, version, &payload);
+        let body = encode_body(kind, name, version, &payload);
+        // As it stands in the body, before the name: kept once.
+        let end = body.len() - 1 - encoding::encoded_len_varint(name.len() as u64) - name.len();
+        let payload = body.slice(end - payload.len()..end);
         Self {
             kind,
             name: name.into(),
@@ -294,6 +303,23 @@ impl Resource {
     }
 }
 
+impl Resource {
+    /// The answer to a question for `asked`, which is only another name of `other`, or of nothing (rule 85).
+    pub fn alias(kind: ResourceType, asked: &str, other: Option<&Self>) -> Self {
+        let mut resource = other.cloned().unwrap_or_else(|| Self::new(kind, asked, Bytes::new()));
+        let mut inner = match other {
+            Some(other) => fields(kind, &other.name, other.version, &other.payload),
+            None => BytesMut::new(),
+        };
+        if other.is_none() {
+            encoding::string::encode(3, &asked.to_owned(), &mut inner);
+        }
+        encoding::string::encode(4, &asked.to_owned(), &mut inner);
+        resource.body = framed(&inner);
+        resource
+    }
+}
+
 impl fmt::Debug for Resource {
     /// Never the payload: it may be a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -301,31 +327,27 @@ impl fmt::Debug for Resource {
     }
 }
 
-/// `Resource { name = 3, version = 1, resource = 2 }` as field 2 of a `DeltaDiscoveryResponse`, written once whatever
-/// its size; and the payload as it stands in there, so that it is kept once.
-fn encode_body(kind: ResourceType, name: &str, version: Version, payload: &Bytes) -> (Bytes, Bytes) {
-    let (url, version) = (kind.url(), version.to_string());
-    let field = |length: usize| 1 + encoding::encoded_len_varint(length as u64) + length;
-    let any = field(url.len()) + if payload.is_empty() { 0 } else { field(payload.len()) };
-    let inner = field(version.len()) + field(any) + field(name.len());
-    let mut body = BytesMut::with_capacity(field(inner));
-    let mut open = |number, length: usize, value: &[u8]| {
-        encoding::encode_key(number, encoding::WireType::LengthDelimited, &mut body);
-        encoding::encode_varint(length as u64, &mut body);
-        body.put_slice(value);
-        body.len()
-    };
-    open(2, inner, &[]);
-    open(1, version.len(), version.as_bytes());
-    open(2, any, &[]);
-    let mut end = open(1, url.len(), url.as_bytes());
-    if !payload.is_empty() {
-        end = open(2, payload.len(), payload);
-    }
-    open(3, name.len(), name.as_bytes());
-    let body = body.freeze();
-    let payload = body.slice(end - payload.len()..end);
-    (body, payload)
+/// `Resource { name = 3, version = 1, resource = 2 }` as field 2 of a `DeltaDiscoveryResponse`.
+fn encode_body(kind: ResourceType, name: &str, version: Version, payload: &Bytes) -> Bytes {
+    framed(&fields(kind, name, version, payload))
+}
+
+fn fields(kind: ResourceType, name: &str, version: Version, payload: &Bytes) -> BytesMut {
+    let any = prost_types::Any { type_url: kind.url().to_owned(), value: payload.to_vec() };
+    let mut inner = BytesMut::with_capacity(payload.len() + name.len() + 128);
+    encoding::string::encode(1, &version.to_string(), &mut inner);
+    encoding::message::encode(2, &any, &mut inner);
+    encoding::string::encode(3, &name.to_owned(), &mut inner);
+    debug_assert!(any.encoded_len() > 0);
+    inner
+}
+
+fn framed(inner: &[u8]) -> Bytes {
+    let mut body = BytesMut::with_capacity(inner.len() + 8);
+    encoding::encode_key(2, encoding::WireType::LengthDelimited, &mut body);
+    encoding::encode_varint(inner.len() as u64, &mut body);
+    body.put_slice(inner);
+    body.freeze()
 }
 
 #[cfg(test)]

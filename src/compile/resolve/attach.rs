@@ -4,11 +4,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    compile::reader::{Attaching, Found, Reader},
+    catalog::Stored,
+    compile::reader::{Found, Reader},
     model::{AllowedKinds, AllowedNamespaces, HttpRouteSpec, Kind, Listener, ObjectRef, ParentRef},
 };
 
 use super::{hostname, ports::Bound};
+
+/// A route that attaches to a listener.
+#[derive(Clone, Debug)]
+pub(crate) struct Attached<'a> {
+    pub(crate) route: &'a Stored,
+    pub(crate) spec: &'a HttpRouteSpec,
+    /// Its host names there; at least one, `*` for all.
+    pub(crate) hostnames: Vec<&'a str>,
+}
 
 /// Whether a parentRef that names the Gateway means this listener of it.
 pub(crate) fn means(parent: &ParentRef, listener: &Listener) -> bool {
@@ -47,55 +57,31 @@ pub(crate) fn hostnames<'a>(listener: &'a str, route: &'a HttpRouteSpec) -> Vec<
 }
 
 /// The routes that attach to a listener, by namespace and name.
-pub(crate) fn attached<'a>(bound: &Bound<'a>, reader: &Reader<'a>) -> Vec<Found<'a, HttpRouteSpec>> {
-    reader
-        .routes_of(&bound.gateway.reference)
-        .filter(|(route, spec)| attaches(bound, &route.reference.namespace, &spec.parents, reader))
-        .filter(|(_, spec)| !hostnames(bound.hostname(), spec).is_empty())
-        .collect()
+pub(crate) fn attached<'a>(bound: &Bound<'a>, reader: &Reader<'a>) -> Vec<Attached<'a>> {
+    reader.routes_of(&bound.gateway.reference).filter_map(|found| attach(bound, found, reader)).collect()
 }
 
-/// Whether routes of this namespace with these parentRefs attach, apart from their host names.
-fn attaches(bound: &Bound, namespace: &str, parents: &[ParentRef], reader: &Reader) -> bool {
+/// Those of them that answer for `domain`, a host name of the listener: its own, and the less specific ones to which a
+/// request falls through. It looks at no other routes.
+pub(crate) fn attached_for<'a>(bound: &Bound<'a>, domain: &str, reader: &Reader<'a>) -> Vec<Attached<'a>> {
     let gateway = &bound.gateway.reference;
-    let names = |parent: &ParentRef| {
+    // Routes that name more than the listener's hosts answer for all of those.
+    let own = hostname::widening(domain).into_iter().filter(|name| hostname::covers(bound.hostname(), name));
+    let names: BTreeSet<String> = own.chain(hostname::widening(bound.hostname())).collect();
+    let found = names.iter().flat_map(|name| reader.routes_for(gateway, name));
+    let by_name: BTreeMap<_, _> = found.map(|(route, spec)| (&route.reference, (route, spec))).collect();
+    by_name.into_values().filter_map(|found| attach(bound, found, reader)).collect()
+}
+
+fn attach<'a>(bound: &Bound<'a>, (route, spec): Found<'a, HttpRouteSpec>, reader: &Reader<'a>) -> Option<Attached<'a>> {
+    let gateway = &bound.gateway.reference;
+    let named = spec.parents.iter().any(|parent| {
         parent.namespace == gateway.namespace && parent.name == gateway.name && means(parent, bound.listener)
+    });
+    let hostnames = if named && allows(bound, &route.reference.namespace, reader) {
+        hostnames(bound.hostname(), spec)
+    } else {
+        Vec::new()
     };
-    parents.iter().any(names) && allows(bound, namespace, reader)
-}
-
-/// The host names under which routes attach to a listener. Looks at no more of a route than where it attaches.
-pub(crate) fn names<'a>(bound: &Bound<'a>, reader: &Reader<'a>) -> BTreeSet<&'a str> {
-    let mut names = BTreeSet::new();
-    for (written, Attaching { namespace, parents }) in reader.hostnames(&bound.gateway.reference) {
-        let written = if written.is_empty() { bound.hostname() } else { written };
-        let Some(name) = hostname::intersection(bound.hostname(), written) else { continue };
-        if !names.contains(name) && attaches(bound, namespace, parents, reader) {
-            names.insert(name);
-        }
-    }
-    names
-}
-
-/// The routes that attach to a listener under this host name, by namespace and name. Looks at no others.
-pub(crate) fn attached_as<'a>(
-    bound: &Bound<'a>,
-    name: &str,
-    reader: &Reader<'a>,
-) -> BTreeMap<&'a ObjectRef, Found<'a, HttpRouteSpec>> {
-    let gateway = &bound.gateway.reference;
-    let mut written: Vec<String> = Vec::new();
-    if hostname::covers(bound.hostname(), name) {
-        written.push(name.to_owned());
-    }
-    if name == bound.hostname() {
-        // What is less specific than the listener attaches under the listener's name, as does what names no host.
-        written.extend(hostname::widening(name).into_iter().skip(1));
-        written.push(String::new());
-    }
-    let routes = written.iter().flat_map(|written| reader.routes_on(gateway, written));
-    let routes = routes
-        .filter(|(route, spec)| attaches(bound, &route.reference.namespace, &spec.parents, reader))
-        .map(|(route, spec)| (&*route.reference, (route, spec)));
-    routes.collect()
+    (!hostnames.is_empty()).then_some(Attached { route, spec, hostnames })
 }

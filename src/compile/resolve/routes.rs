@@ -7,84 +7,85 @@ use std::{
 };
 
 use crate::{
-    catalog::Stored,
     compile::{
         plan::{BackendPlan, HostAnswer, RoutePlan, VirtualHostPlan},
         reader::Reader,
     },
-    model::{BackendRef, Filter, HeaderChange, HttpRouteSpec, Listener, ObjectRef, PathMatch, RouteMatch, RouteRule},
+    model::{BackendRef, Filter, HeaderChange, ObjectRef, PathMatch, RouteMatch, RouteRule},
 };
 
 use super::{
-    attach, hostname,
-    ports::{Bound, Port},
+    attach::{Attached, attached, attached_for},
+    hostname,
+    ports::Port,
     references,
 };
 
-/// A route configuration before its hosts are looked at: which there are, and whose. One that holds many is compiled
-/// host by host, each of which looks at its own routes alone.
-#[derive(Debug)]
-pub(crate) struct Table<'a> {
-    port: Port<'a>,
-    /// The listener of the TLS chain; the hosts of every other one are misdirected. `None`: those of all listeners.
-    chain: Option<usize>,
-    /// Each domain, with the place of the listener to which it belongs.
-    pub(crate) domains: BTreeMap<String, usize>,
-}
-
-impl<'a> Table<'a> {
-    pub(crate) fn new(port: Port<'a>, chain: Option<usize>, reader: &Reader<'a>) -> Self {
-        let mut domains: BTreeMap<String, usize> = BTreeMap::new();
-        for (index, bound) in port.serving.iter().enumerate() {
-            domains.insert(bound.hostname().to_owned(), index);
-            if chain.is_some_and(|only| only != index) {
-                continue;
-            }
-            for name in attach::names(bound, reader) {
-                // A more specific listener has its own answer for its hosts.
-                if !domains.contains_key(name) && port.owner(name) == Some(index) {
-                    domains.insert(name.to_owned(), index);
-                }
-            }
+/// The domains that a port may have virtual hosts for; a few too many, since whether a route attaches is not asked here.
+/// With `chain`, those of the TLS chain of that listener, where the host name of every other listener is misdirected;
+/// without, those of all listeners.
+pub(crate) fn domains(port: &Port, chain: Option<usize>, reader: &Reader) -> BTreeSet<Arc<str>> {
+    let mut domains: BTreeSet<Arc<str>> = BTreeSet::new();
+    for (index, bound) in port.serving.iter().enumerate() {
+        domains.insert(bound.hostname().into());
+        if chain.is_some_and(|only| only != index) {
+            continue;
         }
-        Self { port, chain, domains }
-    }
-
-    /// The listeners that answer, as far as a host depends on them.
-    pub(crate) fn about(&self) -> (Vec<(Arc<ObjectRef>, Listener)>, Option<usize>) {
-        let of = |bound: &Bound| (Arc::clone(&bound.gateway.reference), bound.listener.clone());
-        (self.port.serving.iter().map(of).collect(), self.chain)
-    }
-
-    /// The virtual host of one of its domains.
-    pub(crate) fn host(&self, domain: &str, owner: usize, reader: &Reader<'a>) -> VirtualHostPlan {
-        let bound = self.port.serving.get(owner).filter(|_| self.chain.is_none_or(|only| only == owner));
-        VirtualHostPlan {
-            name: domain.to_owned(),
-            domains: vec![domain.to_owned()],
-            answer: bound.map_or(HostAnswer::Misdirected, |bound| HostAnswer::Routes(answer(bound, domain, reader))),
+        for host in reader.hosts_of(&bound.gateway.reference) {
+            let name = hostname::intersection(bound.hostname(), host);
+            // A more specific listener has its own answer for its hosts.
+            let own = name.filter(|name| port.owner(name) == Some(index));
+            domains.extend(own.map(|name| if *name == **host { Arc::clone(host) } else { name.into() }));
         }
     }
-
-    /// All of them.
-    pub(crate) fn hosts(&self, reader: &Reader<'a>) -> Vec<VirtualHostPlan> {
-        self.domains.iter().map(|(domain, owner)| self.host(domain, *owner, reader)).collect()
-    }
+    domains
 }
 
-/// What a domain answers: the routes of its own host name by precedence, then those of each less specific one, to
-/// which a request falls through (`HTTPRouteSpec.hostnames`: the most specific match goes first).
-fn answer<'a>(bound: &Bound<'a>, domain: &str, reader: &Reader<'a>) -> Vec<RoutePlan> {
-    let mut answered: BTreeSet<&ObjectRef> = BTreeSet::new();
-    let mut answer = Vec::new();
-    for name in hostname::widening(domain) {
-        let routes = attach::attached_as(bound, &name, reader);
-        let new = routes.into_values().filter(|(route, _)| answered.insert(&route.reference));
-        let mut tier: Vec<_> = new.flat_map(|(route, spec)| plans(route, spec, reader)).collect();
-        tier.sort_by(|(a, _), (b, _)| a.cmp(b));
-        answer.extend(tier.into_iter().map(|(_, plan)| plan));
+/// The virtual host of a domain, of which it reads no more than what concerns it; `None`: nobody names it.
+pub(crate) fn host(port: &Port, chain: Option<usize>, domain: &str, reader: &Reader) -> Option<VirtualHostPlan> {
+    let owner = port.owner(domain)?;
+    let bound = port.serving.get(owner)?;
+    let own = bound.hostname() == domain;
+    let answer = if chain.is_some_and(|only| only != owner) {
+        own.then_some(HostAnswer::Misdirected)?
+    } else {
+        let routes = RoutesOf::new(attached_for(bound, domain, reader), reader);
+        (own || routes.by_hostname.contains_key(domain)).then(|| HostAnswer::Routes(routes.answer(domain)))?
+    };
+    Some(VirtualHostPlan { name: domain.to_owned(), domains: vec![domain.to_owned()], answer })
+}
+
+/// Routes of one listener, resolved once, by host name.
+struct RoutesOf<'a> {
+    plans: Vec<Vec<(Precedence<'a>, RoutePlan)>>,
+    by_hostname: BTreeMap<&'a str, BTreeSet<usize>>,
+}
+
+impl<'a> RoutesOf<'a> {
+    fn new(attached: Vec<Attached<'a>>, reader: &Reader) -> Self {
+        let mut by_hostname: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
+        for (index, route) in attached.iter().enumerate() {
+            for name in &route.hostnames {
+                by_hostname.entry(*name).or_default().insert(index);
+            }
+        }
+        Self { plans: attached.iter().map(|route| plans(route, reader)).collect(), by_hostname }
     }
-    answer
+
+    /// What a domain answers: the routes of its own host name by precedence, then those of each less specific one, to
+    /// which a request falls through (`HTTPRouteSpec.hostnames`: the most specific match goes first).
+    fn answer(&self, domain: &str) -> Vec<RoutePlan> {
+        let mut answered: BTreeSet<usize> = BTreeSet::new();
+        let mut answer = Vec::new();
+        for name in hostname::widening(domain) {
+            let routes = self.by_hostname.get(name.as_str()).into_iter().flatten();
+            let new: Vec<usize> = routes.copied().filter(|route| answered.insert(*route)).collect();
+            let mut tier: Vec<_> = new.iter().filter_map(|route| self.plans.get(*route)).flatten().collect();
+            tier.sort_by(|(a, _), (b, _)| a.cmp(b));
+            answer.extend(tier.into_iter().map(|(_, plan)| plan.clone()));
+        }
+        answer
+    }
 }
 
 /// What goes first within a host name (Gateway API, `HTTPRouteRule.matches`), smallest first.
@@ -111,9 +112,10 @@ fn path_precedence(path: &PathMatch) -> (u8, Reverse<usize>) {
 }
 
 /// Every match of every rule of a route.
-fn plans<'a>(route: &'a Stored, spec: &HttpRouteSpec, reader: &Reader) -> Vec<(Precedence<'a>, RoutePlan)> {
+fn plans<'a>(attached: &Attached<'a>, reader: &Reader) -> Vec<(Precedence<'a>, RoutePlan)> {
+    let route = attached.route;
     let mut plans = Vec::new();
-    for (rule_index, rule) in spec.rules.iter().enumerate() {
+    for (rule_index, rule) in attached.spec.rules.iter().enumerate() {
         let shared = rule_plan(&route.reference, rule_index, rule, reader);
         for (match_index, matching) in rule.matches.iter().enumerate() {
             let precedence = Precedence {
@@ -180,13 +182,17 @@ pub(crate) fn mirrors(rule: &RouteRule) -> impl Iterator<Item = &BackendRef> {
     })
 }
 
-/// The backbone groups to which hosts send requests, mirrored ones included; a share of nothing leads nowhere.
-pub(crate) fn groups(hosts: &[VirtualHostPlan]) -> BTreeSet<String> {
-    let routes = hosts.iter().flat_map(|host| match &host.answer {
-        HostAnswer::Routes(routes) => routes.as_slice(),
-        HostAnswer::Misdirected => &[],
-    });
-    routes.flat_map(RoutePlan::targets).map(|target| target.group.clone()).collect()
+/// The backbone groups to which the routes of these listeners of a port send requests, mirrored ones included.
+pub(crate) fn groups(port: &Port, serving: &[usize], reader: &Reader) -> BTreeSet<String> {
+    let mut groups = BTreeSet::new();
+    for bound in serving.iter().filter_map(|index| port.serving.get(*index)) {
+        for Attached { route, spec, .. } in attached(bound, reader) {
+            let backends = spec.rules.iter().flat_map(|rule| rule.backends.iter().chain(mirrors(rule)));
+            let targets = backends.filter_map(|backend| references::backend(&route.reference, backend, reader).ok());
+            groups.extend(targets.map(|target| target.group));
+        }
+    }
+    groups
 }
 
 /// A stable hash of what a rule says: its fields in the order of their declaration.

@@ -11,7 +11,7 @@ use crate::{
     feedback,
     model::Revision,
     serve::fanout::{Fanout, Frame},
-    snapshot::{Content, Seq},
+    snapshot::{Content, Seq, Tombstone},
     xds::{ResourceType, Subscription, Version},
 };
 
@@ -64,6 +64,12 @@ impl Exception {
             | Self::Absent { new }
             | Self::Gone { new, .. } => *new,
         }
+    }
+
+    /// A virtual host that goes when the proxy lets go of its route configuration.
+    pub(super) fn draining(tombstone: Tombstone) -> Self {
+        let edges = Edges::taking(tombstone.revision);
+        Self::Gone { new: false, seq: tombstone.seq, drain: None, now: false, edges }
     }
 
     /// Nothing is to be sent of it, nor on its way.
@@ -211,8 +217,11 @@ impl Kind {
                 }
             }
         }
-        if subscription.wildcard() && self.kind.wildcard() {
-            for name in initial.into_keys().filter(|n| content.get(self.kind, n).is_none()) {
+        if subscription.wildcard() && self.kind.empty_is_all() {
+            // A host that is asked for by name is answered, though it may be under another.
+            let asked = |name: &str| self.kind == ResourceType::VirtualHost && subscription.names().contains(name);
+            let lost = |name: &String| content.get(self.kind, name).is_none() && !asked(name);
+            for name in initial.into_keys().filter(lost) {
                 let tombstone = content.tombstone(self.kind, &name);
                 let edges = Edges::taking(tombstone.map_or(content.configuration(), |t| t.revision));
                 let drain = tombstone.map(|t| t.drain);
@@ -360,7 +369,7 @@ impl Kind {
             for name in frame.removed.iter().filter(|n| content.get(self.kind, n).is_none()) {
                 let edges = Edges::default();
                 let again = Exception::Gone { new: false, seq: Seq(0), drain: None, now: true, edges };
-                if self.kind.wildcard() {
+                if self.kind.empty_is_all() {
                     self.exceptions.entry(Arc::clone(name)).or_insert(again);
                 }
             }

@@ -56,10 +56,7 @@ proptest! {
                 let bound = port.serving.iter().find(|bound| bound.hostname() == owner).unwrap();
                 let expected: std::collections::BTreeMap<ObjectRef, (bool, usize)> = attach::attached(bound, &reader)
                     .into_iter()
-                    .filter_map(|(route, spec)| {
-                        let hostnames = attach::hostnames(bound.hostname(), spec);
-                        Some(((*route.reference).clone(), specificity(best(hostnames.into_iter(), host)?)))
-                    })
+                    .filter_map(|a| Some(((*a.route.reference).clone(), specificity(best(a.hostnames.into_iter(), host)?))))
                     .collect();
                 let sources: BTreeSet<&ObjectRef> = found.iter().map(|route| &route.source).collect();
                 prop_assert_eq!(sources, expected.keys().collect::<BTreeSet<_>>(), "routes of {} on {}", host, owner);

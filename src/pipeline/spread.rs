@@ -8,7 +8,7 @@ const SHARE: usize = 64;
 const THREADS_MAX: usize = 4;
 
 /// Does `work` for each of `items`.
-pub fn spread<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+pub(super) fn spread<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let threads = thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX).min(items.len() / SHARE);
     if threads < 2 {
         return items.iter().map(work).collect();
