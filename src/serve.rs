@@ -2,9 +2,12 @@
 
 pub mod csds;
 pub mod fanout;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod intake;
 pub mod lrs;
 mod machine;
+mod requests;
 pub mod service;
 pub mod session;
 pub mod sotw;

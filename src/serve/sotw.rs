@@ -4,6 +4,8 @@
 //! and cost as much as there is; a name of another type that does not exist is answered with silence, since there is no
 //! list of removals; and a reconnecting client says one version for a type, not which resources it has.
 //!
+//! `docs/protocol.md` has the protocol's rules by number, each with the test that holds it.
+//!
 //! Order is that of the delta session: clusters, what belongs to them, then what names them; a listener or route
 //! configuration whose new content needs a cluster that is not acknowledged waits for it, a cluster that is gone stays
 //! in the set until nothing that the client has acknowledged names it.

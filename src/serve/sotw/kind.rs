@@ -272,6 +272,10 @@ impl Kind {
             self.again.remove(&resource.name);
             self.since.remove(&resource.name);
         }
+        if flight.set.is_some() {
+            // A whole set answers every name, one that does not exist by its absence.
+            self.again.clear();
+        }
         self.flight = Some(flight);
         self.dirty = true;
     }

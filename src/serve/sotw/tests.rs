@@ -1,5 +1,7 @@
 //! Claims about state-of-the-world streams.
 
+mod rules;
+
 use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
 
 use super::*;
