@@ -57,8 +57,8 @@ async fn run(services: usize) -> Result<()> {
         let took = world.open(role, count).await?;
         world.row(&format!("cold: {what}"), took, Some(Seq(0)))?;
     }
-    let gateway = site(0, "10.255.0.1:15443");
-    world.step("a core gateway's address changes", "sites/core00", gateway).await?;
+    let moved = site(0, "10.255.0.1:15443");
+    world.step("a core gateway's address changes", "sites/core00", moved).await?;
     for (key, text) in new_service(services) {
         world.step("a new service joins a group", &key, text).await?;
     }
@@ -192,7 +192,8 @@ impl World {
         let pipeline = Pipeline { catalog, views: Arc::clone(&views), feed, state: state_in, sites, watermarks, fresh };
         let running = pipeline.run(stop.clone());
         tasks.spawn(async move { drop(running.await) });
-        let mut world = Self { store, views, state, open: BTreeMap::new(), began, cpu: processor()?, stop, _tasks: tasks };
+        let mut world =
+            Self { store, views, state, open: BTreeMap::new(), began, cpu: processor()?, stop, _tasks: tasks };
         timeout(LIMIT, world.state.wait_for(|state| state.loaded())).await??;
         let problems = world.state.borrow().problems.len();
         if problems > 0 {
