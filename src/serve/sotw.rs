@@ -1,7 +1,8 @@
 //! One state-of-the-world stream as a state machine without I/O: the older form of xDS, which gRPC clients speak.
 //!
 //! What it cannot promise, unlike delta: CDS, LDS and SRDS responses are always the whole set, so that they cannot be split
-//! and cost as much as there is; a name of another type that does not exist is answered with silence, since there is no
+//! and cost as much as there is (gRPC clients take 4 MiB; from 3 MiB on there is an alarm); a name of another type that
+//! does not exist is answered with silence, since there is no
 //! list of removals; and a reconnecting client says one version for a type, not which resources it has.
 //!
 //! `docs/protocol.md` has the protocol's rules by number, each with the test that holds it.
@@ -33,6 +34,8 @@ use crate::{
 const WARM: Duration = Duration::from_secs(15);
 /// A type that is not requested this long after the first acknowledgement will not be.
 const UNREQUESTED: Duration = Duration::from_secs(15);
+/// Bytes of a response that can be split (rule 107). LDS and CDS cannot.
+const SPLIT: usize = 1 << 20;
 /// From the moment that nothing names a cluster to its removal: requests under way.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -151,6 +154,9 @@ impl Session {
         // There is no way to say that an unknown type has nothing: silence (rule 5).
         let Some(kind) = ResourceType::from_url(&request.url).filter(|kind| !kind.delta_only()) else { return Ok(()) };
         let state = self.kinds.entry(kind).or_insert_with(|| Kind::new(kind, request.version.clone()));
+        if self.role == Role::Grpc {
+            state.means_it();
+        }
         if state.stale(&request.nonce) {
             return Ok(());
         }
@@ -269,7 +275,7 @@ impl Session {
 
     /// The other types: what the client lacks or has in another version, and what has to follow its parent.
     fn changed(&mut self, state: &mut Kind, content: &Content, moment: &Moment<'_>, delayed: &mut bool) -> Option<Due> {
-        let mut sent = Vec::new();
+        let (mut sent, mut size) = (Vec::new(), 0);
         for (name, entry) in state.wanted(content) {
             let resource = &entry.resource;
             let old = state.held.get(&name);
@@ -282,6 +288,12 @@ impl Session {
                 *delayed = true;
                 continue;
             }
+            if size > 0 && size + resource.body.len() > SPLIT {
+                // The rest goes when this is answered: what a response lacks, of these types, the client keeps.
+                *delayed = true;
+                break;
+            }
+            size += resource.body.len();
             sent.push(Arc::clone(resource));
         }
         if sent.is_empty() {

@@ -301,6 +301,15 @@ impl Resource {
             services: Vec::new(),
         }
     }
+
+    /// The encoded `envoy.service.discovery.v3.Resource` alone, without the tag and length that `body` has.
+    pub fn wrapped(&self) -> Bytes {
+        let mut rest = self.body.clone();
+        // Written by `encode_body`: both are there.
+        let _ = encoding::decode_key(&mut rest);
+        let _ = encoding::decode_varint(&mut rest);
+        rest
+    }
 }
 
 impl Resource {

@@ -129,7 +129,7 @@ fn endpoint_set(stored: &Stored, spec: &EndpointSetSpec, reader: &Reader, add: &
             let message = format!("Site {} is an edge; endpoints at edges are not used yet", spec.site);
             add(Severity::Warning, "UnusedAtEdge", message);
         }
-        Some(Role::Core) => {}
+        Some(Role::Core | Role::Grpc) => {}
     }
 }
 
