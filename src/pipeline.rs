@@ -113,6 +113,7 @@ struct Job {
 }
 
 /// Where the engine is.
+#[allow(clippy::large_enum_variant, reason = "there is one, and it is moved once a batch")]
 enum Stage {
     Idle(Engine),
     Compiling(Job),

@@ -68,6 +68,8 @@ impl Stored {
     }
 }
 
+type Hostname = (Arc<ObjectRef>, Arc<str>, Arc<ObjectRef>);
+
 /// A set of objects. A clone shares everything; the catalog writes on without disturbing it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Configuration {
@@ -75,7 +77,7 @@ pub struct Configuration {
     /// (target, who names it).
     referrers: Sorted<(Arc<ObjectRef>, Arc<ObjectRef>), ()>,
     /// (Gateway, host name, HTTPRoute); a route without host names stands under `*`.
-    hostnames: Sorted<(Arc<ObjectRef>, Arc<str>, Arc<ObjectRef>), ()>,
+    hostnames: Sorted<Hostname, ()>,
 }
 
 impl Configuration {

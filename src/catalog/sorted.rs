@@ -6,10 +6,12 @@ use std::{cmp::Ordering, sync::Arc};
 /// Entries of one run at most; a run that grows beyond is cut in two.
 const RUN: usize = 64;
 
+type Run<K, V> = Arc<Vec<(K, V)>>;
+
 /// Sorted by key, each once. Runs are never empty.
 #[derive(Debug)]
 pub(super) struct Sorted<K, V> {
-    runs: Arc<Vec<Arc<Vec<(K, V)>>>>,
+    runs: Arc<Vec<Run<K, V>>>,
 }
 
 impl<K, V> Clone for Sorted<K, V> {

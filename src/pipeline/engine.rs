@@ -301,7 +301,7 @@ impl Engine {
     fn refresh_brought(&mut self, stale: BTreeSet<Arc<Audience>>, deltas: &mut BTreeMap<Audience, Delta>) -> Gained {
         let mut gained = Vec::new();
         for audience in stale {
-            if !self.audiences.get(&audience).is_some_and(|names| !names.silent) {
+            if self.audiences.get(&audience).is_none_or(|names| names.silent) {
                 continue;
             }
             let Some(mut names) = self.audiences.remove(&audience) else { continue };

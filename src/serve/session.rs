@@ -6,8 +6,12 @@
 //!
 //! `docs/protocol.md` has the protocol's rules by number, each with the test that holds it.
 
+#[cfg(test)]
+mod bounds_tests;
 mod gate;
 mod hosts;
+#[cfg(test)]
+mod hosts_tests;
 mod kind;
 #[cfg(test)]
 mod model_tests;
@@ -21,16 +25,17 @@ mod tests;
 pub(super) mod tiers;
 #[cfg(test)]
 mod tiers_tests;
+mod touched;
 #[cfg(test)]
 mod world;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use self::kind::Kind;
+use self::{kind::Kind, touched::Touched};
 use super::fanout::{Fanouts, Frame};
 use crate::{
     feedback,
@@ -130,7 +135,7 @@ pub struct Session {
     /// with it.
     streamed: BTreeMap<Arc<str>, Seq>,
     /// Children whose parent was sent before the stream asked for their type.
-    touched: BTreeMap<ResourceType, BTreeSet<Arc<str>>>,
+    touched: BTreeMap<ResourceType, Touched>,
     /// Names of unknown types, to be answered as absent.
     unknown: Vec<(String, Vec<Arc<str>>)>,
     /// When LDS and RDS had acknowledged all that they were sent up to a seq.
@@ -213,7 +218,7 @@ impl Session {
         state.unsubscribe(&request.unsubscribe);
         let names = state.subscription.names().len();
         if kind == ResourceType::Route {
-            self.forget_routes();
+            self.forget_routes(&request.subscribe);
         }
         if names > MAX_NAMES {
             return Err(Violation::TooManyNames);
@@ -256,19 +261,19 @@ impl Session {
     /// published since then is not waited for: under churn something always is on its way, and the cursors speak of it.
     /// A stream that is of `only` one type answers for that.
     pub fn complete(&mut self, content: &Content, only: Option<ResourceType>) -> bool {
+        if self.stale() || !content.ready() {
+            return false;
+        }
         let seeded = |kind| self.kind(kind).filter(|k| k.seeded());
         if let Some(kind) = only {
             let target = self.target.unwrap_or(content.seq());
-            let complete = !self.stale() && content.ready() && seeded(kind).is_some_and(|k| k.has(target));
+            let complete = seeded(kind).is_some_and(|k| k.has(target));
             self.target = Some(target);
             return complete;
         }
         let [Some(clusters), Some(listeners)] = [ResourceType::Cluster, ResourceType::Listener].map(seeded) else {
             return false;
         };
-        if self.stale() || !content.ready() {
-            return false;
-        }
         let target = self.target.unwrap_or(content.seq());
         let asked = |(kind, name): &(ResourceType, Arc<str>)| {
             content.get(*kind, name).is_none() || self.kind(*kind).is_some_and(|k| k.subscription.contains(name))

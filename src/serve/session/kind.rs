@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use super::gate::Hold;
+use super::{gate::Hold, touched::Touched};
 use crate::{
     feedback,
     model::Revision,
@@ -121,6 +121,26 @@ pub(super) struct Kind {
     dirty: bool,
 }
 
+/// The names of a subscription, each with the version that the view has. A stream that comes back names a thousand, and
+/// both are sorted: they are walked side by side, unless there are few names of many.
+fn listed<'a>(
+    content: &Content,
+    kind: ResourceType,
+    subscription: &'a Subscription,
+) -> Vec<(&'a Arc<str>, Option<Version>)> {
+    let names = subscription.names();
+    let mut entries = content.entries(kind).map(|(name, entry)| (name, entry.resource.version)).peekable();
+    if names.len() < entries.size_hint().0 / 16 {
+        let version = |name| content.get(kind, name).map(|entry| entry.resource.version);
+        return names.iter().map(|name| (name, version(name))).collect();
+    }
+    let mut version = |wanted: &Arc<str>| {
+        while entries.next_if(|(name, _)| *name < wanted).is_some() {}
+        entries.next_if(|(name, _)| *name == wanted).map(|(_, version)| version)
+    };
+    names.iter().map(|name| (name, version(name))).collect()
+}
+
 impl Kind {
     pub(super) fn new(kind: ResourceType, initial: HashMap<String, String>) -> Self {
         Self {
@@ -168,7 +188,7 @@ impl Kind {
 
     /// The view is ready: compares it with what the proxy says that it has. Versions are opaque to us too: equal or
     /// not, never older or newer; a view that is `stale` may be the older one, and then only adds.
-    pub(super) fn seed(&mut self, content: &Content, touched: &BTreeSet<Arc<str>>, stale: bool) {
+    pub(super) fn seed(&mut self, content: &Content, touched: &Touched, stale: bool) {
         let Some(mut initial) = self.initial.take() else { return };
         if stale {
             let equal = |name: &str, version: &str| {
@@ -186,10 +206,9 @@ impl Kind {
         self.dirty = true;
         let want = |new| Exception::Wanted { new, group: None };
         let subscription = Arc::clone(&self.subscription);
-        for name in subscription.names() {
-            if content.get(self.kind, name).is_none() {
-                self.exceptions.entry(Arc::clone(name)).or_insert(want(!initial.contains_key(&**name)));
-            }
+        let listed = listed(content, self.kind, &subscription);
+        for (name, _) in listed.iter().filter(|(_, version)| version.is_none()) {
+            self.exceptions.entry(Arc::clone(name)).or_insert(want(!initial.contains_key(&***name)));
         }
         if initial.is_empty() {
             self.answer_empty = subscription.wildcard();
@@ -211,11 +230,7 @@ impl Kind {
         if subscription.wildcard() {
             content.entries(self.kind).for_each(|(n, e)| compare(n, e.resource.version));
         } else {
-            for name in subscription.names() {
-                if let Some(entry) = content.get(self.kind, name) {
-                    compare(name, entry.resource.version);
-                }
-            }
+            listed.iter().for_each(|(name, version)| version.iter().for_each(|version| compare(name, *version)));
         }
         if subscription.wildcard() && self.kind.empty_is_all() {
             // A host that is asked for by name is answered, though it may be under another.

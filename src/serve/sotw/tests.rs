@@ -1,5 +1,6 @@
 //! Claims about state-of-the-world streams.
 
+mod bounds;
 mod rules;
 
 use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
@@ -81,6 +82,10 @@ impl World {
     #[track_caller]
     fn quiet(&mut self) {
         assert!(self.poll().is_none_or(|response| panic!("{response:?}")));
+        assert!(
+            self.session.next_deadline().is_none_or(|at| at > self.now),
+            "a time that is past is no time to wait for"
+        );
     }
 
     /// Asks, is sent, acknowledges.
