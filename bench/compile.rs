@@ -44,8 +44,8 @@ async fn run(services: usize) -> Result<()> {
     let mut world = World::start(services).await?;
     println!("\n{services} services × {ENDPOINTS} endpoints × {SITES} sites ({CORES} core), {services} routes\n");
     println!(
-        "| step | ms | RSS MiB | resources (bytes) of one core view | of one edge view |\n|{}",
-        " --- |".repeat(5)
+        "| step | ms | CPU ms | RSS MiB | resources (bytes) of one core view | of one edge view |\n|{}",
+        " --- |".repeat(6)
     );
     world.row("the listing is read", world.began.elapsed(), None)?;
     for (what, role, count) in [
@@ -57,15 +57,22 @@ async fn run(services: usize) -> Result<()> {
         let took = world.open(role, count).await?;
         world.row(&format!("cold: {what}"), took, Some(Seq(0)))?;
     }
-    let gateway = site(0, "10.255.0.1:15443");
-    world.step("a core gateway's address changes", "sites/core00", gateway).await?;
+    let moved = site(0, "10.255.0.1:15443");
+    world.step("a core gateway's address changes", "sites/core00", moved).await?;
     for (key, text) in new_service(services) {
         world.step("a new service joins a group", &key, text).await?;
     }
-    let route = route(services / 2, "/edited");
-    world.step("one route is edited", &format!("httproutes/bench/s{:05}", services / 2), route).await?;
-    let (set, text) = endpoint_set(7, 0, 200);
+    world.step("its route", &format!("httproutes/bench/s{services:05}"), route(services, "/")).await?;
+    let edited = route(services / 2, "/edited");
+    world.step("one route is edited", &format!("httproutes/bench/s{:05}", services / 2), edited).await?;
+    let (set, text) = endpoint_set(0, 0, 200);
     world.step("an EndpointSet is edited", &set, text).await?;
+    let edited = service(0).replace("ports:", "timeouts: {connect: 2s}, ports:");
+    world.step("a service is edited", "services/bench/s00000", edited).await?;
+    let streamed = gateway(", annotations: {tidegate.dev/virtual-hosts: streamed}");
+    world.step("the Gateway's virtual hosts are streamed", "gateways/bench/web", streamed).await?;
+    let edited = route(services / 2, "/again");
+    world.step("one route is edited, streamed", &format!("httproutes/bench/s{:05}", services / 2), edited).await?;
     world.stop.cancel();
     Ok(())
 }
@@ -121,6 +128,13 @@ fn route(index: usize, path: &str) -> String {
     )
 }
 
+fn gateway(more: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: web, namespace: bench{more}}}\n\
+         spec: {{gatewayClassName: tidegate, listeners: [{{name: http, port: 8080, protocol: HTTP}}]}}\n"
+    )
+}
+
 /// The keys of a service that joins a group that is there: its sets come first, so that the last write is the one.
 fn new_service(index: usize) -> Vec<(String, String)> {
     let sets = (0..sites_of(index % SETS).len()).map(|place| endpoint_set(index, place, 0));
@@ -135,9 +149,7 @@ fn world(services: usize) -> Vec<(String, String)> {
             (format!("sites/{role}{index:02}"), site(index, &format!("10.255.1.{index}:15443")))
         })
         .collect();
-    let gateway = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: web, namespace: \
-                   bench}\nspec: {gatewayClassName: tidegate, listeners: [{name: http, port: 8080, protocol: HTTP}]}\n";
-    all.push(("gateways/bench/web".to_owned(), gateway.to_owned()));
+    all.push(("gateways/bench/web".to_owned(), gateway("")));
     for index in 0..services {
         all.extend(new_service(index));
         all.push((format!("httproutes/bench/s{index:05}"), route(index, "/")));
@@ -152,6 +164,8 @@ struct World {
     state: watch::Receiver<Arc<State>>,
     open: BTreeMap<Audience, Reader>,
     began: Instant,
+    /// What this process had spent at the last row.
+    cpu: Duration,
     stop: CancellationToken,
     _tasks: JoinSet<()>,
 }
@@ -178,7 +192,8 @@ impl World {
         let pipeline = Pipeline { catalog, views: Arc::clone(&views), feed, state: state_in, sites, watermarks, fresh };
         let running = pipeline.run(stop.clone());
         tasks.spawn(async move { drop(running.await) });
-        let mut world = Self { store, views, state, open: BTreeMap::new(), began, stop, _tasks: tasks };
+        let mut world =
+            Self { store, views, state, open: BTreeMap::new(), began, cpu: processor()?, stop, _tasks: tasks };
         timeout(LIMIT, world.state.wait_for(|state| state.loaded())).await??;
         let problems = world.state.borrow().problems.len();
         if problems > 0 {
@@ -215,7 +230,7 @@ impl World {
         self.row(&format!("{what} (`{key}`)"), began.elapsed(), Some(from))
     }
 
-    fn row(&self, what: &str, took: Duration, from: Option<Seq>) -> Result<()> {
+    fn row(&mut self, what: &str, took: Duration, from: Option<Seq>) -> Result<()> {
         let of = |role| {
             let reader = self.open.iter().find(|(audience, _)| audience.role == role).map(|(_, reader)| reader);
             match (reader, from) {
@@ -224,7 +239,11 @@ impl World {
             }
         };
         let (core, edge) = (of(Role::Core), of(Role::Edge));
-        println!("| {what} | {:.1} | {} | {core} | {edge} |", took.as_secs_f64() * 1e3, resident()? >> 20);
+        let cpu = processor()?;
+        let spent = cpu.saturating_sub(self.cpu);
+        let (took, spent) = (took.as_secs_f64() * 1e3, spent.as_secs_f64() * 1e3);
+        println!("| {what} | {took:.1} | {spent:.1} | {} | {core} | {edge} |", resident()? >> 20);
+        self.cpu = processor()?;
         Ok(())
     }
 }
@@ -252,6 +271,16 @@ async fn put(store: &Arc<Embedded>, keys: impl IntoIterator<Item = (String, Stri
     let (TxnOutcome::Committed(revision) | TxnOutcome::Conflict(revision)) =
         store.txn(Transaction { compares: vec![], ops }).await?;
     Ok(revision)
+}
+
+/// Processor time of the threads that live: those of a runtime outlive a step.
+fn processor() -> Result<Duration> {
+    let mut spent = 0;
+    for task in std::fs::read_dir("/proc/self/task")? {
+        let Ok(text) = std::fs::read_to_string(task?.path().join("schedstat")) else { continue };
+        spent += text.split(' ').next().unwrap_or_default().parse::<u64>().unwrap_or_default();
+    }
+    Ok(Duration::from_nanos(spent))
 }
 
 fn resident() -> Result<u64> {

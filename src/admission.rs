@@ -6,7 +6,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
     catalog::{Configuration, Runtime},
@@ -36,8 +36,7 @@ pub fn check(configuration: &Configuration, runtime: &Runtime, objects: &[Object
     for unit in units {
         compile_unit(&unit, &next, runtime, &named, &mut verdict);
     }
-    for problem in compile::resolve::problems::problems(&next, runtime) {
-        let Some(object) = problem.object.filter(|o| named.contains(o)) else { continue };
+    for (object, problem) in compile::problems_of(&named, &next, runtime) {
         verdict.warnings.push(format!("{object}: {}: {}", problem.reason, problem.message));
     }
     verdict.warnings.extend(many_hosts(objects, &next));
@@ -84,6 +83,12 @@ fn compile_unit(
     verdict: &mut Verdict,
 ) {
     let reader = Reader::new(next, runtime);
+    if unit.has_hosts() && named.iter().all(|object| object.kind != Kind::Gateway) {
+        let hosts = hosts_of(unit, next, named, &reader).into_iter();
+        let problems = hosts.flat_map(|domain| compile::host(unit, &domain, &reader).problems).collect();
+        verdict.faults.extend(blame(unit, next, runtime, named, problems));
+        return;
+    }
     let outcome = compile::compile(unit, &reader);
     verdict.faults.extend(blame(unit, next, runtime, named, outcome.problems));
     // What a listener brings is found through the listener, so that its names are spelled in one place.
@@ -131,6 +136,21 @@ fn blame(
     guilty
 }
 
+/// The virtual hosts in which the routes among `named` are seen: whether Envoy takes a route is the same in each of its
+/// hosts, so those of its own names will do, and those of the listeners, for routes that name more or nothing.
+fn hosts_of(unit: &Unit, next: &Configuration, named: &BTreeSet<ObjectRef>, reader: &Reader<'_>) -> Vec<Arc<str>> {
+    let Scope::Gateways { gateways, .. } = &unit.scope else { return Vec::new() };
+    let routes = named.iter().filter_map(|object| next.get(object)?.http_route());
+    let mut names: BTreeSet<&str> = routes.flat_map(|route| &route.hostnames).map(String::as_str).collect();
+    for (namespace, name) in gateways.iter() {
+        let gateway = next.get(&ObjectRef::new(Kind::Gateway, namespace, name)).and_then(|stored| stored.gateway());
+        let listeners = gateway.into_iter().flat_map(|gateway| &gateway.listeners);
+        names.extend(listeners.map(|listener| listener.hostname.as_deref().unwrap_or("*")));
+    }
+    let domains = compile::domains(unit, reader).unwrap_or_default();
+    domains.into_iter().filter(|domain| names.contains(&**domain)).collect()
+}
+
 /// The units that carry `object`, for an edge that has only the Gateways concerned.
 fn units_of(object: &Object, next: &Configuration) -> Vec<Unit> {
     let reference = object.reference();
@@ -174,7 +194,7 @@ fn units_of(object: &Object, next: &Configuration) -> Vec<Unit> {
 fn gateway_units(gateway: &ObjectRef, next: &Configuration) -> Vec<Unit> {
     let Some(spec) = next.get(gateway).and_then(|stored| stored.gateway()) else { return Vec::new() };
     let ports: BTreeSet<u16> = spec.listeners.iter().map(|l| l.port).collect();
-    let gateways = std::sync::Arc::new(BTreeSet::from([(gateway.namespace.clone(), gateway.name.clone())]));
+    let gateways = Arc::new(BTreeSet::from([(gateway.namespace.clone(), gateway.name.clone())]));
     ports
         .into_iter()
         .map(|port| Unit {

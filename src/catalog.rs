@@ -8,7 +8,9 @@ pub mod accepted;
 pub mod acked;
 mod configuration;
 mod copies;
+mod facts;
 mod runtime;
+mod sorted;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -50,8 +52,17 @@ pub enum Read {
     All(Kind),
     /// Every object of a namespaced kind in one namespace.
     InNamespace(Kind, String),
-    /// The objects that name this one: HTTPRoutes a Gateway, EndpointSets a Service or a Site.
+    /// Whether a Site is there and serves, and as what.
+    Serving(String),
+    /// The region and zone of a Site.
+    Place(String),
+    /// The ports of a Service.
+    Ports(ObjectRef),
+    /// The objects that name this one: of a Gateway the HTTPRoutes and what they say, of a Service or a Site the
+    /// EndpointSets and where they stand since when, but not what they hold.
     Referrers(ObjectRef),
+    /// Where every EndpointSet stands, and since when.
+    Placements,
     /// The set of host names that HTTPRoutes of a Gateway name.
     Hosts(ObjectRef),
     /// The HTTPRoutes of a Gateway that name a host name, and all that they say; `*`: those that name none.
@@ -231,16 +242,17 @@ impl Catalog {
         problems
     }
 
-    /// Keeps `stray` true: a change of endpoints costs what changed, and only one of EndpointSets a look at all.
+    /// Keeps `stray` true, in proportion to what changed.
     fn recount(&mut self, changed: &Changed) {
         let mut pairs: Vec<(String, ObjectRef)> = Vec::new();
-        if changed.configuration.contains(&Read::All(Kind::EndpointSet)) {
-            pairs.extend(self.runtime.iter().map(|(site, service, _)| (site.to_owned(), service.clone())));
-        } else {
-            pairs.extend(changed.runtime.iter().filter_map(|read| match read {
-                Read::Endpoints { site, service } => Some((site.clone(), service.clone())),
-                _ => None,
-            }));
+        for read in changed.configuration.iter().chain(&changed.runtime) {
+            match read {
+                Read::Endpoints { site, service } => pairs.push((site.clone(), service.clone())),
+                Read::Referrers(service) if service.kind == Kind::Service => {
+                    pairs.extend(self.runtime.sites_of(service).map(|site| (site.to_owned(), service.clone())));
+                }
+                _ => {}
+            }
         }
         for (site, service) in pairs {
             let counted = self.configuration.referrers(&service).any(|set| {

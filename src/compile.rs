@@ -1,8 +1,10 @@
 //! Objects → xDS, pure: `resolve` decides what the objects mean for an audience, `emit` writes it in Envoy's words.
 //! No I/O, no clocks; the same input gives the same bytes on every replica.
 
+pub mod dependents;
 pub mod emit;
 mod fallback;
+mod judge;
 pub mod names;
 pub mod plan;
 pub mod reader;
@@ -18,7 +20,8 @@ use bytes::Bytes;
 
 pub use emit::{VirtualHostBytes, streamed_host};
 pub use fallback::{Served, fell_back, guilty, locate, serve};
-pub use names::{Unit, names, roots};
+pub use judge::{Judge, Judgement, problems_of};
+pub use names::{Roots, Unit, names, of_service, roots};
 pub use reader::Reader;
 
 use crate::{

@@ -5,6 +5,7 @@ mod confirm;
 mod engine;
 #[cfg(test)]
 pub(crate) mod histories;
+mod spread;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +26,7 @@ pub use engine::{Delta, Engine};
 
 use crate::{
     catalog::{Catalog, Changed, Configuration, Read, Runtime, Unagreed},
-    compile::{self, Reader, Unit},
+    compile::{self, Judgement, Reader, Unit},
     model::{Audience, Freshness, Problem, Revision, Role, Scope, Sites, Watermarks},
     snapshot::{Origin, Publish, Seq, Views},
     store::{Change, Feed, Listing},
@@ -50,6 +51,8 @@ pub struct State {
     pub freshness: Freshness,
     /// Faults of single keys, and resources that failed their check.
     pub problems: Arc<Vec<Problem>>,
+    /// What is wrong between the objects, as of the last compile: ask whether it is of this configuration.
+    pub judgement: Judgement,
     /// What came past admission and waits for the leader's word.
     pub unagreed: Arc<Unagreed>,
 }
@@ -68,6 +71,7 @@ impl State {
             revision: Revision(0),
             freshness: Freshness::Starting { reason: None },
             problems: Arc::default(),
+            judgement: Judgement::default(),
             unagreed: Arc::default(),
         }
     }
@@ -109,6 +113,7 @@ struct Job {
 }
 
 /// Where the engine is.
+#[allow(clippy::large_enum_variant, reason = "there is one, and it is moved once a batch")]
 enum Stage {
     Idle(Engine),
     Compiling(Job),
@@ -123,8 +128,9 @@ struct Progress {
     origin: Origin,
     freshness: Freshness,
     pending: Pending,
-    /// Faults of resources, as of the last compile.
+    /// Faults of resources, and what is wrong between the objects, as of the last compile.
     problems: Vec<Problem>,
+    judgement: Judgement,
 }
 
 impl Pipeline {
@@ -141,6 +147,7 @@ impl Pipeline {
             freshness: Freshness::Starting { reason: None },
             pending: Pending::default(),
             problems: Vec::new(),
+            judgement: Judgement::default(),
         };
         let mut tick = tokio::time::interval(IDLE_TICK);
         loop {
@@ -302,6 +309,7 @@ impl Pipeline {
         progress.published = job.configuration;
         progress.published_origin = job.origin;
         progress.problems = engine.problems().cloned().collect();
+        progress.judgement = engine.judgement().clone();
         self.publish(deltas, progress);
         self.publish_state(progress);
         Stage::Idle(engine)
@@ -377,6 +385,7 @@ impl Pipeline {
             revision: progress.published_origin.revision,
             freshness: progress.freshness.clone(),
             problems: Arc::new(problems),
+            judgement: progress.judgement.clone(),
             unagreed: Arc::clone(self.catalog.unagreed()),
         }));
         self.fresh.send_if_modified(|fresh| {

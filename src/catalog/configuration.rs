@@ -1,16 +1,13 @@
 //! The objects: an immutable value to its readers, cheap to clone, with an index of who names whom.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use crate::model::{
     CertificateSpec, EndpointSetSpec, EnvoyResourceSpec, FleetSpec, GatewaySpec, HttpRouteSpec, Kind, Object,
     ObjectRef, ReferenceGrantSpec, Revision, ServiceSpec, SiteEntry, SiteSpec, Sites, Spec,
 };
 
-use super::Read;
+use super::{Read, facts, sorted::Sorted};
 
 /// One object and where it stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,70 +70,75 @@ impl Stored {
     }
 }
 
-type Objects = BTreeMap<Arc<ObjectRef>, Arc<Stored>>;
-type Names = Arc<BTreeSet<Arc<ObjectRef>>>;
-type Referrers = BTreeMap<Arc<ObjectRef>, Names>;
-/// HTTPRoutes by the Gateway that they name and by host name; `*` is that of those without.
-type Hosts = BTreeMap<ObjectRef, Arc<BTreeMap<Arc<str>, Names>>>;
+type Hostname = (Arc<ObjectRef>, Arc<str>, Arc<ObjectRef>);
 
 /// A set of objects. A clone shares everything; the catalog writes on without disturbing it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Configuration {
-    kinds: BTreeMap<Kind, Arc<Objects>>,
-    referrers: Arc<Referrers>,
-    hosts: Arc<Hosts>,
+    objects: Sorted<Arc<ObjectRef>, Arc<Stored>>,
+    /// (target, who names it).
+    referrers: Sorted<(Arc<ObjectRef>, Arc<ObjectRef>), ()>,
+    /// (Gateway, host name, HTTPRoute); a route without host names stands under `*`.
+    hostnames: Sorted<Hostname, ()>,
 }
 
 impl Configuration {
     /// One object.
     pub fn get(&self, reference: &ObjectRef) -> Option<&Arc<Stored>> {
-        self.kinds.get(&reference.kind)?.get(reference)
+        self.objects.find(|known| (**known).cmp(reference)).map(|(_, stored)| stored)
     }
 
     /// Whether nothing was written between the two; told by addresses, so that it costs nothing.
     pub fn is_same(&self, other: &Self) -> bool {
-        let kinds = |it: &Self| it.kinds.values().map(Arc::as_ptr).collect::<Vec<_>>();
-        Arc::ptr_eq(&self.referrers, &other.referrers) && kinds(self) == kinds(other)
+        self.objects.is_same(&other.objects)
     }
 
     /// Every object of a kind, by namespace and name.
     pub fn all(&self, kind: Kind) -> impl Iterator<Item = &Arc<Stored>> {
-        self.kinds.get(&kind).into_iter().flat_map(|objects| objects.values())
+        let objects = self.objects.from(&|known| known.kind < kind).map(|(_, stored)| stored);
+        objects.take_while(move |stored| stored.reference.kind == kind)
     }
 
     /// Every object, by kind, namespace and name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Stored>> {
-        self.kinds.values().flat_map(|objects| objects.values())
+        self.objects.iter().map(|(_, stored)| stored)
     }
 
     /// The objects of a kind in one namespace, by name.
     pub fn in_namespace<'a>(&'a self, kind: Kind, namespace: &str) -> impl Iterator<Item = &'a Arc<Stored>> + use<'a> {
-        let first = ObjectRef { kind, namespace: namespace.to_owned(), name: String::new() };
-        let objects = self.kinds.get(&kind);
         let namespace = namespace.to_owned();
-        objects.into_iter().flat_map(move |objects| {
-            let namespace = namespace.clone();
-            objects
-                .range::<ObjectRef, _>(&first..)
-                .map(|(_, stored)| stored)
-                .take_while(move |stored| stored.reference.namespace == namespace)
-        })
+        let below = |known: &Arc<ObjectRef>| (known.kind, known.namespace.as_str()) < (kind, namespace.as_str());
+        let objects = self.objects.from(&below).map(|(_, stored)| stored);
+        objects.take_while(move |stored| stored.reference.kind == kind && stored.reference.namespace == namespace)
     }
 
     /// The objects that name `target`: HTTPRoutes a Gateway, EndpointSets a Service or a Site. It need not exist.
-    pub fn referrers(&self, target: &ObjectRef) -> impl Iterator<Item = &Arc<Stored>> {
-        self.referrers.get(target).into_iter().flat_map(|names| names.iter()).filter_map(|name| self.get(name))
+    pub fn referrers<'a>(&'a self, target: &ObjectRef) -> impl Iterator<Item = &'a Arc<Stored>> + use<'a> {
+        let target = target.clone();
+        let links = self.referrers.from(&|(named, _)| **named < target).map(|(link, ())| link);
+        links.take_while(move |(named, _)| **named == target).filter_map(|(_, by)| self.get(by))
     }
 
     /// The host names that HTTPRoutes of a Gateway name, sorted; `*` if some name none.
-    pub fn hosts_of(&self, gateway: &ObjectRef) -> impl Iterator<Item = &Arc<str>> {
-        self.hosts.get(gateway).into_iter().flat_map(|hosts| hosts.keys())
+    pub fn hosts_of<'a>(&'a self, gateway: &ObjectRef) -> impl Iterator<Item = &'a Arc<str>> + use<'a> {
+        let gateway = gateway.clone();
+        let links = self.hostnames.from(&|(named, ..)| **named < gateway).map(|(link, ())| link);
+        let mut last: Option<&Arc<str>> = None;
+        let hosts = links.take_while(move |(named, ..)| **named == gateway).map(|(_, host, _)| host);
+        hosts.filter(move |host| last.replace(host) != Some(host))
     }
 
     /// The HTTPRoutes of a Gateway that name this host name; for `*`, those that name none.
-    pub fn routes_for(&self, gateway: &ObjectRef, host: &str) -> impl Iterator<Item = &Arc<Stored>> {
-        let names = self.hosts.get(gateway).and_then(|hosts| hosts.get(host));
-        names.into_iter().flat_map(|names| names.iter()).filter_map(|name| self.get(name))
+    pub fn routes_for<'a>(
+        &'a self,
+        gateway: &ObjectRef,
+        host: &str,
+    ) -> impl Iterator<Item = &'a Arc<Stored>> + use<'a> {
+        let (gateway, host) = (gateway.clone(), host.to_owned());
+        let links = self.hostnames.from(&|(named, known, _)| (&**named, &**known) < (&gateway, host.as_str()));
+        let links = links.map(|(link, ())| link);
+        let links = links.take_while(move |(named, known, _)| **named == gateway && **known == *host);
+        links.filter_map(|(.., route)| self.get(route))
     }
 
     /// This configuration with `put` over it and `delete` taken out, as admission and the command line look ahead. New
@@ -222,119 +224,42 @@ impl Configuration {
                 && old.fallback == stored.fallback
         });
         if !same {
-            let mut keys = hosts(&stored.object);
+            facts::note(before.as_deref(), Some(&stored), changed);
             if let Some(before) = &before {
-                keys.extend(hosts(&before.object));
-                self.note_hosts(&keys, changed, |next, changed| {
-                    next.unlink(before, changed);
-                    next.link(&stored, changed);
-                });
-            } else {
-                self.note_hosts(&keys, changed, |next, changed| next.link(&stored, changed));
+                self.unlink(before);
             }
+            self.link(&stored);
         }
-        let objects = Arc::make_mut(self.kinds.entry(stored.reference.kind).or_default());
-        objects.insert(stored.reference.clone(), Arc::new(stored));
+        self.objects.insert(stored.reference.clone(), Arc::new(stored));
     }
 
     /// Takes an object out.
     pub(super) fn remove(&mut self, reference: &ObjectRef, changed: &mut BTreeSet<Read>) {
         let Some(stored) = self.get(reference).cloned() else { return };
-        self.note_hosts(&hosts(&stored.object), changed, |next, changed| next.unlink(&stored, changed));
-        if let Some(objects) = self.kinds.get_mut(&reference.kind) {
-            Arc::make_mut(objects).remove(reference);
-            // A kind without objects equals one that never had any.
-            if objects.is_empty() {
-                self.kinds.remove(&reference.kind);
-            }
-        }
+        facts::note(Some(&stored), None, changed);
+        self.unlink(&stored);
+        self.objects.remove(&stored.reference);
     }
 
-    /// Makes a change, and notes the Gateways for which a host name came or went by it.
-    fn note_hosts(
-        &mut self,
-        keys: &BTreeSet<(ObjectRef, Arc<str>)>,
-        changed: &mut BTreeSet<Read>,
-        change: impl FnOnce(&mut Self, &mut BTreeSet<Read>),
-    ) {
-        let named = |next: &Self, (gateway, host): &(ObjectRef, Arc<str>)| {
-            next.hosts.get(gateway).is_some_and(|hosts| hosts.contains_key(host))
-        };
-        let before: Vec<bool> = keys.iter().map(|key| named(self, key)).collect();
-        change(self, changed);
-        let moved = keys.iter().zip(before).filter(|(key, before)| named(self, key) != *before);
-        changed.extend(moved.map(|((gateway, _), _)| Read::Hosts(gateway.clone())));
-    }
-
-    fn link(&mut self, stored: &Stored, changed: &mut BTreeSet<Read>) {
-        note(stored, changed);
+    fn link(&mut self, stored: &Stored) {
         for target in targets(&stored.object) {
-            let referrers = Arc::make_mut(&mut self.referrers);
-            Arc::make_mut(referrers.entry(Arc::new(target.clone())).or_default()).insert(stored.reference.clone());
-            changed.insert(Read::Referrers(target));
-        }
-        for (gateway, host) in hosts(&stored.object) {
-            let index = Arc::make_mut(Arc::make_mut(&mut self.hosts).entry(gateway.clone()).or_default());
-            Arc::make_mut(index.entry(Arc::clone(&host)).or_default()).insert(stored.reference.clone());
-            changed.insert(Read::RoutesFor(gateway, host));
+            let target = Arc::new(target);
+            for hostname in hostnames(&stored.object) {
+                self.hostnames.insert((Arc::clone(&target), hostname.into(), stored.reference.clone()), ());
+            }
+            self.referrers.insert((target, stored.reference.clone()), ());
         }
     }
 
-    fn unlink(&mut self, stored: &Stored, changed: &mut BTreeSet<Read>) {
-        note(stored, changed);
+    fn unlink(&mut self, stored: &Stored) {
         for target in targets(&stored.object) {
-            let referrers = Arc::make_mut(&mut self.referrers);
-            if let Some(names) = referrers.get_mut(&target) {
-                Arc::make_mut(names).remove(&stored.reference);
-                if names.is_empty() {
-                    referrers.remove(&target);
-                }
+            let target = Arc::new(target);
+            for hostname in hostnames(&stored.object) {
+                self.hostnames.remove(&(Arc::clone(&target), hostname.into(), stored.reference.clone()));
             }
-            changed.insert(Read::Referrers(target));
-        }
-        for (gateway, host) in hosts(&stored.object) {
-            let all = Arc::make_mut(&mut self.hosts);
-            if let Some(index) = all.get_mut(&gateway).map(Arc::make_mut) {
-                if let Some(names) = index.get_mut(&host).map(Arc::make_mut) {
-                    names.remove(&stored.reference);
-                    if names.is_empty() {
-                        index.remove(&host);
-                    }
-                }
-                if index.is_empty() {
-                    all.remove(&gateway);
-                }
-            }
-            changed.insert(Read::RoutesFor(gateway, host));
+            self.referrers.remove(&(target, stored.reference.clone()));
         }
     }
-}
-
-/// What a change of the object alters, apart from who refers to whom now: who would, were it as it was accepted last.
-fn note(stored: &Stored, changed: &mut BTreeSet<Read>) {
-    let reference = &stored.reference;
-    changed.insert(Read::Object(ObjectRef::clone(reference)));
-    changed.insert(Read::All(reference.kind));
-    if reference.kind.namespaced() {
-        changed.insert(Read::InNamespace(reference.kind, reference.namespace.clone()));
-    }
-    let fallback = stored.fallback.iter().flat_map(|object| targets(object));
-    changed.extend(fallback.map(Read::Referrers));
-    for (gateway, host) in stored.fallback.iter().flat_map(|object| hosts(object)) {
-        changed.insert(Read::Hosts(gateway.clone()));
-        changed.insert(Read::RoutesFor(gateway, host));
-    }
-}
-
-/// The Gateways and host names under which `object` is indexed.
-fn hosts(object: &Object) -> BTreeSet<(ObjectRef, Arc<str>)> {
-    let Spec::HttpRoute(route) = &object.spec else { return BTreeSet::new() };
-    let names: Vec<Arc<str>> = match route.hostnames.as_slice() {
-        [] => vec!["*".into()],
-        names => names.iter().map(|name| name.as_str().into()).collect(),
-    };
-    let gateways = targets(object);
-    gateways.into_iter().flat_map(|gateway| names.iter().map(move |name| (gateway.clone(), Arc::clone(name)))).collect()
 }
 
 /// The objects under which `object` is indexed.
@@ -349,4 +274,14 @@ fn targets(object: &Object) -> BTreeSet<ObjectRef> {
         ]),
         _ => BTreeSet::new(),
     }
+}
+
+/// The host names under which `object` is indexed, `*` for a route without any.
+fn hostnames(object: &Object) -> impl Iterator<Item = &str> {
+    let names = match &object.spec {
+        Spec::HttpRoute(route) => Some(&route.hostnames),
+        _ => None,
+    };
+    let none = names.filter(|names| names.is_empty()).map(|_| "*");
+    names.into_iter().flatten().map(String::as_str).chain(none)
 }

@@ -21,11 +21,9 @@ impl Runtime {
         self.sites.get(site)?.get(service).map(Arc::as_ref)
     }
 
-    /// Every (site, Service) with live endpoints.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &ObjectRef, &LiveEndpoints)> {
-        self.sites.iter().flat_map(|(site, services)| {
-            services.iter().map(move |(service, endpoints)| (site.as_ref(), service.as_ref(), endpoints.as_ref()))
-        })
+    /// The sites where a Service has live endpoints.
+    pub fn sites_of(&self, service: &ObjectRef) -> impl Iterator<Item = &str> {
+        self.sites.iter().filter(|(_, services)| services.contains_key(service)).map(|(site, _)| &**site)
     }
 
     /// Writes or (`None`) removes one; says whether that changed anything.

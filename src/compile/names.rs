@@ -44,7 +44,8 @@ impl Unit {
 ///
 /// At an edge this looks at every rule of every route that attaches there, since the groups follow from them.
 pub fn names(audience: &Audience, reader: &Reader) -> Option<Vec<Unit>> {
-    let mut units: BTreeSet<Unit> = roots(audience, reader)?.into_iter().collect();
+    let Roots { mut units, services } = roots(audience, reader)?;
+    units.extend(services.iter().flat_map(|service| of_service(audience, service, reader)));
     if audience.role == Role::Edge {
         let (site, spec) = reader.site(&audience.site)?;
         units.extend(groups(site, spec, audience, reader));
@@ -52,23 +53,44 @@ pub fn names(audience: &Audience, reader: &Reader) -> Option<Vec<Unit>> {
     Some(units.into_iter().collect())
 }
 
-/// As [`names`], but for what the route configurations of an edge lead to: the groups that their virtual hosts name.
-pub fn roots(audience: &Audience, reader: &Reader) -> Option<Vec<Unit>> {
+/// What an audience has by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Roots {
+    /// At an edge, all that its listeners need; at a core, what makes its backbone listener.
+    pub units: BTreeSet<Unit>,
+    /// The Services that stand at a core; what it has of each says [`of_service`].
+    pub services: BTreeSet<ObjectRef>,
+}
+
+/// As [`names`], but for what the route configurations of an edge lead to, the groups that their virtual hosts name,
+/// and for what a core has of each Service.
+pub fn roots(audience: &Audience, reader: &Reader) -> Option<Roots> {
     let (site, spec) = reader.site(&audience.site)?;
     if spec.role != audience.role.of_site() || !resolve::in_service(spec) {
         return None;
     }
-    let mut units = match audience.role {
-        Role::Edge => edge(site, spec, audience, reader),
+    let mut roots = match audience.role {
+        Role::Edge => Roots { units: edge(site, spec, audience, reader), services: BTreeSet::new() },
         Role::Core => core(&audience.site, reader),
-        Role::Grpc => clients(&audience.site, reader),
+        Role::Grpc => Roots { units: clients(&audience.site, reader), services: BTreeSet::new() },
     };
     // What is written for the proxies of a core is nothing to its gRPC clients.
     if audience.role == spec.role {
-        let raw = raw(site, spec, audience.proven, &units, reader);
-        units.extend(raw);
+        let raw = raw(site, spec, audience, &roots, reader);
+        roots.units.extend(raw);
     }
-    Some(units.into_iter().collect())
+    Some(roots)
+}
+
+/// What a core has of a Service that stands there.
+pub fn of_service(audience: &Audience, service: &ObjectRef, reader: &Reader) -> BTreeSet<Unit> {
+    let ports = reader.ports(service).unwrap_or_default().iter();
+    let units = ports.flat_map(|port| {
+        let name: Arc<str> = format!("{}/{}:{}", service.namespace, service.name, port.port).into();
+        let cluster = Unit { kind: ResourceType::Cluster, name: name.clone(), scope: Scope::Role(Role::Core) };
+        [cluster, Unit { kind: ResourceType::Endpoints, name, scope: Scope::Site(audience.site.clone()) }]
+    });
+    units.collect()
 }
 
 fn edge(site: &Stored, spec: &SiteSpec, audience: &Audience, reader: &Reader) -> BTreeSet<Unit> {
@@ -100,13 +122,15 @@ fn edge(site: &Stored, spec: &SiteSpec, audience: &Audience, reader: &Reader) ->
 }
 
 /// The EnvoyResources of a site, beside what is `generated` and never in its place.
-fn raw(site: &Stored, spec: &SiteSpec, proven: bool, generated: &BTreeSet<Unit>, reader: &Reader) -> Vec<Unit> {
+fn raw(site: &Stored, spec: &SiteSpec, audience: &Audience, generated: &Roots, reader: &Reader) -> Vec<Unit> {
     let standing = resolve::raw_at(site, spec, reader);
     if standing.is_empty() {
         return Vec::new();
     }
-    let taken: BTreeSet<(ResourceType, &str)> = generated.iter().map(|unit| (unit.kind, &*unit.name)).collect();
-    let served = standing.into_iter().filter(|one| one.lost.is_none() && (proven || !one.spec.confidential));
+    let mut units: BTreeSet<Unit> = generated.services.iter().flat_map(|s| of_service(audience, s, reader)).collect();
+    units.extend(generated.units.iter().cloned());
+    let taken: BTreeSet<(ResourceType, &str)> = units.iter().map(|unit| (unit.kind, &*unit.name)).collect();
+    let served = standing.into_iter().filter(|one| one.lost.is_none() && (audience.proven || !one.spec.confidential));
     served
         .filter(|one| !taken.contains(&(one.kind, one.spec.name.as_str())))
         .map(|one| Unit {
@@ -150,25 +174,14 @@ fn groups(site: &Stored, spec: &SiteSpec, audience: &Audience, reader: &Reader) 
     groups.iter().flat_map(|g| [ResourceType::Cluster, ResourceType::Endpoints].map(|kind| unit(kind, g))).collect()
 }
 
-fn core(site: &Arc<str>, reader: &Reader) -> BTreeSet<Unit> {
+fn core(site: &Arc<str>, reader: &Reader) -> Roots {
     let mut units = BTreeSet::new();
-    let here = Scope::Site(site.clone());
-    let role = Scope::Role(Role::Core);
     if resolve::core_listener(site, reader).is_some() {
         let name: Arc<str> = resolve::BACKBONE.into();
-        units.insert(Unit { kind: ResourceType::Listener, name: name.clone(), scope: here.clone() });
-        units.insert(Unit { kind: ResourceType::Route, name, scope: role.clone() });
+        units.insert(Unit { kind: ResourceType::Listener, name: name.clone(), scope: Scope::Site(site.clone()) });
+        units.insert(Unit { kind: ResourceType::Route, name, scope: Scope::Role(Role::Core) });
     }
-    for set in reader.referrers(&ObjectRef::new(Kind::Site, "", site)) {
-        let namespace = &set.reference.namespace;
-        let Some((service, spec)) = set.endpoint_set().and_then(|set| reader.service(namespace, &set.service)) else {
-            continue;
-        };
-        for port in &spec.ports {
-            let name: Arc<str> = format!("{namespace}/{}:{}", service.reference.name, port.port).into();
-            units.insert(Unit { kind: ResourceType::Cluster, name: name.clone(), scope: role.clone() });
-            units.insert(Unit { kind: ResourceType::Endpoints, name, scope: here.clone() });
-        }
-    }
-    units
+    let sets = reader.placements(&ObjectRef::new(Kind::Site, "", site));
+    let services = sets.map(|set| ObjectRef::new(Kind::Service, &set.set.namespace, set.service)).collect();
+    Roots { units, services }
 }

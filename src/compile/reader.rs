@@ -1,22 +1,38 @@
 //! How compilation looks at the state: every look is recorded, misses and selectors included, so that a change says
 //! by itself what it makes dirty.
 
-use std::{
-    cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{cell::RefCell, collections::BTreeSet, sync::Arc};
 
 use crate::{
-    catalog::{Changed, Configuration, LiveEndpoints, Read, Runtime, Stored},
+    catalog::{Configuration, LiveEndpoints, Read, Runtime, Stored},
     model::{
-        CertificateSpec, FleetSpec, GatewaySpec, HttpRouteSpec, Kind, ObjectRef, ReferenceGrantSpec, ServiceSpec,
-        SiteSpec,
+        CertificateSpec, EndpointSetSpec, FleetSpec, GatewaySpec, HttpRouteSpec, Kind, ObjectRef, ReferenceGrantSpec,
+        Revision, Role, ServicePort, ServiceSpec, SiteSpec, SiteState,
     },
 };
 
 /// An object with its spec.
 pub type Found<'a, S> = (&'a Stored, &'a S);
+
+/// Where an EndpointSet stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Placement<'a> {
+    /// The EndpointSet.
+    pub set: &'a ObjectRef,
+    /// Its Service, in its own namespace.
+    pub service: &'a str,
+    /// Its Site.
+    pub site: &'a str,
+    /// Its age.
+    pub since: Revision,
+}
+
+impl<'a> Placement<'a> {
+    fn of(stored: &'a Stored) -> Option<Self> {
+        let spec = stored.endpoint_set()?;
+        Some(Self { set: &stored.reference, service: &spec.service, site: &spec.site, since: stored.create_revision })
+    }
+}
 
 /// Reads a configuration and a runtime, and remembers what was read.
 #[derive(Debug)]
@@ -96,17 +112,49 @@ impl<'a> Reader<'a> {
         configuration.in_namespace(Kind::ReferenceGrant, namespace).filter_map(|stored| stored.reference_grant())
     }
 
+    /// The role of a Site in service; `None`: there is none, or it is going.
+    pub fn serving(&self, site: &str) -> Option<Role> {
+        self.standing(site).filter(|(_, state)| *state == SiteState::Active).map(|(role, _)| role)
+    }
+
+    /// The role of a Site, in service or not.
+    pub fn role(&self, site: &str) -> Option<Role> {
+        self.standing(site).map(|(role, _)| role)
+    }
+
+    fn standing(&self, site: &str) -> Option<(Role, SiteState)> {
+        self.record(Read::Serving(site.to_owned()));
+        let spec = self.configuration.get(&ObjectRef::new(Kind::Site, "", site))?.site()?;
+        Some((spec.role, spec.state))
+    }
+
+    /// The region and zone of a Site.
+    pub fn place(&self, site: &str) -> Option<(&'a str, &'a str)> {
+        self.record(Read::Place(site.to_owned()));
+        let configuration: &'a Configuration = self.configuration;
+        let spec = configuration.get(&ObjectRef::new(Kind::Site, "", site))?.site()?;
+        Some((&spec.region, &spec.zone))
+    }
+
+    /// The ports of a Service.
+    pub fn ports(&self, service: &ObjectRef) -> Option<&'a [ServicePort]> {
+        self.record(Read::Ports(service.clone()));
+        let configuration: &'a Configuration = self.configuration;
+        Some(&configuration.get(service)?.service()?.ports)
+    }
+
     /// The HTTPRoutes with a parentRef to this Gateway, by namespace and name.
     pub fn routes_of(&self, gateway: &ObjectRef) -> impl Iterator<Item = Found<'a, HttpRouteSpec>> + use<'a> {
-        self.referrers(gateway).filter_map(|stored| Some((stored, stored.http_route()?)))
+        self.record(Read::Referrers(gateway.clone()));
+        let configuration: &'a Configuration = self.configuration;
+        configuration.referrers(gateway).filter_map(|stored| Some((&**stored, stored.http_route()?)))
     }
 
     /// The host names that HTTPRoutes of a Gateway name, sorted; `*` if some name none.
     pub fn hosts_of(&self, gateway: &ObjectRef) -> impl Iterator<Item = &'a Arc<str>> + use<'a> {
         self.record(Read::Hosts(gateway.clone()));
         let configuration: &'a Configuration = self.configuration;
-        let found: Vec<&'a Arc<str>> = configuration.hosts_of(gateway).collect();
-        found.into_iter()
+        configuration.hosts_of(gateway)
     }
 
     /// The HTTPRoutes of a Gateway that name this host name (`*`: that name none), by namespace and name. What each says
@@ -118,101 +166,29 @@ impl<'a> Reader<'a> {
         found.filter_map(|stored| Some((stored, stored.http_route()?))).collect()
     }
 
-    /// The objects that name `target`: EndpointSets a Service or a Site, HTTPRoutes a Gateway.
-    pub fn referrers(&self, target: &ObjectRef) -> impl Iterator<Item = &'a Stored> + use<'a> {
+    /// Where the EndpointSets of a Service, or those at a Site, stand.
+    pub fn placements(&self, target: &ObjectRef) -> impl Iterator<Item = Placement<'a>> + use<'a> {
         self.record(Read::Referrers(target.clone()));
         let configuration: &'a Configuration = self.configuration;
-        let found: Vec<&'a Stored> = configuration.referrers(target).map(Arc::as_ref).collect();
-        found.into_iter()
+        configuration.referrers(target).filter_map(|stored| Placement::of(stored))
+    }
+
+    /// Where every EndpointSet stands.
+    pub fn all_placements(&self) -> impl Iterator<Item = Placement<'a>> + use<'a> {
+        self.record(Read::Placements);
+        let configuration: &'a Configuration = self.configuration;
+        configuration.all(Kind::EndpointSet).filter_map(|stored| Placement::of(stored))
+    }
+
+    /// An EndpointSet, with what it holds.
+    pub fn endpoint_set(&self, reference: &ObjectRef) -> Option<Found<'a, EndpointSetSpec>> {
+        let stored = self.object(reference)?;
+        Some((stored, stored.endpoint_set()?))
     }
 
     /// The live endpoints of a Service at a site.
     pub fn live_endpoints(&self, site: &str, service: &ObjectRef) -> Option<&'a LiveEndpoints> {
         self.record(Read::Endpoints { site: site.to_owned(), service: service.clone() });
         self.runtime.endpoints(site, service)
-    }
-}
-
-/// The reverse map: who read what, so that a change finds its dirty units in proportion to itself. Units are whatever
-/// the caller compiles by; choose a `K` that is cheap to clone.
-#[derive(Debug)]
-pub struct Dependents<K> {
-    reads: BTreeMap<K, BTreeSet<Arc<Read>>>,
-    /// Each read once, shared by all who made it.
-    readers: BTreeMap<Arc<Read>, BTreeSet<K>>,
-}
-
-impl<K> Default for Dependents<K> {
-    fn default() -> Self {
-        Self { reads: BTreeMap::new(), readers: BTreeMap::new() }
-    }
-}
-
-impl<K: Ord + Clone> Dependents<K> {
-    /// Everything that `unit` read when it was last compiled; replaces what was recorded for it before.
-    pub fn record(&mut self, unit: K, reads: BTreeSet<Read>) {
-        if self.reads.get(&unit).is_some_and(|before| before.iter().map(Arc::as_ref).eq(&reads)) {
-            return;
-        }
-        self.forget(&unit);
-        let shared = reads.into_iter().map(|read| match self.readers.get_key_value(&read) {
-            Some((known, _)) => known.clone(),
-            None => Arc::new(read),
-        });
-        let shared: BTreeSet<Arc<Read>> = shared.collect();
-        for read in &shared {
-            self.readers.entry(read.clone()).or_default().insert(unit.clone());
-        }
-        self.reads.insert(unit, shared);
-    }
-
-    /// Nobody compiles `unit` any more.
-    pub fn forget(&mut self, unit: &K) {
-        for read in self.reads.remove(unit).into_iter().flatten() {
-            if let Some(units) = self.readers.get_mut(&read) {
-                units.remove(unit);
-                if units.is_empty() {
-                    self.readers.remove(&read);
-                }
-            }
-        }
-    }
-
-    /// Nothing is recorded.
-    pub fn is_empty(&self) -> bool {
-        self.reads.is_empty() && self.readers.is_empty()
-    }
-
-    /// The units whose result may be another now.
-    pub fn dirty(&self, changed: &Changed) -> BTreeSet<K> {
-        self.readers_of(changed.configuration.iter().chain(&changed.runtime))
-    }
-
-    /// The units that made any of these reads.
-    pub fn readers_of<'a>(&self, reads: impl IntoIterator<Item = &'a Read>) -> BTreeSet<K> {
-        reads.into_iter().filter_map(|read| self.readers.get(read)).flatten().cloned().collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dependents_know_the_last_reads_of_each_unit_only() {
-        let read = |name: &str| Read::Object(ObjectRef::new(Kind::Site, "", name));
-        let changed = |name| Changed { configuration: [read(name)].into(), ..Changed::default() };
-        let mut dependents = Dependents::default();
-        dependents.record(1, [read("a"), read("b")].into());
-        dependents.record(2, [read("b")].into());
-        assert_eq!(dependents.dirty(&changed("a")), [1].into());
-        assert_eq!(dependents.dirty(&changed("b")), [1, 2].into());
-        assert_eq!(dependents.dirty(&changed("c")), BTreeSet::new());
-        dependents.record(1, [read("c")].into());
-        assert_eq!(dependents.dirty(&changed("b")), [2].into());
-        assert_eq!(dependents.dirty(&changed("c")), [1].into());
-        dependents.forget(&1);
-        dependents.forget(&2);
-        assert!(dependents.readers.is_empty() && dependents.reads.is_empty());
     }
 }

@@ -50,6 +50,7 @@ fn state(world: &World) -> Arc<State> {
         freshness: Freshness::Fresh,
         problems: Arc::new(world.catalog.problems()),
         unagreed: Arc::clone(world.catalog.unagreed()),
+        ..State::starting()
     })
 }
 

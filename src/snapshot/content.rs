@@ -1,7 +1,7 @@
 //! The content of a view: names, tombstones and the bounded log of one audience.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
     ops::Bound,
     sync::Arc,
 };
@@ -87,15 +87,24 @@ impl Names {
 
 /// Keeps the seq of what each source already said; the culprit of a refusal is one that said something new.
 fn contributions(entry: &Entry, resource: &Resource, seq: Seq) -> Vec<Seq> {
-    let old: HashMap<_, _> = entry.resource.sources.iter().zip(entry.contributed.iter().copied()).collect();
-    resource.sources.iter().map(|source| old.get(source).copied().unwrap_or(seq)).collect()
+    let old = entry.resource.sources.iter().zip(entry.contributed.iter().copied());
+    kept(old, resource.sources.iter(), seq)
 }
 
 /// Keeps the seq since which each service is named in the same group.
 fn named(entry: &Entry, resource: &Resource, seq: Seq) -> Vec<Seq> {
-    let old: HashMap<_, _> = entry.needs().map(|(need, since)| ((&need.service, &need.group), since)).collect();
-    let known = |new: &ServiceNeed| old.get(&(&new.service, &new.group)).copied().unwrap_or(seq);
-    resource.services.iter().map(known).collect()
+    let old = entry.needs().map(|(need, since)| ((&need.service, &need.group), since));
+    kept(old, resource.services.iter().map(|need| (&need.service, &need.group)), seq)
+}
+
+/// The seq of each of `new` that is among `old`, `seq` for the others. Both are sorted.
+fn kept<K: Ord>(old: impl Iterator<Item = (K, Seq)>, new: impl Iterator<Item = K>, seq: Seq) -> Vec<Seq> {
+    let mut old = old.peekable();
+    new.map(|key| {
+        while old.next_if(|(known, _)| *known < key).is_some() {}
+        old.next_if(|(known, _)| *known == key).map_or(seq, |(_, since)| since)
+    })
+    .collect()
 }
 
 /// Everything in a view, as a reader sees it under the lock.

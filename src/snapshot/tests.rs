@@ -157,7 +157,9 @@ async fn opening_a_view_asks_for_it_once_and_an_idle_one_is_closed() {
 /// A resource of these Services, each with what it contributes.
 fn made_of(kind: ResourceType, name: &str, payload: &'static str, sources: &[(&str, u64)]) -> Resource {
     let source = |(name, contribution): &(&str, u64)| Source { object: service(name), contribution: *contribution };
-    Resource { sources: sources.iter().map(source).collect(), ..resource(kind, name, payload) }
+    let mut sources: Vec<Source> = sources.iter().map(source).collect();
+    sources.sort();
+    Resource { sources, ..resource(kind, name, payload) }
 }
 
 fn service(name: &str) -> ObjectRef {

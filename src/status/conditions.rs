@@ -65,7 +65,7 @@ pub fn to_json(
     if !gaps.unreachable.is_empty() {
         status["unreachable"] = json!(gaps.unreachable);
     }
-    let conflicts = &judged.conflicts;
+    let conflicts = &judged.judgement.conflicts;
     let reader = Reader::new(&state.configuration, &state.runtime);
     let stored = state.configuration.get(object);
     match object.kind {

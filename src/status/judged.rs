@@ -1,9 +1,9 @@
 //! What follows from the objects alone, found once for a state and not once a question.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    compile::{self, Reader, resolve::status::Conflicts},
+    compile::Judgement,
     model::{ObjectRef, Problem},
     pipeline::State,
 };
@@ -11,18 +11,21 @@ use crate::{
 /// Every problem of a state, by object and by key, and which listeners are in conflict.
 #[derive(Debug, Default)]
 pub struct Judged {
+    pub(super) judgement: Judgement,
+    /// Faults of resources and of keys.
     by_object: BTreeMap<ObjectRef, Vec<Problem>>,
     by_key: BTreeMap<String, Vec<Problem>>,
-    pub(super) conflicts: Conflicts,
 }
 
 impl Judged {
-    /// Looks at the whole configuration.
+    /// Sorts what was found when the state was compiled; looks at every object where it has not been yet.
     pub fn of(state: &State) -> Self {
-        let mut judged =
-            Self { conflicts: Conflicts::find(&Reader::new(&state.configuration, &state.runtime)), ..Self::default() };
-        let found = compile::resolve::problems::problems(&state.configuration, &state.runtime);
-        for problem in found.into_iter().chain(state.problems.iter().cloned()) {
+        let judgement = match state.judgement.is_of(&state.configuration) {
+            true => state.judgement.clone(),
+            false => Judgement::of(&state.configuration, &state.runtime),
+        };
+        let mut judged = Self { judgement, ..Self::default() };
+        for problem in state.problems.iter().cloned() {
             match &problem.object {
                 Some(object) => judged.by_object.entry(object.clone()).or_default().push(problem),
                 None => judged.by_key.entry(problem.key.clone()).or_default().push(problem),
@@ -33,12 +36,13 @@ impl Judged {
 
     /// What is wrong with an object, or with its key.
     pub fn problems(&self, object: &ObjectRef, key: &str) -> impl Iterator<Item = &Problem> {
-        let of_object = self.by_object.get(object).into_iter().flatten();
-        of_object.chain(self.by_key.get(key).into_iter().flatten())
+        let of_object = [&*self.judgement.problems, &self.by_object].into_iter().filter_map(|all| all.get(object));
+        of_object.flatten().chain(self.by_key.get(key).into_iter().flatten())
     }
 
     /// Objects that something is wrong with, whether they are served or not.
     pub fn objects(&self) -> impl Iterator<Item = &ObjectRef> {
-        self.by_object.keys()
+        let both: BTreeSet<&ObjectRef> = self.judgement.problems.keys().chain(self.by_object.keys()).collect();
+        both.into_iter()
     }
 }

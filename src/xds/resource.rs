@@ -286,6 +286,9 @@ impl Resource {
     pub fn new(kind: ResourceType, name: &str, payload: Bytes) -> Self {
         let version = Version::of(&payload);
         let body = encode_body(kind, name, version, &payload);
+        // As it stands in the body, before the name: kept once.
+        let end = body.len() - 1 - encoding::encoded_len_varint(name.len() as u64) - name.len();
+        let payload = body.slice(end - payload.len()..end);
         Self {
             kind,
             name: name.into(),

@@ -34,19 +34,20 @@ pub(super) fn whole(kind: ResourceType, objects: &[ObjectRef], payload: &[u8]) -
 
 /// Collects contributions of several objects, several of one object included (their order counts).
 #[derive(Default)]
-pub(super) struct Sources(BTreeMap<ObjectRef, blake3::Hasher>);
+pub(super) struct Sources(BTreeMap<ObjectRef, Vec<u8>>);
 
 impl Sources {
     /// Notes that `object` contributed `part`.
     pub(super) fn add(&mut self, object: &ObjectRef, part: &[u8]) {
-        let hasher = self.0.entry(object.clone()).or_default();
-        hasher.update(&(part.len() as u64).to_be_bytes());
-        hasher.update(part);
+        let parts = self.0.entry(object.clone()).or_default();
+        parts.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        parts.extend_from_slice(part);
     }
 
     /// Sorted by object, each once.
     pub(super) fn finish(self) -> Vec<Source> {
-        self.0.into_iter().map(|(object, hasher)| Source { object, contribution: number(hasher.finalize()) }).collect()
+        let source = |(object, parts): (_, Vec<u8>)| Source { object, contribution: number(blake3::hash(&parts)) };
+        self.0.into_iter().map(source).collect()
     }
 }
 

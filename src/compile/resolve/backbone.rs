@@ -31,11 +31,10 @@ pub(crate) fn in_service(site: &SiteSpec) -> bool {
 /// of the oldest.
 fn core_sites(service: &ObjectRef, reader: &Reader) -> BTreeMap<String, Revision> {
     let mut sites: BTreeMap<String, Revision> = BTreeMap::new();
-    for set in reader.referrers(service) {
-        let Some(spec) = set.endpoint_set() else { continue };
-        if reader.site(&spec.site).is_some_and(|(_, site)| site.role == Role::Core && in_service(site)) {
-            let age = sites.entry(spec.site.clone()).or_insert(set.create_revision);
-            *age = set.create_revision.min(*age);
+    for set in reader.placements(service) {
+        if reader.serving(set.site) == Some(Role::Core) {
+            let age = sites.entry(set.site.to_owned()).or_insert(set.since);
+            *age = set.since.min(*age);
         }
     }
     sites
@@ -72,10 +71,8 @@ fn sites_of(name: &str, reader: &Reader) -> BTreeSet<String> {
     if !sites.starts_with("hash-") || reader.site(sites).is_some() {
         return sites.split('+').map(str::to_owned).collect();
     }
-    let services: BTreeSet<ObjectRef> = reader
-        .all(Kind::EndpointSet)
-        .filter_map(|set| Some(ObjectRef::new(Kind::Service, &set.reference.namespace, &set.endpoint_set()?.service)))
-        .collect();
+    let services: BTreeSet<ObjectRef> =
+        reader.all_placements().map(|set| ObjectRef::new(Kind::Service, &set.set.namespace, set.service)).collect();
     services
         .iter()
         .map(|service| core_sites(service, reader).into_keys().collect())
@@ -143,16 +140,16 @@ pub fn endpoints(name: &str, site: &str, reader: &Reader) -> Option<EndpointsPla
     let (namespace, service, number) = service_port(name)?;
     let (stored, spec) = reader.service(namespace, service)?;
     let port = spec.ports.iter().find(|port| port.port == number)?;
-    let (_, place) = reader.site(site)?;
+    let (region, zone) = reader.place(site)?;
     let mut sources = Vec::new();
     let mut found: BTreeMap<SocketAddr, u32> = BTreeMap::new();
     let mut add = |endpoint: &Endpoint| {
         found.entry(address(endpoint, port, spec.ports.len())).or_insert(endpoint.weight.max(1));
     };
-    for set in reader.referrers(&stored.reference) {
-        let Some(set_spec) = set.endpoint_set().filter(|spec| spec.site == site) else { continue };
-        sources.push((*set.reference).clone());
-        set_spec.endpoints.iter().for_each(&mut add);
+    for set in reader.placements(&stored.reference).filter(|set| set.site == site) {
+        let Some((_, held)) = reader.endpoint_set(set.set) else { continue };
+        sources.push(set.set.clone());
+        held.endpoints.iter().for_each(&mut add);
     }
     if sources.is_empty() {
         return None;
@@ -162,8 +159,8 @@ pub fn endpoints(name: &str, site: &str, reader: &Reader) -> Option<EndpointsPla
     }
     Some(EndpointsPlan {
         name: name.to_owned(),
-        region: place.region.clone(),
-        zone: place.zone.clone(),
+        region: region.to_owned(),
+        zone: zone.to_owned(),
         site: site.to_owned(),
         endpoints: found.into_iter().collect(),
         sources,

@@ -34,8 +34,8 @@ fn places(site: &str, reader: &Reader) -> Vec<String> {
 pub(crate) fn calls(site: &str, reader: &Reader) -> BTreeMap<String, Vec<String>> {
     let mut services: BTreeSet<(&str, &str)> = BTreeSet::new();
     for place in places(site, reader) {
-        let sets = reader.referrers(&ObjectRef::new(Kind::Site, "", &place));
-        services.extend(sets.filter_map(|set| Some((&*set.reference.namespace, &*set.endpoint_set()?.service))));
+        let sets = reader.placements(&ObjectRef::new(Kind::Site, "", &place));
+        services.extend(sets.map(|set| (&*set.set.namespace, set.service)));
     }
     let mut calls = BTreeMap::new();
     for (namespace, name) in services {

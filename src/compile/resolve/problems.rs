@@ -1,51 +1,80 @@
 //! What is wrong between the objects, in words for their owners: references, conflicts, what is not served.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
-    catalog::{Configuration, Runtime, Stored},
+    catalog::Stored,
     compile::reader::Reader,
     model::{
-        AllowedKinds, EndpointSetSpec, GatewaySpec, HttpRouteSpec, Kind, Problem, Role, Severity, SiteSpec, Spec,
-        VirtualHosts,
+        AllowedKinds, EndpointSetSpec, GatewaySpec, HttpRouteSpec, Kind, ObjectRef, Problem, Role, Severity, SiteSpec,
+        Spec, VirtualHosts,
     },
 };
 
 use super::{
-    ports::{Bound, GATEWAY_CLASS, port, ports_at, stands_at, streamed},
+    ports::{Bound, GATEWAY_CLASS, ports_at, stands_at, streamed},
+    references,
+    routes::mirrors,
     status::{Conflicts, bad_certificates, bad_references, refusal},
 };
 
-/// Every problem of the whole configuration, by object. Single keys have theirs in `catalog`.
-pub fn problems(configuration: &Configuration, runtime: &Runtime) -> Vec<Problem> {
-    let reader = Reader::new(configuration, runtime);
-    let conflicts = Conflicts::find(&reader);
-    let mut groups = Groups::new();
+/// The backbone groups to which the routes lead that a Gateway takes, each with how many of them.
+pub type Groups = BTreeMap<ObjectRef, BTreeMap<Arc<str>, usize>>;
+
+/// Where a route leads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leads {
+    /// The Gateways that take it.
+    pub from: BTreeSet<ObjectRef>,
+    /// The groups of its back ends and mirrors.
+    pub to: BTreeSet<Arc<str>>,
+}
+
+/// What is wrong with one object, given what all together make of it. Single keys have their problems in `catalog`.
+pub fn of(stored: &Stored, conflicts: &Conflicts, groups: &Groups, reader: &Reader) -> Vec<Problem> {
     let mut found = Vec::new();
-    for stored in configuration.iter() {
-        let mut add = |severity, reason: &str, message: String| {
-            found.push(Problem {
-                object: Some((*stored.reference).clone()),
-                key: stored.key.clone(),
-                severity,
-                reason: reason.to_owned(),
-                message,
-                revision: stored.mod_revision,
-            });
-        };
-        match &stored.object.spec {
-            Spec::HttpRoute(spec) => route(stored, spec, &conflicts, &reader, &mut add),
-            Spec::Gateway(spec) if spec.class == GATEWAY_CLASS => {
-                gateway(stored, spec, &conflicts, &reader, &mut add);
-            }
-            Spec::EndpointSet(spec) => endpoint_set(stored, spec, &reader, &mut add),
-            Spec::Site(spec) => site(stored, spec, &mut groups, &reader, &mut add),
-            // The rest refers to nothing (EnvoyResources have their own), and a Gateway of a foreign class is somebody else's.
-            _ => {}
-        }
+    if let Spec::EnvoyResource(_) = &stored.object.spec {
+        return super::raw::problems(stored, reader);
     }
-    found.extend(super::raw::problems(&reader));
+    let mut add = |severity, reason: &str, message: String| {
+        found.push(Problem {
+            object: Some((*stored.reference).clone()),
+            key: stored.key.clone(),
+            severity,
+            reason: reason.to_owned(),
+            message,
+            revision: stored.mod_revision,
+        });
+    };
+    match &stored.object.spec {
+        Spec::HttpRoute(spec) => route(stored, spec, conflicts, reader, &mut add),
+        Spec::Gateway(spec) if spec.class == GATEWAY_CLASS => gateway(stored, spec, conflicts, reader, &mut add),
+        Spec::EndpointSet(spec) => endpoint_set(stored, spec, reader, &mut add),
+        Spec::Site(spec) => site(stored, spec, groups, reader, &mut add),
+        // The rest refers to nothing, and a Gateway of a foreign class is somebody else's.
+        _ => {}
+    }
     found
+}
+
+/// Where an object leads; only HTTPRoutes lead anywhere.
+pub fn leads(stored: &Stored, conflicts: &Conflicts, reader: &Reader) -> Leads {
+    let Some(spec) = stored.http_route() else { return Leads::default() };
+    let taken = spec.parents.iter().filter(|parent| {
+        let found = reader.gateway(&parent.namespace, &parent.name);
+        found.is_some_and(|(_, gateway)| gateway.class == GATEWAY_CLASS)
+            && refusal(stored, spec, parent, conflicts, reader).is_none()
+    });
+    let from = taken.map(|parent| ObjectRef::new(Kind::Gateway, &parent.namespace, &parent.name)).collect();
+    let backends = spec
+        .rules
+        .iter()
+        .flat_map(|rule| rule.backends.iter().filter(|backend| backend.weight > 0).chain(mirrors(rule)));
+    let targets = backends.filter_map(|backend| references::backend(&stored.reference, backend, reader).ok());
+    Leads { from, to: targets.map(|target| target.group.into()).collect() }
 }
 
 type Add<'a> = dyn FnMut(Severity, &str, String) + 'a;
@@ -109,47 +138,40 @@ fn whole_all_the_same<'a>(gateway: &Stored, reader: &Reader<'a>) -> Option<(u16,
 }
 
 fn endpoint_set(stored: &Stored, spec: &EndpointSetSpec, reader: &Reader, add: &mut Add<'_>) {
-    if reader.service(&stored.reference.namespace, &spec.service).is_none() {
+    let service = ObjectRef::new(Kind::Service, &stored.reference.namespace, &spec.service);
+    if reader.ports(&service).is_none() {
         let message =
             format!("there is no Service {}/{}; its endpoints are unused", stored.reference.namespace, spec.service);
         add(Severity::Error, "ServiceNotFound", message);
     }
-    match reader.site(&spec.site) {
+    match reader.role(&spec.site) {
         None => {
             add(Severity::Error, "SiteNotFound", format!("there is no Site {}; its endpoints are unused", spec.site))
         }
-        Some((_, site)) if site.role == Role::Edge => {
+        Some(Role::Edge) => {
             let message = format!("Site {} is an edge; endpoints at edges are not used yet", spec.site);
             add(Severity::Warning, "UnusedAtEdge", message);
         }
-        Some(_) => {}
+        Some(Role::Core | Role::Grpc) => {}
     }
 }
-
-/// The groups behind each (port, Gateways); most sites have the same ones.
-type Groups = BTreeMap<(u16, BTreeSet<(String, String)>), BTreeSet<String>>;
 
 /// Each group costs an edge connections and active checks of its own.
 const MANY_GROUPS: usize = 32;
 
-fn site(stored: &Stored, spec: &SiteSpec, known: &mut Groups, reader: &Reader, add: &mut Add<'_>) {
+fn site(stored: &Stored, spec: &SiteSpec, groups: &Groups, reader: &Reader, add: &mut Add<'_>) {
     if spec.role == Role::Core && spec.gateways.is_empty() {
         let message = "a core without gateways cannot be reached from edges; list them in spec.gateways";
         add(Severity::Warning, "NoGateways", message.into());
     }
-    let mut groups: BTreeSet<String> = BTreeSet::new();
-    for (number, gateways) in ports_at(stored, spec, reader) {
-        let behind = known.entry((number, gateways)).or_insert_with_key(|(number, gateways)| {
-            let port = port(gateways, *number, reader);
-            let all: Vec<usize> = (0..port.serving.len()).collect();
-            super::groups(&port, &all, reader)
-        });
-        groups.extend(behind.iter().cloned());
-    }
-    if groups.len() > MANY_GROUPS {
+    let standing =
+        reader.all(Kind::Gateway).filter(|gateway| gateway.gateway().is_some_and(|g| stands_at(g, stored, spec)));
+    let behind: BTreeSet<&str> =
+        standing.filter_map(|gateway| groups.get(&*gateway.reference)).flatten().map(|(group, _)| &**group).collect();
+    if behind.len() > MANY_GROUPS {
         let message = format!(
             "its routes lead to {} backbone groups, more than {MANY_GROUPS}; let services share the same core sites",
-            groups.len()
+            behind.len()
         );
         add(Severity::Warning, "TooManyGroups", message);
     }

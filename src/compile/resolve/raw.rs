@@ -108,40 +108,33 @@ fn gateway(gateways: &BTreeSet<(String, String)>) -> String {
     first.map(|gateway| gateway.to_string()).unwrap_or_default()
 }
 
-/// What is wrong between the EnvoyResources and what they meet.
-pub(super) fn problems(reader: &Reader) -> Vec<Problem> {
-    let all: Vec<&Stored> = reader.all(Kind::EnvoyResource).collect();
-    if all.is_empty() {
-        return Vec::new();
-    }
-    let mut stands: BTreeSet<&ObjectRef> = BTreeSet::new();
-    let mut lost: BTreeMap<(&ObjectRef, String), Vec<&str>> = BTreeMap::new();
+/// What is wrong between an EnvoyResource and what it meets.
+pub(super) fn problems(stored: &Stored, reader: &Reader) -> Vec<Problem> {
+    let mut stands = false;
+    let mut lost: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for site in reader.all(Kind::Site) {
-        for one in site.site().map(|spec| raw_at(site, spec, reader)).unwrap_or_default() {
-            stands.insert(&one.stored.reference);
-            if let Some(why) = one.lost {
-                lost.entry((&one.stored.reference, why)).or_default().push(&site.reference.name);
-            }
+        let standing = site.site().map(|spec| raw_at(site, spec, reader)).unwrap_or_default();
+        let Some(own) = standing.into_iter().find(|one| one.stored.reference == stored.reference) else { continue };
+        stands = true;
+        if let Some(why) = own.lost {
+            lost.entry(why).or_default().push(&site.reference.name);
         }
     }
-    let mut problems = Vec::new();
-    for stored in all {
-        let told = |severity, reason: &str, message| Problem {
-            object: Some((*stored.reference).clone()),
-            key: stored.key.clone(),
-            severity,
-            reason: reason.to_owned(),
-            message,
-            revision: stored.mod_revision,
-        };
-        if !stands.contains(&*stored.reference) {
-            let message = "no Site in service is chosen (spec.roles, spec.sites)".to_owned();
-            problems.push(told(Severity::Warning, "NoMatchingSite", message));
-        }
-        for ((_, why), sites) in lost.iter().filter(|((object, _), _)| *object == &*stored.reference) {
-            let message = format!("not served at {}: {why}; choose another, or other sites", sites.join(", "));
-            problems.push(told(Severity::Error, "Conflicted", message));
-        }
-    }
-    problems
+    let told = |severity, reason: &str, message| Problem {
+        object: Some((*stored.reference).clone()),
+        key: stored.key.clone(),
+        severity,
+        reason: reason.to_owned(),
+        message,
+        revision: stored.mod_revision,
+    };
+    let nowhere = (!stands).then(|| {
+        let message = "no Site in service is chosen (spec.roles, spec.sites)".to_owned();
+        told(Severity::Warning, "NoMatchingSite", message)
+    });
+    let conflicts = lost.into_iter().map(|(why, sites)| {
+        let message = format!("not served at {}: {why}; choose another, or other sites", sites.join(", "));
+        told(Severity::Error, "Conflicted", message)
+    });
+    nowhere.into_iter().chain(conflicts).collect()
 }

@@ -76,7 +76,7 @@ impl Lost {
 }
 
 /// Which listeners lost a conflict at some site. Found once for a whole answer, since it looks at every edge site.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Conflicts {
     lost: BTreeMap<(ObjectRef, String), Lost>,
     /// At how many sites each Gateway stands.
@@ -107,6 +107,16 @@ impl Conflicts {
             }
         }
         all
+    }
+
+    /// The Gateways of which the two say something else.
+    pub(crate) fn differ(&self, other: &Self) -> BTreeSet<ObjectRef> {
+        let lost = |a: &Self, b: &Self| -> Vec<ObjectRef> {
+            let differ = a.lost.iter().filter(|(name, lost)| b.lost.get(*name) != Some(lost));
+            let moved = a.sites.iter().filter(|(gateway, count)| b.sites.get(*gateway) != Some(count));
+            differ.map(|((gateway, _), _)| gateway).chain(moved.map(|(gateway, _)| gateway)).cloned().collect()
+        };
+        lost(self, other).into_iter().chain(lost(other, self)).collect()
     }
 
     pub(crate) fn of(&self, gateway: &ObjectRef, listener: &str) -> Option<&Lost> {

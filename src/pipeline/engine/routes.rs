@@ -140,8 +140,17 @@ impl Engine {
             reads = Some(reader.into_reads());
         }
         touched.extend(stale.hosts);
-        for domain in &touched {
-            self.host(unit, domain, &mut hosts, &Reader::new(configuration, runtime));
+        let stand: Vec<&Arc<str>> = touched.iter().filter(|domain| hosts.standing.contains_key(*domain)).collect();
+        let compiled = spread(&stand, |domain| {
+            let reader = Reader::new(configuration, runtime);
+            (compile::host(unit, domain, &reader), reader.into_reads())
+        });
+        for (domain, (outcome, reads)) in stand.into_iter().zip(compiled) {
+            hosts.standing.insert(Arc::clone(domain), Host { bytes: outcome.host, problems: outcome.problems });
+            self.dependents.record(Key::Host(unit.clone(), Arc::clone(domain)), reads);
+        }
+        for domain in touched.iter().filter(|domain| !hosts.standing.contains_key(*domain)) {
+            self.dependents.forget(&Key::Host(unit.clone(), Arc::clone(domain)));
         }
         let mut problems = hosts.problems();
         compile::locate(&mut problems, configuration);
@@ -163,15 +172,6 @@ impl Engine {
         let brings = groups.into_iter().map(|group| (ResourceType::Cluster, Arc::clone(group))).collect();
         self.hosts.insert(unit.clone(), hosts);
         Compiled { resource, problems, brings, told }
-    }
-
-    /// Compiles one host, or forgets it, if its domain is none of the route configuration's.
-    fn host(&mut self, unit: &Unit, domain: &Arc<str>, hosts: &mut Hosts, reader: &Reader<'_>) {
-        let key = Key::Host(unit.clone(), Arc::clone(domain));
-        let Some(host) = hosts.standing.get_mut(domain) else { return self.dependents.forget(&key) };
-        let outcome = compile::host(unit, domain, reader);
-        *host = Host { bytes: outcome.host, problems: outcome.problems };
-        self.dependents.record(key, reader.reads());
     }
 
     /// Something fails its check: the hosts that are others with its sources as they were accepted last are served so.

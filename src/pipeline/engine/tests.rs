@@ -53,9 +53,12 @@ impl Run {
         }
         let (configuration, runtime) = (self.world.catalog.configuration(), self.world.catalog.runtime());
         let deltas = self.engine.update(configuration, runtime, changed, opened);
-        let had: usize = self.engine.audiences.values().map(|names| names.units.len()).sum();
-        let used: usize = self.engine.units.values().map(|memo| memo.users).sum();
-        assert!(used == had && self.engine.units.values().all(|memo| memo.users > 0), "{used} uses of {had} units");
+        let engine = &self.engine;
+        let had: usize = engine.audiences.values().map(|names| names.own.union(&names.brought).count()).sum();
+        let used: usize = engine.units.values().map(|memo| memo.users.len()).sum();
+        assert!(used == had && engine.units.values().all(|memo| !memo.users.is_empty()), "{used} uses of {had} units");
+        let faulty = engine.units.iter().filter(|(_, memo)| !memo.problems.is_empty()).map(|(unit, _)| unit);
+        assert_eq!(faulty.collect::<BTreeSet<_>>(), engine.faulty.iter().collect());
         for (audience, delta) in &deltas {
             take(self.clients.get_mut(audience).expect("only open audiences are told something"), delta);
         }

@@ -11,14 +11,15 @@ use crate::{
         testing::{edits::*, *},
     },
     compile::{
-        reader::Dependents,
+        dependents::Dependents,
+        judge::{Judge, Judgement},
         resolve::{Plan, plan},
     },
     model::*,
 };
 
 /// What is compiled.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Question {
     Names(Audience),
     Plan(Unit),
@@ -116,5 +117,37 @@ proptest! {
         fresh.reset(&world.listing());
         prop_assert_eq!(fresh.configuration(), world.catalog.configuration());
         prop_assert_eq!(fresh.runtime(), world.catalog.runtime());
+    }
+}
+
+/// What is wrong, whenever the faulty value was written: a rewrite that says the same is no change.
+fn found(judgement: &Judgement) -> Vec<Problem> {
+    judgement.problems.values().flatten().cloned().map(|problem| Problem { revision: Revision(0), ..problem }).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn judging_what_a_change_touches_equals_judging_everything(
+        batches in prop::collection::vec(prop::collection::vec(histories(), 1..4), 1..20)
+    ) {
+        let mut world = World::new();
+        let mut judge = Judge::default();
+        for batch in batches {
+            let mut changed = BTreeSet::new();
+            for edit in batch.clone() {
+                let edited = edit.apply(&mut world);
+                changed.extend(edited.configuration.into_iter().chain(edited.runtime));
+            }
+            let (configuration, runtime) = (world.catalog.configuration(), world.catalog.runtime());
+            judge.update(configuration, runtime, &changed);
+            let fresh = Judge::of(configuration, runtime);
+            let full = fresh.judgement();
+            prop_assert!(judge.judgement().is_of(configuration));
+            prop_assert_eq!(found(judge.judgement()), found(full), "after {:?}", batch);
+            prop_assert_eq!(&judge.judgement().conflicts, &full.conflicts, "after {:?}", batch);
+            prop_assert_eq!(judge.behind(), fresh.behind(), "after {:?}", batch);
+        }
     }
 }

@@ -1,10 +1,11 @@
 //! Claims about EnvoyResources: where they stand, who wins a name or an address, who is served a secret.
 
 use super::*;
-use crate::{catalog::testing::*, model::*, xds::ResourceType};
+use crate::{catalog::testing::*, compile::judge::Judgement, model::*, xds::ResourceType};
 
 fn problems(world: &World) -> Vec<String> {
-    let found = super::super::problems::problems(world.catalog.configuration(), world.catalog.runtime());
+    let judgement = Judgement::of(world.catalog.configuration(), world.catalog.runtime());
+    let found: Vec<_> = judgement.problems.values().flatten().cloned().collect();
     let raw = found.into_iter().filter(|p| p.object.as_ref().is_some_and(|o| o.kind == Kind::EnvoyResource));
     raw.map(|p| format!("{}: {}: {}", p.object.unwrap().name, p.reason, p.message)).collect()
 }

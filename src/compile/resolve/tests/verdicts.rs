@@ -3,16 +3,21 @@
 use super::*;
 use crate::{
     catalog::testing::*,
-    compile::resolve::{
-        problems::problems,
-        status::{Condition, Conflicts, gateway_listeners, route_parents},
+    compile::{
+        judge::Judgement,
+        resolve::status::{Condition, Conflicts, gateway_listeners, route_parents},
     },
     model::*,
 };
 
+fn problems(world: &World) -> Vec<Problem> {
+    let judgement = Judgement::of(world.catalog.configuration(), world.catalog.runtime());
+    judgement.problems.values().flatten().cloned().collect()
+}
+
 /// Each problem as `object: reason`.
 fn found(world: &World) -> Vec<String> {
-    let all = problems(world.catalog.configuration(), world.catalog.runtime());
+    let all = problems(world);
     assert!(all.iter().all(|problem| problem.key.starts_with("/tidegate/v1/objects/") && problem.revision.0 > 0));
     all.iter().map(|problem| format!("{}: {}", problem.object.clone().unwrap(), problem.reason)).collect()
 }
@@ -95,7 +100,7 @@ fn each_bad_reference_is_a_problem_with_its_place() {
     let world =
         World::of([edge("fra"), gateway("infra/gw", vec![http(80, None)]), route("shop/web", "infra/gw").rule(bad)]);
     assert_eq!(found(&world), ["HTTPRoute shop/web: BackendNotFound", "HTTPRoute shop/web: RefNotPermitted"]);
-    let all = problems(world.catalog.configuration(), world.catalog.runtime());
+    let all = problems(&world);
     assert!(all[0].message.starts_with("rule-0, backendRefs[0]: there is no Service shop/missing"), "{all:?}");
     assert!(all[1].message.starts_with("rule-0, mirror: "), "{all:?}");
     assert_eq!(verdict(&world, "shop/web"), ["Accepted=true Accepted", "ResolvedRefs=false BackendNotFound"]);
@@ -122,7 +127,7 @@ fn a_conflict_is_the_younger_listeners_problem_where_both_stand() {
     let served = gateway("infra/old", vec![http(80, Some("a.example"))]).gateway(|spec| spec.sites = Some(only_lon));
     world.put(served);
     assert_eq!(found(&world), ["Gateway infra/new: Conflicted"]);
-    let all = problems(world.catalog.configuration(), world.catalog.runtime());
+    let all = problems(&world);
     assert!(all[0].message.contains("not served at lon: "), "{}", all[0].message);
     world.put(gateway("infra/old", vec![http(81, None)]));
     assert_eq!(found(&world), [] as [&str; 0]);
