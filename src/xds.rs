@@ -3,12 +3,13 @@
 pub mod canonical;
 pub mod descriptor;
 pub mod json;
+pub mod name;
 pub mod redact;
 mod resource;
 pub mod validate;
 mod seq;
 mod subscription;
 
-pub use resource::{NeedAt, Resource, ResourceType, ServiceNeed, Source, Version};
+pub use resource::{NeedAt, Resource, ResourceType, ServiceNeed, Source, TTL_MIN, Version};
 pub use seq::Seq;
 pub use subscription::Subscription;

@@ -11,7 +11,10 @@ use std::{
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::wire::{begin_message, end_message, put};
+use super::{
+    absent::Absent,
+    wire::{begin_message, end_message, put},
+};
 use crate::{
     snapshot::{Content, Seq},
     xds::{Resource, ResourceType, Subscription},
@@ -37,6 +40,8 @@ pub struct Frame {
     pub resources: Vec<Arc<Resource>>,
     /// Names that are gone, or never were.
     pub removed: Vec<Arc<str>>,
+    /// Why some of those that are asked for by name are not there.
+    pub errors: Vec<Absent>,
     /// `system_version_info`: for people only.
     seq: Seq,
     identifier: Arc<str>,
@@ -57,10 +62,16 @@ impl Frame {
             url: url.into(),
             resources,
             removed,
+            errors: Vec::new(),
             seq,
             identifier: Arc::clone(identifier),
             bytes: OnceLock::new(),
         }
+    }
+
+    /// It only renews the time to live of what it names.
+    pub(super) fn renews(&self) -> bool {
+        !self.resources.is_empty() && self.resources.iter().all(|r| r.ttl.is_some() && r.payload.is_empty())
     }
 
     /// The encoded `DeltaDiscoveryResponse` behind its gRPC prefix, as it goes out.
@@ -79,6 +90,7 @@ impl Frame {
             for name in &self.removed {
                 put(6, name.as_bytes(), &mut out);
             }
+            self.errors.iter().for_each(|error| error.encode(9, &mut out));
             let mut control_plane = BytesMut::with_capacity(self.identifier.len() + 8);
             put(1, self.identifier.as_bytes(), &mut control_plane);
             put(7, &control_plane, &mut out);
@@ -144,7 +156,7 @@ impl Fanout {
     fn build(&self, content: &Content, from: Seq) -> Vec<Arc<Frame>> {
         let first = from == Seq(0);
         let resource = |name: &Arc<str>| content.get(self.kind, name).map(|e| Arc::clone(&e.resource));
-        let resources: Vec<_> = if first && !self.subscription.wildcard() {
+        let resources: Vec<_> = if first && self.subscription.named_only() {
             self.subscription.names().iter().filter_map(resource).collect()
         } else {
             let changed = content.changed(self.kind, from);

@@ -4,6 +4,7 @@
 //! [`Session::next_deadline`] says when to poll again although nothing happened. A publish needs no call of its own: the
 //! session compares its cursors with the view whenever it is polled.
 
+mod beats;
 mod gate;
 mod kind;
 #[cfg(test)]
@@ -20,24 +21,44 @@ mod tiers_tests;
 mod world;
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use self::kind::Kind;
-use super::fanout::{Fanouts, Frame};
+pub(super) use self::{beats::interval, kind::mentions};
+use super::{
+    doubts::Doubt,
+    fanout::{Fanouts, Frame},
+};
 use crate::{
     feedback,
     model::{Role, Sites, Watermarks},
     snapshot::{Content, Seq},
-    xds::ResourceType,
+    xds::{ResourceType, name},
 };
 
 /// Names per type and stream.
 pub(super) const MAX_NAMES: usize = 100_000;
 /// Bytes per name.
 pub(super) const MAX_NAME: usize = 512;
+
+/// What a stream's client is, and what it says that it can do.
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    /// The role of its site.
+    pub role: Role,
+    /// It has shown a certificate.
+    pub proven: bool,
+    /// How long connections of a replaced listener live on at it.
+    pub drain: Duration,
+    /// It forgets what has a time to live and is not renewed (`xds.config.supports-resource-ttl`).
+    pub expires: bool,
+    /// It reads a resource in its wrapper in state of the world too (`xds.config.resource-in-sotw`).
+    pub unwraps: bool,
+}
 
 /// One `DeltaDiscoveryRequest`, as far as it concerns us.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -106,18 +127,27 @@ pub(super) enum Trust {
     Stale,
 }
 
+/// The normal form of a name; most are.
+fn normal(name: String) -> String {
+    let other = match name::normal(&name) {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(normal) => Some(normal),
+    };
+    other.unwrap_or(name)
+}
+
 /// One stream.
 #[derive(Debug)]
 pub struct Session {
     fanouts: Arc<Fanouts>,
-    role: Role,
+    client: Client,
+    /// What the proxy may have from other streams without saying so.
+    doubt: Option<Doubt>,
     trust: Trust,
     /// A type waits for `trust`.
     unsure: bool,
     /// Something waits for a watermark.
     awaits: bool,
-    /// How long connections of a replaced listener live on at this proxy.
-    drain: Duration,
     started: Instant,
     first_ack: Option<Instant>,
     kinds: [Option<Kind>; 5],
@@ -135,15 +165,15 @@ pub struct Session {
 }
 
 impl Session {
-    /// A stream of a proxy of that role that begins now; `drain` is the proxy's `--drain-time-s`.
-    pub fn new(fanouts: Arc<Fanouts>, role: Role, drain: Duration, now: Instant) -> Self {
+    /// A stream of that client that begins now.
+    pub fn new(fanouts: Arc<Fanouts>, client: Client, now: Instant) -> Self {
         Self {
             fanouts,
-            role,
+            client,
+            doubt: None,
             trust: Trust::Unknown,
             unsure: false,
             awaits: false,
-            drain,
             started: now,
             first_ack: None,
             kinds: Default::default(),
@@ -156,11 +186,17 @@ impl Session {
         }
     }
 
+    /// With the memory of what its proxy may have half accepted.
+    #[must_use]
+    pub fn doubting(self, doubt: Doubt) -> Self {
+        Self { doubt: Some(doubt), ..self }
+    }
+
     /// Takes one request: an acknowledgement, a change of subscription, or both at once.
     ///
     /// # Errors
     /// [`Violation`]: the stream has to be closed.
-    pub fn on_request(&mut self, request: Request, content: &Content, now: Instant) -> Result<(), Violation> {
+    pub fn on_request(&mut self, mut request: Request, content: &Content, now: Instant) -> Result<(), Violation> {
         if request.url.is_empty() {
             return Err(Violation::NoType);
         }
@@ -171,6 +207,7 @@ impl Session {
         if names.any(|n| n.len() > MAX_NAME) {
             return Err(Violation::LongName);
         }
+        request.initial = request.initial.into_iter().map(|(name, version)| (normal(name), version)).collect();
         if request.initial.len() > MAX_NAMES {
             return Err(Violation::TooManyNames);
         }
@@ -186,22 +223,27 @@ impl Session {
             }
             return Ok(());
         };
+        let seed = (self.client.expires && beats::beats(kind)).then_some(self.started);
         let slot = self.slot(kind);
         let first = slot.is_none();
-        let state = slot.get_or_insert_with(|| Kind::new(kind, request.initial));
+        let state = slot.get_or_insert_with(|| Kind::new(kind, request.initial, seed));
         // A nonce that is not in flight is of another stream or of a dropped subscription: its ACK half is ignored,
         // its subscription half never (rule 58).
         let matched = u64::from_str_radix(&request.nonce, 16).is_ok_and(|nonce| {
             let error = request.error.as_deref();
-            state.resolve(nonce, error, content)
+            state.resolve(nonce, error, content, now)
         });
         if first && kind.wildcard() && request.subscribe.is_empty() && request.unsubscribe.is_empty() {
             state.start_wildcard(true, content);
         }
         state.subscribe(&request.subscribe, first, content);
         state.unsubscribe(&request.unsubscribe);
-        if state.subscription.names().len() > MAX_NAMES {
+        if state.subscription.names().len() > MAX_NAMES || state.strangers(content) > MAX_NAMES {
             return Err(Violation::TooManyNames);
+        }
+        let doubted = state.take_doubted();
+        if let Some((doubt, names)) = self.doubt.as_ref().zip(doubted) {
+            doubt.set(kind, &names);
         }
         if matched {
             self.first_ack.get_or_insert(now);
@@ -274,8 +316,8 @@ impl Session {
 
     /// Every tombstone up to here has been taken over.
     pub fn passed(&self, content: &Content) -> Seq {
-        let seen = |kind| self.kind(kind).map_or(content.seq(), |k| k.removed);
-        seen(ResourceType::Cluster).min(seen(ResourceType::Listener))
+        let tells = |k: &&Kind| k.kind.wildcard() || !k.subscription.named_only();
+        self.kinds.iter().flatten().filter(tells).map(|k| k.removed).fold(content.seq(), Seq::min)
     }
 
     /// What feedback has to know of each type, where it changed since the last call.

@@ -19,7 +19,10 @@ use std::{
 };
 
 use self::kind::{Flight, Kind};
-use super::session::{MAX_NAME, MAX_NAMES, Moment, Trust, Violation, tiers};
+use super::{
+    absent::{Absent, Why},
+    session::{Client, MAX_NAME, MAX_NAMES, Moment, Trust, Violation, tiers},
+};
 use crate::{
     feedback,
     model::Role,
@@ -63,19 +66,21 @@ pub struct Response {
     pub nonce: u64,
     /// The whole set (LDS, CDS), or what is new or changed.
     pub resources: Vec<Arc<Resource>>,
+    /// Names that it asks for and that are not there, each once.
+    pub errors: Vec<Absent>,
+    /// Resources with a time to live go in their wrapper.
+    pub wraps: bool,
 }
 
 /// One stream.
 #[derive(Debug)]
 pub struct Session {
-    role: Role,
+    client: Client,
     trust: Trust,
     /// A type waits for `trust`.
     unsure: bool,
     /// Something waits for a watermark.
     awaits: bool,
-    /// How long connections of a replaced listener live on at this client.
-    drain: Duration,
     started: Instant,
     first_ack: Option<Instant>,
     kinds: BTreeMap<ResourceType, Kind>,
@@ -84,14 +89,13 @@ pub struct Session {
 }
 
 impl Session {
-    /// A stream of a client of that role that begins now; `drain` is how long its listeners drain.
-    pub fn new(role: Role, drain: Duration, now: Instant) -> Self {
+    /// A stream of that client that begins now.
+    pub fn new(client: Client, now: Instant) -> Self {
         Self {
-            role,
+            client,
             trust: Trust::Unknown,
             unsure: false,
             awaits: false,
-            drain,
             started: now,
             first_ack: None,
             kinds: BTreeMap::new(),
@@ -151,7 +155,8 @@ impl Session {
         }
         // There is no way to say that an unknown type has nothing: silence (rule 5).
         let Some(kind) = ResourceType::from_url(&request.url) else { return Ok(()) };
-        let state = self.kinds.entry(kind).or_insert_with(|| Kind::new(kind, request.version.clone()));
+        let seed = self.expires().then_some(self.started);
+        let state = self.kinds.entry(kind).or_insert_with(|| Kind::new(kind, request.version.clone(), seed));
         if state.stale(&request.nonce) {
             return Ok(());
         }
@@ -168,23 +173,35 @@ impl Session {
         if !content.ready() {
             return None;
         }
-        for kind in ORDER {
-            // Taken out so that it can be held against the other types meanwhile.
-            let Some(mut state) = self.kinds.remove(&kind) else { continue };
-            let due = self.due(&mut state, content, moment);
-            let response = due.map(|(version, sent, set)| {
-                self.nonce += 1;
-                let seq = content.seq();
-                state.launch(Flight { nonce: self.nonce, version, seq, sent: sent.clone(), set });
-                Response { kind, version, nonce: self.nonce, resources: sent }
-            });
-            self.kinds.insert(kind, state);
-            if let Some(response) = response {
-                self.follow(&response, content);
-                return Some(response);
-            }
+        let response = ORDER.into_iter().find_map(|kind| self.turn(kind, content, moment));
+        if response.is_some() || !self.kinds.get(&ResourceType::Cluster).is_some_and(|cds| cds.delayed) {
+            return response;
         }
-        None
+        // What names a cluster was looked at after the clusters: perhaps nothing does any more.
+        self.turn(ResourceType::Cluster, content, moment)
+    }
+
+    /// What one type has to send.
+    fn turn(&mut self, kind: ResourceType, content: &Content, moment: &Moment<'_>) -> Option<Response> {
+        // Taken out so that it can be held against the other types meanwhile.
+        let mut state = self.kinds.remove(&kind)?;
+        let due = self.due(&mut state, content, moment);
+        let response = due.map(|Due { version, sent, set, errors }| {
+            self.nonce += 1;
+            let (nonce, seq) = (self.nonce, content.seq());
+            state.launch(Flight { nonce, version, seq, sent: sent.clone(), set }, moment.now);
+            Response { kind, version, nonce, resources: sent, errors, wraps: self.expires() }
+        });
+        self.kinds.insert(kind, state);
+        if let Some(response) = &response {
+            self.follow(response, content);
+        }
+        response
+    }
+
+    /// Times to live are for clients that know them, and read the wrapper in which they come.
+    fn expires(&self) -> bool {
+        self.client.expires && self.client.unwraps
     }
 
     /// When to poll again at the latest; known once `poll` has said that there is nothing to send.
@@ -208,6 +225,10 @@ impl Session {
 
     /// What one type has to send: its version, the resources, and for LDS and CDS the set that they are.
     fn due(&mut self, state: &mut Kind, content: &Content, moment: &Moment<'_>) -> Option<Due> {
+        if let Some(ends) = state.ends(content) {
+            self.wake_at(ends, moment.now);
+            state.renew(moment.now);
+        }
         if state.flying() || !state.stirred(content) {
             return None;
         }
@@ -221,7 +242,7 @@ impl Session {
             state.stir();
             return None;
         }
-        if state.resumes(content) {
+        if state.resumes(content, moment.now) {
             return None;
         }
         let mut delayed = false;
@@ -264,8 +285,49 @@ impl Session {
                 }
             }
         }
+        state.unused.retain(|name, _| content.get(state.kind, name).is_none());
+        let errors = self.absent(state, content, moment);
         let version = version_of(set.values());
-        state.due_again(version).then(|| (version, set.values().cloned().collect(), Some(set)))
+        let due = state.due_again(version) || !errors.is_empty();
+        due.then(|| Due { version, sent: set.values().cloned().collect(), set: Some(set), errors })
+    }
+
+    /// Names that the client asks for, that are not there, and of which it was not told so. Not of an assignment or route
+    /// configuration whose parent it has: that is still to come.
+    fn absent(&mut self, state: &mut Kind, content: &Content, moment: &Moment<'_>) -> Vec<Absent> {
+        let kind = state.kind;
+        let lacks = |name: &str| content.get(kind, name).is_none() && !state.held.contains_key(name);
+        let mut absent = Vec::new();
+        let collections = state.collections.iter().filter(|name| !state.told.contains(*name));
+        absent.extend(
+            collections.map(|name| (Arc::clone(name), Absent { name: state.spelled(name), why: Why::Collection })),
+        );
+        if moment.fresh && self.trust != Trust::Stale {
+            let names = state.names().iter().filter(|name| lacks(name) && !state.told.contains(*name));
+            for name in names.filter(|name| !self.awaited(kind, name, content)) {
+                absent.push((Arc::clone(name), Absent::of(kind, state.spelled(name), self.client.proven)));
+            }
+        }
+        let (names, errors): (Vec<_>, Vec<_>) = absent.into_iter().unzip();
+        state.told.retain(|name| state.collections.contains(name) || content.get(kind, name).is_none());
+        state.told.extend(names);
+        errors
+    }
+
+    /// Something that the client has, or is about to have, names it.
+    fn awaited(&self, kind: ResourceType, name: &str, content: &Content) -> bool {
+        match kind {
+            ResourceType::Endpoints => {
+                let held = self.kinds.get(&ResourceType::Cluster).is_some_and(|cds| cds.held.contains_key(name));
+                held || content.get(ResourceType::Cluster, name).is_some()
+            }
+            ResourceType::Route => {
+                let names = |r: &Resource| r.requires.iter().any(|(k, n)| *k == ResourceType::Route && **n == *name);
+                let held = self.kinds.get(&ResourceType::Listener).is_some_and(|lds| lds.may_have().any(|r| names(r)));
+                held || content.entries(ResourceType::Listener).any(|(_, entry)| names(&entry.resource))
+            }
+            _ => false,
+        }
     }
 
     /// The other types: what the client lacks or has in another version, and what has to follow its parent.
@@ -275,7 +337,8 @@ impl Session {
             let resource = &entry.resource;
             let old = state.held.get(&name);
             let same = old.is_some_and(|old| old.version == resource.version);
-            if state.refuses(&name, resource.version) || (same && !state.again.contains(&name)) {
+            let settled = state.refuses(&name, resource.version) || (same && !state.again.contains(&name));
+            if settled || state.suspected(&name) {
                 continue;
             }
             // What the client lacks is never delayed: an empty route configuration is 404s.
@@ -285,11 +348,18 @@ impl Session {
             }
             sent.push(Arc::clone(resource));
         }
-        if sent.is_empty() {
+        while sent.is_empty()
+            && let Some(group) = state.next_suspects()
+        {
+            let entries = group.iter().filter_map(|name| content.get(state.kind, name));
+            sent.extend(entries.map(|entry| Arc::clone(&entry.resource)));
+        }
+        let errors = self.absent(state, content, moment);
+        if sent.is_empty() && errors.is_empty() {
             return None;
         }
         let all: Vec<_> = state.wanted(content).into_iter().map(|(_, entry)| &entry.resource).collect();
-        Some((version_of(all.into_iter()), sent, None))
+        Some(Due { version: version_of(all.into_iter()), sent, set: None, errors })
     }
 
     /// Whether a listener or route configuration needs a cluster that the client has not acknowledged, or a service
@@ -335,8 +405,8 @@ impl Session {
             return false;
         }
         let drain = content.tombstone(ResourceType::Cluster, name).is_none_or(|tombstone| tombstone.drain);
-        let mut wait = if drain { self.drain.max(LINGER) } else { LINGER };
-        if self.role == Role::Core {
+        let mut wait = if drain { self.client.drain.max(LINGER) } else { LINGER };
+        if self.client.role == Role::Core {
             // The edges send requests there until they have heard of it, and their connections have drained.
             wait = wait.max(moment.sites.drain_time);
         }
@@ -390,8 +460,14 @@ impl Session {
     }
 }
 
-/// Version, resources, and the whole set where they are one.
-type Due = (Version, Vec<Arc<Resource>>, Option<BTreeMap<Arc<str>, Arc<Resource>>>);
+/// What one type has to send.
+struct Due {
+    version: Version,
+    sent: Vec<Arc<Resource>>,
+    /// The whole set, where a response is one.
+    set: Option<BTreeMap<Arc<str>, Arc<Resource>>>,
+    errors: Vec<Absent>,
+}
 
 /// Of a set of resources in order of their names: the same on every replica.
 fn version_of<'a>(resources: impl Iterator<Item = &'a Arc<Resource>>) -> Version {

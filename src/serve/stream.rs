@@ -16,7 +16,7 @@ use tonic::{Status, Streaming};
 use super::{
     machine::Machine,
     service::{Admitted, Fleet, Inner, Method},
-    session::{Moment, Session, Violation},
+    session::{Client, Moment, Session, Violation},
     sotw,
     wire::{Ask, Variant},
 };
@@ -79,12 +79,19 @@ pub(super) async fn run(
     let admitted = who.inner.admit(&id, service.only.is_none());
     let reader = who.inner.shared.views.open(&audience);
     let drain = node.drain_time().unwrap_or_else(|| fleet.sites.borrow().drain_time);
+    let client = Client {
+        role: audience.role,
+        proven: audience.proven,
+        drain,
+        expires: node.can("xds.config.supports-resource-ttl"),
+        unwraps: node.can("xds.config.resource-in-sotw"),
+    };
     let session = match service.variant {
         Variant::Delta => {
-            let fanouts = who.inner.fanouts(&audience);
-            Machine::Delta(Box::new(Session::new(fanouts, audience.role, drain, now())))
+            let session = Session::new(who.inner.fanouts(&audience), client, now());
+            Machine::Delta(Box::new(session.doubting(who.inner.doubts.of(&id))))
         }
-        Variant::World => Machine::World(Box::new(sotw::Session::new(audience.role, drain, now()))),
+        Variant::World => Machine::World(Box::new(sotw::Session::new(client, now()))),
     };
     let published = reader.view().subscribe();
     let stream = Stream {

@@ -14,7 +14,7 @@ use tonic::{
 };
 
 use super::{session::Request, sotw};
-use crate::identity::NodeClaim;
+use crate::{identity::NodeClaim, xds::Resource};
 
 /// `envoy.service.discovery.v3.DeltaDiscoveryRequest`, the fields that we use.
 #[derive(Clone, PartialEq, Message)]
@@ -159,7 +159,12 @@ pub(super) fn world_response(response: &sotw::Response, identifier: &str) -> Byt
     let mut out = BytesMut::with_capacity(bodies + url.len() + identifier.len() + 64);
     begin_message(&mut out);
     put(1, response.version.to_string().as_bytes(), &mut out);
-    for resource in &response.resources {
+    let (wrapped, bare): (Vec<_>, Vec<_>) =
+        response.resources.iter().partition(|resource| response.wraps && resource.ttl.is_some());
+    for resource in wrapped {
+        wrap(resource, &mut out);
+    }
+    for resource in bare {
         // An `Any`, without copying the payload first.
         let size = |length: usize| 1 + encoding::encoded_len_varint(length as u64) + length;
         encoding::encode_key(2, WireType::LengthDelimited, &mut out);
@@ -172,7 +177,21 @@ pub(super) fn world_response(response: &sotw::Response, identifier: &str) -> Byt
     let mut control_plane = BytesMut::with_capacity(identifier.len() + 8);
     put(1, identifier.as_bytes(), &mut control_plane);
     put(6, &control_plane, &mut out);
+    response.errors.iter().for_each(|error| error.encode(7, &mut out));
     end_message(out)
+}
+
+/// A resource in its wrapper, as one more `Any` of a state-of-the-world response.
+fn wrap(resource: &Resource, out: &mut BytesMut) {
+    const WRAPPER: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";
+    // The body is the wrapper already, behind the key and length of a field.
+    let mut body = resource.expiring().body;
+    let skipped = encoding::decode_key(&mut body).and_then(|_| encoding::decode_varint(&mut body));
+    debug_assert!(skipped.is_ok(), "a body begins with its key and length");
+    let mut any = BytesMut::with_capacity(body.len() + WRAPPER.len() + 16);
+    put(1, WRAPPER.as_bytes(), &mut any);
+    put(2, &body, &mut any);
+    put(2, &any, out);
 }
 
 /// Bytes before a gRPC message: a flag, and the length.

@@ -1,22 +1,22 @@
 //! One type of one stream: subscription, cursors, what is in flight, and a side map of exceptions.
 
+mod refuse;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Instant,
 };
 
-use super::gate::Hold;
+pub(in crate::serve) use self::refuse::mentions;
+use super::{beats::Beats, gate::Hold};
 use crate::{
     feedback,
     model::Revision,
     serve::fanout::{Fanout, Frame},
-    snapshot::{Content, Seq},
-    xds::{ResourceType, Subscription, Version},
+    snapshot::{Content, Entry, Seq},
+    xds::{ResourceType, Subscription, Version, name},
 };
-
-/// Bytes of a proxy's error text that are kept.
-const MAX_ERROR: usize = 1024;
 
 /// A name that the cursors do not speak for.
 #[derive(Clone, Debug)]
@@ -72,6 +72,17 @@ impl Exception {
     }
 }
 
+/// What a stream brings along when one of its types is compared with the view.
+#[derive(Debug, Default)]
+pub(super) struct Before {
+    /// Children whose parents were sent before.
+    pub(super) touched: BTreeSet<Arc<str>>,
+    /// What the client may have without saying so.
+    pub(super) doubted: BTreeSet<Arc<str>>,
+    /// The view may be the older one.
+    pub(super) stale: bool,
+}
+
 /// A response that is neither acknowledged nor refused.
 #[derive(Debug)]
 pub(super) struct Flight {
@@ -109,6 +120,14 @@ pub(super) struct Kind {
     pub(super) withheld: BTreeSet<Arc<str>>,
     /// Up to where the content of a name under an exception is acknowledged, where the cursor does not say it.
     pub(super) taken: BTreeMap<Arc<str>, Seq>,
+    /// What may run out at the client.
+    pub(super) beats: Beats,
+    /// Names that the client wrote otherwise than in normal form, by that.
+    spelled: BTreeMap<Arc<str>, Arc<str>>,
+    /// Names that stood in a refused response and were not taken since: the client may have them without saying so.
+    doubted: BTreeSet<Arc<str>>,
+    /// They changed.
+    doubts: bool,
     /// Since which content a name is refused again and again; cleared by its next acknowledgement.
     refused_since: BTreeMap<Arc<str>, Seq>,
     groups: u32,
@@ -116,7 +135,8 @@ pub(super) struct Kind {
 }
 
 impl Kind {
-    pub(super) fn new(kind: ResourceType, initial: HashMap<String, String>) -> Self {
+    /// `seed`: when the stream began, if its client knows times to live.
+    pub(super) fn new(kind: ResourceType, initial: HashMap<String, String>, seed: Option<Instant>) -> Self {
         Self {
             kind,
             subscription: Arc::default(),
@@ -134,6 +154,10 @@ impl Kind {
             differed: false,
             withheld: BTreeSet::new(),
             taken: BTreeMap::new(),
+            beats: Beats::new(seed),
+            spelled: BTreeMap::new(),
+            doubted: BTreeSet::new(),
+            doubts: false,
             refused_since: BTreeMap::new(),
             groups: 0,
             dirty: true,
@@ -162,8 +186,9 @@ impl Kind {
 
     /// The view is ready: compares it with what the proxy says that it has. Versions are opaque to us too: equal or
     /// not, never older or newer; a view that is `stale` may be the older one, and then only adds.
-    pub(super) fn seed(&mut self, content: &Content, touched: &BTreeSet<Arc<str>>, stale: bool) {
+    pub(super) fn seed(&mut self, content: &Content, before: &Before, now: Instant) {
         let Some(mut initial) = self.initial.take() else { return };
+        let (touched, stale) = (&before.touched, before.stale);
         if stale {
             let equal = |name: &str, version: &str| {
                 let entry = content.get(self.kind, name);
@@ -181,46 +206,71 @@ impl Kind {
         let want = |new| Exception::Wanted { new, group: None };
         let subscription = Arc::clone(&self.subscription);
         for name in subscription.names() {
-            if content.get(self.kind, name).is_none() {
+            if content.get(self.kind, name).is_none() && !collects(content, self.kind, name) {
                 self.exceptions.entry(Arc::clone(name)).or_insert(want(!initial.contains_key(&**name)));
             }
+        }
+        self.doubted.clone_from(&before.doubted);
+        for name in before.doubted.iter().filter(|name| subscription.contains(name) && !initial.contains_key(&***name))
+        {
+            self.lost(name, content);
         }
         if initial.is_empty() {
             self.answer_empty = subscription.wildcard();
             return;
         }
         (self.sent, self.acked) = (content.seq(), content.seq());
-        let mut compare = |name: &Arc<str>, version: Version| {
+        let mut compare = |name: &Arc<str>, entry: &Entry| {
+            let version = entry.resource.version;
             if self.withheld.contains(name) {
                 return;
             }
             let reported = initial.get(&**name);
             if reported.is_some_and(|v| Version::parse(v) == Some(version)) && !touched.contains(name) {
+                self.beats.found(&entry.resource, now);
                 return;
             }
             self.differed = true;
             self.taken.insert(Arc::clone(name), Seq(0));
             self.exceptions.entry(Arc::clone(name)).or_insert(want(reported.is_none()));
         };
-        if subscription.wildcard() {
-            content.entries(self.kind).for_each(|(n, e)| compare(n, e.resource.version));
-        } else {
+        if subscription.named_only() {
             for name in subscription.names() {
                 if let Some(entry) = content.get(self.kind, name) {
-                    compare(name, entry.resource.version);
+                    compare(name, entry);
+                }
+            }
+        } else {
+            content.entries(self.kind).filter(|(n, _)| subscription.contains(n)).for_each(|(n, e)| compare(n, e));
+        }
+        if !subscription.named_only() {
+            let all = subscription.wildcard();
+            for name in initial.into_keys().map(Arc::from).filter(|name| subscription.contains(name)) {
+                // What is asked for by name alone has its answer.
+                if all || !subscription.names().contains(&name) {
+                    self.lost(&name, content);
                 }
             }
         }
-        if subscription.wildcard() && self.kind.wildcard() {
-            for name in initial.into_keys().filter(|n| content.get(self.kind, n).is_none()) {
-                let tombstone = content.tombstone(self.kind, &name);
-                let edges = Edges::taking(tombstone.map_or(content.configuration(), |t| t.revision));
-                let drain = tombstone.map(|t| t.drain);
-                let gone = Exception::Gone { new: false, seq: content.seq(), drain, now: false, edges };
-                self.exceptions.insert(name.into(), gone);
-                self.differed = true;
-            }
+    }
+
+    /// The client has, or may have, a name that the view lacks.
+    fn lost(&mut self, name: &Arc<str>, content: &Content) {
+        if content.get(self.kind, name).is_some() {
+            return;
         }
+        let exception = if self.kind.wildcard() {
+            let tombstone = content.tombstone(self.kind, name);
+            let edges = Edges::taking(tombstone.map_or(content.configuration(), |t| t.revision));
+            let drain = tombstone.map(|t| t.drain);
+            self.differed = true;
+            Exception::Gone { new: false, seq: content.seq(), drain, now: false, edges }
+        } else if self.subscription.wildcard() {
+            return;
+        } else {
+            Exception::Wanted { new: false, group: None }
+        };
+        self.exceptions.insert(Arc::clone(name), exception);
     }
 
     /// `*`, by word or by an empty first request. Whoever asks again is answered again: it may hold nothing (rule 49).
@@ -246,7 +296,11 @@ impl Kind {
                 self.start_wildcard(first, content);
                 continue;
             }
-            let name: Arc<str> = name.as_str().into();
+            let name = self.normal(name);
+            if name::is_glob(&name) {
+                self.collect(&name, first, content);
+                continue;
+            }
             let was = self.subscription.contains(&name);
             if Arc::make_mut(&mut self.subscription).insert(Arc::clone(&name)) {
                 self.changed_subscription();
@@ -265,10 +319,62 @@ impl Kind {
         }
     }
 
+    /// A glob collection: all of it is answered, or that it is empty.
+    fn collect(&mut self, glob: &Arc<str>, first: bool, content: &Content) {
+        let before = Arc::clone(&self.subscription);
+        if Arc::make_mut(&mut self.subscription).insert(Arc::clone(glob)) {
+            self.changed_subscription();
+        }
+        if first {
+            return;
+        }
+        let mut members = content.entries(self.kind).filter(|(name, _)| member(name, glob)).peekable();
+        if members.peek().is_none() {
+            self.exceptions.insert(Arc::clone(glob), Exception::Wanted { new: true, group: None });
+        }
+        for (name, entry) in members {
+            let was = before.contains(name);
+            let new = !was || self.is_new(name, entry.created);
+            if !was {
+                self.taken.insert(Arc::clone(name), Seq(entry.created.0.saturating_sub(1)));
+            }
+            self.exceptions.insert(Arc::clone(name), Exception::Wanted { new, group: None });
+        }
+    }
+
+    /// The name in normal form; what is said of it is said as the client wrote it.
+    fn normal(&mut self, name: &str) -> Arc<str> {
+        let normal: Arc<str> = name::normal(name).into();
+        if *normal != *name {
+            self.spelled.insert(Arc::clone(&normal), name.into());
+        }
+        normal
+    }
+
+    /// The name as the client wrote it.
+    pub(super) fn spelled(&self, name: &Arc<str>) -> Arc<str> {
+        Arc::clone(self.spelled.get(name).unwrap_or(name))
+    }
+
+    /// Names to be answered that neither the view has nor the subscription: they are bounded by nothing else.
+    pub(super) fn strangers(&self, content: &Content) -> usize {
+        if self.exceptions.len() <= self.subscription.names().len() {
+            return 0;
+        }
+        let asked = self.subscription.names();
+        let stranger = |(name, exception): &(&Arc<str>, &Exception)| {
+            matches!(exception, Exception::Wanted { .. })
+                && !asked.contains(*name)
+                && content.get(self.kind, name).is_none()
+        };
+        self.exceptions.iter().filter(stranger).count()
+    }
+
     /// After the subscribes. A name that a wildcard still covers is answered, present or absent (rule 47).
     pub(super) fn unsubscribe(&mut self, names: &[String]) {
         for name in names {
-            self.withheld.remove(name.as_str());
+            let name = name::normal(name);
+            self.withheld.remove(&*name);
             if name == "*" {
                 if Arc::make_mut(&mut self.subscription).set_wildcard(false) {
                     self.answer_empty = false;
@@ -278,15 +384,19 @@ impl Kind {
                 }
                 continue;
             }
-            if Arc::make_mut(&mut self.subscription).remove(name) {
+            if Arc::make_mut(&mut self.subscription).remove(&name) {
                 self.changed_subscription();
             }
-            if self.subscription.wildcard() {
-                if !matches!(self.exceptions.get(name.as_str()), Some(Exception::Gone { .. })) {
-                    self.exceptions.insert(name.as_str().into(), Exception::Wanted { new: false, group: None });
+            self.spelled.remove(&*name);
+            if name::is_glob(&name) {
+                let kept = Arc::clone(&self.subscription);
+                self.exceptions.retain(|n, _| kept.contains(n));
+            } else if self.subscription.contains(&name) {
+                if !matches!(self.exceptions.get(&*name), Some(Exception::Gone { .. })) {
+                    self.exceptions.insert((*name).into(), Exception::Wanted { new: false, group: None });
                 }
             } else {
-                self.exceptions.remove(name.as_str());
+                self.exceptions.remove(&*name);
             }
         }
         if self.subscription.is_empty() {
@@ -300,6 +410,7 @@ impl Kind {
     fn changed_subscription(&mut self) {
         let wanted = Arc::clone(&self.subscription);
         self.refused_since.retain(|name, _| wanted.contains(name));
+        self.beats.retain(|name| wanted.contains(name));
         self.fanout = None;
         self.dirty = true;
     }
@@ -312,19 +423,21 @@ impl Kind {
     }
 
     /// An answer to the response `nonce`; false if that is not in flight.
-    pub(super) fn resolve(&mut self, nonce: u64, error: Option<&str>, content: &Content) -> bool {
+    pub(super) fn resolve(&mut self, nonce: u64, error: Option<&str>, content: &Content, now: Instant) -> bool {
         let Some(at) = self.in_flight.iter().position(|f| f.frame.nonce == nonce) else { return false };
         let Some(flight) = self.in_flight.remove(at) else { return false };
-        if let Some(error) = error {
-            self.refuse(&flight.frame, error, content);
-        } else {
-            self.refused_since.retain(|name, _| !flight.frame.resources.iter().any(|r| r.name == *name));
-            let answered = |e: &Exception| matches!(e, Exception::Flying { nonce: n, .. } if *n == nonce);
-            if !self.exceptions.is_empty() {
-                for resource in &flight.frame.resources {
-                    if self.exceptions.get(&resource.name).is_some_and(answered) {
-                        self.exceptions.remove(&resource.name);
-                    }
+        match error {
+            // No content was refused; what the client has is not what it was thought to have.
+            Some(_) if flight.frame.renews() => {
+                flight.frame.resources.iter().for_each(|resource| self.renew(&resource.name, content));
+            }
+            Some(error) => self.refuse(&flight.frame, error, content),
+            None => {
+                for name in self.beats.acknowledged(&flight, now) {
+                    self.renew(&name, content);
+                }
+                if !flight.frame.renews() {
+                    self.take(&flight.frame);
                 }
             }
         }
@@ -333,71 +446,19 @@ impl Kind {
         true
     }
 
-    /// Finds the culprits: names in the error text alone, the rest together; halves where none is named; a single name
-    /// is parked.
-    fn refuse(&mut self, frame: &Frame, error: &str, content: &Content) {
-        let mut suspects = Vec::new();
+    /// What an acknowledged response settles.
+    fn take(&mut self, frame: &Frame) {
+        self.refused_since.retain(|name, _| !frame.resources.iter().any(|r| r.name == *name));
+        let answered = |e: &Exception| matches!(e, Exception::Flying { nonce, .. } if *nonce == frame.nonce);
         for resource in &frame.resources {
-            let name = &resource.name;
-            let ours = match self.exceptions.get(name) {
-                Some(Exception::Flying { nonce, .. }) => *nonce == frame.nonce,
-                Some(_) => false,
-                // A later response carries newer content; that is judged by its own answer.
-                None => !self
-                    .in_flight
-                    .iter()
-                    .any(|f| f.frame.nonce > frame.nonce && f.frame.resources.iter().any(|r| r.name == *name)),
-            };
-            if ours && self.subscription.contains(name) {
-                let created = content.get(self.kind, name).map_or(Seq(0), |e| e.created);
-                let new = self.is_new(name, created);
-                self.taken.entry(Arc::clone(name)).or_insert(self.acked);
-                suspects.push((Arc::clone(name), resource.version, new));
+            if self.exceptions.get(&resource.name).is_some_and(answered) {
+                self.exceptions.remove(&resource.name);
             }
         }
-        if !frame.resources.is_empty() {
-            // What else stood in a refused response is uncertain; removing twice does no harm.
-            for name in frame.removed.iter().filter(|n| content.get(self.kind, n).is_none()) {
-                let edges = Edges::default();
-                let again = Exception::Gone { new: false, seq: Seq(0), drain: None, now: true, edges };
-                if self.kind.wildcard() {
-                    self.exceptions.entry(Arc::clone(name)).or_insert(again);
-                }
-            }
+        if !self.doubted.is_empty() {
+            let names = frame.resources.iter().map(|r| &r.name).chain(&frame.removed);
+            names.for_each(|name| self.doubts |= self.doubted.remove(name));
         }
-        // Alone in its response: it is the culprit. A last suspect whose company is not wanted any more may not be.
-        if let ([(name, version, new)], [_]) = (suspects.as_slice(), frame.resources.as_slice()) {
-            let mut end = error.len().min(MAX_ERROR);
-            while !error.is_char_boundary(end) {
-                end -= 1;
-            }
-            let refused = content.get(self.kind, name).filter(|e| e.resource.version == *version);
-            let at = refused.map_or(content.seq(), |e| e.content);
-            let since = *self.refused_since.entry(Arc::clone(name)).or_insert(at);
-            let error = error.get(..end).unwrap_or_default().into();
-            let parked = feedback::Parked { version: *version, error, since };
-            self.exceptions.insert(Arc::clone(name), Exception::Parked { new: *new, parked });
-            return;
-        }
-        let named: BTreeSet<Arc<str>> =
-            suspects.iter().filter(|(n, ..)| mentions(error, n)).map(|(n, ..)| Arc::clone(n)).collect();
-        let half = suspects.len().div_ceil(2);
-        let (rest, second) = (self.next_group(), self.next_group());
-        for (index, (name, _, new)) in suspects.into_iter().enumerate() {
-            let group = if named.contains(&name) {
-                self.next_group()
-            } else if named.is_empty() && index >= half {
-                second
-            } else {
-                rest
-            };
-            self.exceptions.insert(name, Exception::Wanted { new, group: Some(group) });
-        }
-    }
-
-    fn next_group(&mut self) -> u32 {
-        self.groups = self.groups.wrapping_add(1);
-        self.groups
     }
 
     /// Marks that there is something new for feedback.
@@ -436,27 +497,12 @@ impl Kind {
     }
 }
 
-/// Whether `text` has `name` in it as a word of its own.
-fn mentions(text: &str, name: &str) -> bool {
-    let part = |c: char| c.is_alphanumeric() || "-_/.:*+@".contains(c);
-    text.match_indices(name).any(|(at, _)| {
-        let before = text.get(..at).and_then(|t| t.chars().next_back());
-        let rest = text.get(at + name.len()..).unwrap_or_default();
-        // "cluster a: no such…" and "cluster a." end a word too.
-        let rest = rest.trim_start_matches(['.', ':']);
-        !before.is_some_and(part) && !rest.chars().next().is_some_and(part)
-    })
+/// Whether `name` belongs to the collection `glob`.
+fn member(name: &str, glob: &str) -> bool {
+    name::collection(name).is_some_and(|collection| collection == glob)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::mentions;
-
-    #[test]
-    fn names_are_found_as_words_only() {
-        assert!(mentions("Error adding/updating cluster(s) shop/web:80: no such", "shop/web:80"));
-        assert!(mentions("route 'a' is bad", "a"));
-        assert!(!mentions("Error adding shop/web:80", "shop/web"));
-        assert!(!mentions("bad cluster", "a"));
-    }
+/// Whether `glob` is a collection that is not empty.
+pub(super) fn collects(content: &Content, kind: ResourceType, glob: &str) -> bool {
+    name::is_glob(glob) && content.entries(kind).any(|(name, _)| member(name, glob))
 }

@@ -4,12 +4,15 @@ use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use super::{
     Moment, Send, Session, Trust,
-    kind::{Edges, Exception, Flight, Kind},
+    kind::{self, Before, Edges, Exception, Flight, Kind},
 };
 use crate::{
-    serve::fanout::{self, Frame},
+    serve::{
+        absent::Absent,
+        fanout::{self, Frame},
+    },
     snapshot::{Content, Seq},
-    xds::{Resource, ResourceType},
+    xds::{Resource, ResourceType, name},
 };
 
 /// Make before break; secrets behind the listeners and clusters that they belong to, since a provider of a secret that
@@ -24,11 +27,12 @@ pub(super) fn limit(kind: ResourceType) -> usize {
 
 /// Books `frame` as sent. Cursors move with the last part of a response that was split.
 pub(super) fn launch(state: &mut Kind, frame: Arc<Frame>, now: Instant) -> Arc<Frame> {
+    state.beats.launched(&frame, now);
     state.in_flight.push_back(Flight { from: state.sent, at: now, frame: Arc::clone(&frame) });
     if state.parts.is_empty() {
         state.sent = state.parts_to;
         if state.kind != ResourceType::Cluster {
-            state.removed = state.sent;
+            state.removed = state.removed.max(state.sent);
         }
     }
     state.answered = true;
@@ -56,7 +60,7 @@ impl Session {
         if !content.ready() {
             return None;
         }
-        ORDER.into_iter().for_each(|kind| self.seed(kind, content));
+        ORDER.into_iter().for_each(|kind| self.seed(kind, content, moment.now));
         for kind in ORDER {
             if let Some(frame) = self.updates(kind, content, moment) {
                 self.follow(kind, &frame.resources, content);
@@ -77,15 +81,20 @@ impl Session {
     }
 
     /// Compares a type with what the proxy reported, once that may be done. What it does not have is sent in any case.
-    fn seed(&mut self, kind: ResourceType, content: &Content) {
+    fn seed(&mut self, kind: ResourceType, content: &Content, now: Instant) {
         let Some(state) = self.kind(kind).filter(|k| !k.seeded()) else { return };
         if state.reports() && self.trust == Trust::Unknown {
             self.unsure = true;
             return;
         }
-        let (touched, stale) = (self.touched.remove(&kind).unwrap_or_default(), self.trust == Trust::Stale);
+        let doubted = self.doubt.as_ref().filter(|_| kind.wildcard()).map(|doubt| doubt.names(kind));
+        let before = Before {
+            touched: self.touched.remove(&kind).unwrap_or_default(),
+            doubted: doubted.unwrap_or_default(),
+            stale: self.trust == Trust::Stale,
+        };
         if let Some(state) = self.slot(kind) {
-            state.seed(content, &touched, stale);
+            state.seed(content, &before, now);
         }
     }
 
@@ -106,6 +115,7 @@ impl Session {
         if let Some(part) = state.parts.pop_front() {
             return Some(launch(state, part, now));
         }
+        let renewal = self.heartbeats(state, content, moment);
         let frames: Vec<Arc<Frame>> = match self.decide(state, content, moment) {
             Due::Wait => return None,
             Due::Nothing => Vec::new(),
@@ -113,7 +123,8 @@ impl Session {
                 let join = || self.fanouts.join(state.kind, &state.subscription);
                 let fanout = state.fanout.get_or_insert_with(join);
                 state.subscription = Arc::clone(&fanout.subscription);
-                fanout.frames(content, state.sent).to_vec()
+                let frames = fanout.frames(content, state.sent);
+                frames.iter().map(|frame| state.beats.dressed(frame, &self.fanouts.identifier, content)).collect()
             }
             Due::Private(names, removed) => self.private(state, content, &names, removed),
         };
@@ -126,17 +137,23 @@ impl Session {
         if let Some(frame) = state.parts.pop_front() {
             return Some(launch(state, frame, now));
         }
-        // Nothing to send counts as acknowledged.
+        self.nothing(state, content);
+        let renewal = renewal?;
+        state.parts_to = state.sent;
+        Some(launch(state, renewal, now))
+    }
+
+    /// Nothing to send counts as acknowledged.
+    fn nothing(&self, state: &mut Kind, content: &Content) {
         let before = (state.sent, state.acked);
         state.sent = content.seq();
-        state.removed = state.sent;
+        state.removed = state.removed.max(state.sent);
         if state.in_flight.is_empty() {
             state.acked = state.sent;
         }
         if before != (state.sent, state.acked) {
             state.touch();
         }
-        None
     }
 
     fn decide(&mut self, state: &mut Kind, content: &Content, moment: &Moment<'_>) -> Due {
@@ -261,6 +278,7 @@ impl Session {
     /// ever warm is the exception: without an answer its warming would hold up the CDS ACK.
     fn absence(&self, state: &Kind, name: &Arc<str>, content: &Content) -> bool {
         match state.kind {
+            _ if name::is_glob(name) => !kind::collects(content, state.kind, name),
             ResourceType::Endpoints => {
                 let cluster = self.kind(ResourceType::Cluster).and_then(|k| k.exceptions.get(name));
                 let in_use = matches!(cluster, Some(Exception::Gone { new: false, .. }));
@@ -285,18 +303,23 @@ impl Session {
         names: &BTreeSet<Arc<str>>,
         mut removed: Vec<Arc<str>>,
     ) -> Vec<Arc<Frame>> {
-        let mut resources = Vec::new();
+        let (mut resources, mut errors) = (Vec::new(), Vec::new());
         for name in names {
             match content.get(state.kind, name) {
-                Some(entry) => resources.push(Arc::clone(&entry.resource)),
-                None => removed.push(Arc::clone(name)),
+                Some(entry) => resources.push(state.beats.dress(&entry.resource)),
+                None => {
+                    let asked = state.subscription.names().contains(name) && !name::is_glob(name);
+                    let error = || Absent::of(state.kind, state.spelled(name), self.client.proven);
+                    errors.extend(asked.then(error));
+                    removed.push(Arc::clone(name));
+                }
             }
         }
         removed.sort();
         removed.dedup();
         for name in &removed {
             let new = state.exceptions.remove(name).is_none_or(|e| e.is_new());
-            if state.kind == ResourceType::Route && state.subscription.contains(name) {
+            if state.kind == ResourceType::Route && state.subscription.names().contains(name) && !name::is_glob(name) {
                 state.exceptions.insert(Arc::clone(name), Exception::Absent { new });
             }
         }
@@ -305,7 +328,11 @@ impl Session {
         }
         let whole = state.kind.wildcard() && !state.answered;
         let identifier = &self.fanouts.identifier;
-        let frames = fanout::frames(identifier, state.kind, content.seq(), resources, removed, whole);
+        let removed = removed.iter().map(|name| state.spelled(name)).collect();
+        let mut frames = fanout::frames(identifier, state.kind, content.seq(), resources, removed, whole);
+        if let Some(first) = frames.first_mut().and_then(Arc::get_mut) {
+            first.errors = errors;
+        }
         for frame in &frames {
             for resource in &frame.resources {
                 if let Some(exception) = state.exceptions.get_mut(&resource.name) {
@@ -363,9 +390,20 @@ fn absorb(state: &mut Kind, content: &Content, frozen: bool) {
         }
         state.removed = content.seq();
     }
+    if !kind.wildcard() && !state.subscription.named_only() && state.sent > Seq(0) {
+        // Members of a collection that went; of what is asked for by name a proxy is told when it asks.
+        for (name, _) in content.gone(kind, state.removed) {
+            if state.subscription.contains(name) && !state.subscription.names().contains(name) {
+                let new = state.exceptions.get(name).is_some_and(Exception::is_new);
+                state.exceptions.insert(Arc::clone(name), Exception::Wanted { new, group: None });
+            }
+        }
+        state.removed = content.seq();
+    }
     state.exceptions.retain(|name, exception| {
         let present = content.get(kind, name).is_some();
         match exception {
+            Exception::Wanted { .. } if super::kind::collects(content, kind, name) => false,
             Exception::Gone { .. } => !present,
             Exception::Parked { .. } | Exception::Held { .. } => present || kind == ResourceType::Listener,
             _ => true,

@@ -8,6 +8,10 @@ use crate::{
     snapshot::{Publish, Reader, Views},
 };
 
+/// Knows everything.
+const CLIENT: Client =
+    Client { role: Role::Edge, proven: true, drain: Duration::from_secs(60), expires: true, unwraps: true };
+
 struct World {
     views: Views,
     reader: Reader,
@@ -34,7 +38,7 @@ impl World {
         let audience = Audience { site: "fra".into(), role: Role::Edge, proven: true, cohort: "".into() };
         let reader = views.open(&audience);
         let now = Instant::now();
-        let world = Self { views, reader, session: Session::new(Role::Edge, Duration::from_secs(60), now), now };
+        let world = Self { views, reader, session: Session::new(CLIENT, now), now };
         world.publish(upserts, &[]);
         world
     }
@@ -255,7 +259,7 @@ fn a_client_that_comes_back_with_the_version_of_all_is_sent_nothing() {
     let mut world = World::new(vec![cluster("a", "1")]);
     let version = world.takes(Cluster, &[], &["a"]).version.to_string();
     let anew = |now| {
-        let mut session = Session::new(Role::Edge, Duration::from_secs(60), now);
+        let mut session = Session::new(CLIENT, now);
         session.trust(true);
         session
     };
@@ -302,7 +306,7 @@ fn a_client_that_has_something_waits_until_it_may_be_compared() {
     world.session.trust(false);
     world.quiet();
     assert!(world.session.stale());
-    world.session = Session::new(Role::Edge, Duration::from_secs(60), world.now);
+    world.session = Session::new(CLIENT, world.now);
     world.session.on_request(&request, &view.read(), world.now).unwrap();
     world.session.trust(true);
     world.sent(Cluster, &["a"]);
