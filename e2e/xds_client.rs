@@ -116,7 +116,7 @@ impl XdsClient {
         // An Envoy asks for a type's names with all that it holds of the type, and names nothing for a wildcard.
         for kind in ResourceType::ALL {
             let names = self.wanted.get(&kind).cloned().unwrap_or_default();
-            if kind.wildcard() || !names.is_empty() {
+            if (kind.common() && kind.wildcard()) || !names.is_empty() {
                 requests.send(self.open(kind, &names, first.take())).await.unwrap();
                 asked.insert(kind, names);
             }

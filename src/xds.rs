@@ -10,6 +10,8 @@ pub mod validate;
 mod seq;
 mod subscription;
 
-pub use resource::{NeedAt, Resource, ResourceType, ServiceNeed, Source, TTL_MIN, Version};
+pub use resource::{
+    ANY_SCOPE, NeedAt, PerType, Removal, Resource, ResourceType, ServiceNeed, Source, TTL_MIN, Version,
+};
 pub use seq::Seq;
 pub use subscription::Subscription;

@@ -114,8 +114,9 @@ pub(super) fn own_config(context: &Context, request: &ProxyConfigRequest) -> Res
     } else {
         let kind = ResourceType::parse(&request.r#type).ok_or_else(|| {
             Status::invalid_argument(format!(
-                "there is no type {:?}; types are cds, eds, sds, lds, rds",
-                request.r#type
+                "there is no type {:?}; types are {}",
+                request.r#type,
+                ResourceType::ALL.map(|kind| kind.short().to_ascii_lowercase()).join(", ")
             ))
         })?;
         vec![kind]

@@ -311,7 +311,8 @@ pub struct ProxyConfigArgs {
     /// The proxy's node id
     #[arg(value_name = "NAME")]
     pub name: String,
-    /// lds, rds, cds, eds or sds (or listener, route, cluster, endpoint, secret)
+    /// cds, eds, sds, lds, ecds, srds, rds, vhds or rtds (or cluster, endpoint, secret, listener, extension,
+    /// scoped_route, route, virtual_host, runtime)
     #[arg(value_name = "TYPE")]
     pub kind: Option<String>,
 }

@@ -7,9 +7,7 @@ use super::{
     client::{Client, call},
     output::{self, Table, warn},
 };
-use crate::rpc;
-
-const TYPES: [&str; 5] = ["CDS", "EDS", "SDS", "LDS", "RDS"];
+use crate::{rpc, xds::ResourceType};
 
 /// `tidegate proxy status`.
 pub(crate) async fn status(global: &Global, args: &ProxyStatusArgs, io: &mut Io<'_>) -> Result<(), Failure> {
@@ -94,8 +92,13 @@ fn status_table(
     wide: bool,
     io: &mut Io<'_>,
 ) -> Result<(), Failure> {
+    let shown = |kind: &ResourceType| {
+        let told = |row| types(row, standings).iter().any(|t| t.r#type == kind.short());
+        kind.common() || rows.iter().any(told)
+    };
+    let shown: Vec<_> = ResourceType::ALL.into_iter().filter(shown).map(ResourceType::short).collect();
     let mut headings = vec!["NAME", "SITE", "ROLE", "REPLICA"];
-    headings.extend(TYPES);
+    headings.extend(&shown);
     headings.extend(["CONNECTED", "ERROR"]);
     if wide {
         headings.push("PROVEN");
@@ -105,7 +108,7 @@ fn status_table(
     for row in rows {
         let mut cells = vec![row.id.clone(), row.site.clone(), row.role.clone(), row.replica.clone()];
         let mut faulty = Vec::new();
-        for name in TYPES {
+        for name in shown.iter().copied() {
             let Some(status) = types(row, standings).iter().find(|t| t.r#type == name) else {
                 cells.push(String::new());
                 continue;
@@ -204,13 +207,11 @@ fn resource_json(resource: &rpc::ConfigResource) -> Value {
 }
 
 fn type_name(word: &str) -> Result<&'static str, Failure> {
-    Ok(match word.to_ascii_lowercase().trim_end_matches('s') {
-        "cd" | "cluster" => "CDS",
-        "ed" | "endpoint" => "EDS",
-        "sd" | "secret" => "SDS",
-        "ld" | "listener" => "LDS",
-        "rd" | "route" => "RDS",
-        "all" | "al" => "",
-        _ => return Err(Failure::Usage(format!("{word:?} is no type; there are lds, rds, cds, eds, sds and all"))),
-    })
+    if word.eq_ignore_ascii_case("all") {
+        return Ok("");
+    }
+    let known = || ResourceType::ALL.map(|kind| kind.short().to_ascii_lowercase()).join(", ");
+    let kind = ResourceType::parse(word);
+    kind.map(ResourceType::short)
+        .ok_or_else(|| Failure::Usage(format!("{word:?} is no type; there are {} and all", known())))
 }

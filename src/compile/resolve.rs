@@ -91,6 +91,11 @@ pub fn plan(unit: &Unit, reader: &Reader) -> Option<Plan> {
         (ResourceType::Endpoints, Scope::Site(site)) => endpoints(name, site, reader).map(Plan::Endpoints),
         (ResourceType::Secret, _) => secret(name, reader).map(Plan::Secret),
         (ResourceType::Cluster | ResourceType::Endpoints, _) => None,
+        // Nothing is made of these.
+        (
+            ResourceType::Extension | ResourceType::ScopedRoute | ResourceType::VirtualHost | ResourceType::Runtime,
+            _,
+        ) => None,
     }
 }
 

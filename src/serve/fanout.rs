@@ -17,10 +17,10 @@ use super::{
 };
 use crate::{
     snapshot::{Content, Seq},
-    xds::{Resource, ResourceType, Subscription},
+    xds::{Removal, Resource, ResourceType, Subscription},
 };
 
-/// Responses are split here; the first CDS and LDS responses of a stream never are (O28).
+/// Responses are split here; a stream's first response of a whole set (CDS, LDS, SRDS) never is (O28).
 const SPLIT: usize = 1 << 20;
 
 /// Ranges that a fan-out remembers: streams are at most a few publishes apart.
@@ -163,8 +163,8 @@ impl Fanout {
             changed.iter().filter(|n| self.subscription.contains(n)).filter_map(resource).collect()
         };
         let mut removed = Vec::new();
-        // Listeners go at once; removals of the other types are each stream's own affair.
-        if self.kind == ResourceType::Listener && !first {
+        // Removals that have to wait for something are each stream's own affair.
+        if self.kind.removal() == Removal::AtOnce && !first {
             let gone = content.gone(self.kind, from).filter(|(n, _)| self.subscription.contains(n));
             removed.extend(gone.map(|(n, _)| Arc::clone(n)));
         }

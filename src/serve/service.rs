@@ -95,34 +95,50 @@ const fn world(name: &'static str, only: Option<ResourceType>) -> Method {
     Method { name, variant: Variant::World, only }
 }
 
-/// The services and their methods; the aggregated one first.
-static SERVICES: [(&str, [Method; 2]); 6] = {
-    use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
+/// A service and its methods.
+type Methods = (&'static str, &'static [Method]);
+
+/// The services; the aggregated one first.
+static SERVICES: [Methods; 10] = {
+    use ResourceType::{Cluster, Endpoints, Extension, Listener, Route, Runtime, ScopedRoute, Secret, VirtualHost};
     [
         (
             "envoy.service.discovery.v3.AggregatedDiscoveryService",
-            [delta("DeltaAggregatedResources", None), world("StreamAggregatedResources", None)],
+            &[delta("DeltaAggregatedResources", None), world("StreamAggregatedResources", None)],
         ),
         (
             "envoy.service.cluster.v3.ClusterDiscoveryService",
-            [delta("DeltaClusters", Some(Cluster)), world("StreamClusters", Some(Cluster))],
+            &[delta("DeltaClusters", Some(Cluster)), world("StreamClusters", Some(Cluster))],
         ),
         (
             "envoy.service.endpoint.v3.EndpointDiscoveryService",
-            [delta("DeltaEndpoints", Some(Endpoints)), world("StreamEndpoints", Some(Endpoints))],
+            &[delta("DeltaEndpoints", Some(Endpoints)), world("StreamEndpoints", Some(Endpoints))],
         ),
         (
             "envoy.service.listener.v3.ListenerDiscoveryService",
-            [delta("DeltaListeners", Some(Listener)), world("StreamListeners", Some(Listener))],
+            &[delta("DeltaListeners", Some(Listener)), world("StreamListeners", Some(Listener))],
         ),
         (
             "envoy.service.route.v3.RouteDiscoveryService",
-            [delta("DeltaRoutes", Some(Route)), world("StreamRoutes", Some(Route))],
+            &[delta("DeltaRoutes", Some(Route)), world("StreamRoutes", Some(Route))],
         ),
         (
             "envoy.service.secret.v3.SecretDiscoveryService",
-            [delta("DeltaSecrets", Some(Secret)), world("StreamSecrets", Some(Secret))],
+            &[delta("DeltaSecrets", Some(Secret)), world("StreamSecrets", Some(Secret))],
         ),
+        (
+            "envoy.service.extension.v3.ExtensionConfigDiscoveryService",
+            &[delta("DeltaExtensionConfigs", Some(Extension)), world("StreamExtensionConfigs", Some(Extension))],
+        ),
+        (
+            "envoy.service.route.v3.ScopedRoutesDiscoveryService",
+            &[delta("DeltaScopedRoutes", Some(ScopedRoute)), world("StreamScopedRoutes", Some(ScopedRoute))],
+        ),
+        (
+            "envoy.service.runtime.v3.RuntimeDiscoveryService",
+            &[delta("DeltaRuntime", Some(Runtime)), world("StreamRuntime", Some(Runtime))],
+        ),
+        ("envoy.service.route.v3.VirtualHostDiscoveryService", &[delta("DeltaVirtualHosts", Some(VirtualHost))]),
     ]
 };
 
@@ -146,7 +162,11 @@ pub fn routes(shared: Shared) -> Routes {
         .add_service(Discovery::<2> { inner: Arc::clone(&inner) })
         .add_service(Discovery::<3> { inner: Arc::clone(&inner) })
         .add_service(Discovery::<4> { inner: Arc::clone(&inner) })
-        .add_service(Discovery::<5> { inner })
+        .add_service(Discovery::<5> { inner: Arc::clone(&inner) })
+        .add_service(Discovery::<6> { inner: Arc::clone(&inner) })
+        .add_service(Discovery::<7> { inner: Arc::clone(&inner) })
+        .add_service(Discovery::<8> { inner: Arc::clone(&inner) })
+        .add_service(Discovery::<9> { inner })
 }
 
 #[derive(Debug)]

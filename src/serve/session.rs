@@ -5,6 +5,8 @@
 //! session compares its cursors with the view whenever it is polled.
 
 mod beats;
+#[cfg(test)]
+mod feature_tests;
 mod gate;
 mod kind;
 #[cfg(test)]
@@ -37,7 +39,7 @@ use crate::{
     feedback,
     model::{Role, Sites, Watermarks},
     snapshot::{Content, Seq},
-    xds::{ResourceType, name},
+    xds::{PerType, Removal, ResourceType, name},
 };
 
 /// Names per type and stream.
@@ -150,7 +152,7 @@ pub struct Session {
     awaits: bool,
     started: Instant,
     first_ack: Option<Instant>,
-    kinds: [Option<Kind>; 5],
+    kinds: PerType<Option<Kind>>,
     /// Children whose parent was sent before the stream asked for their type.
     touched: BTreeMap<ResourceType, BTreeSet<Arc<str>>>,
     /// Names of unknown types, to be answered as absent.
@@ -316,7 +318,7 @@ impl Session {
 
     /// Every tombstone up to here has been taken over.
     pub fn passed(&self, content: &Content) -> Seq {
-        let tells = |k: &&Kind| k.kind.wildcard() || !k.subscription.named_only();
+        let tells = |k: &&Kind| k.kind.removal() != Removal::Never || !k.subscription.named_only();
         self.kinds.iter().flatten().filter(tells).map(|k| k.removed).fold(content.seq(), Seq::min)
     }
 
@@ -326,26 +328,11 @@ impl Session {
     }
 
     fn kind(&self, kind: ResourceType) -> Option<&Kind> {
-        let [cluster, endpoints, secret, listener, route] = &self.kinds;
-        match kind {
-            ResourceType::Cluster => cluster,
-            ResourceType::Endpoints => endpoints,
-            ResourceType::Secret => secret,
-            ResourceType::Listener => listener,
-            ResourceType::Route => route,
-        }
-        .as_ref()
+        self.kinds.get(kind).as_ref()
     }
 
     fn slot(&mut self, kind: ResourceType) -> &mut Option<Kind> {
-        let [cluster, endpoints, secret, listener, route] = &mut self.kinds;
-        match kind {
-            ResourceType::Cluster => cluster,
-            ResourceType::Endpoints => endpoints,
-            ResourceType::Secret => secret,
-            ResourceType::Listener => listener,
-            ResourceType::Route => route,
-        }
+        self.kinds.get_mut(kind)
     }
 
     fn wake_at(&mut self, at: Instant) {

@@ -1,6 +1,6 @@
 //! One state-of-the-world stream as a state machine without I/O: the older form of xDS, which gRPC clients speak.
 //!
-//! What it cannot promise, unlike delta: LDS and CDS responses are always the whole set, so that they cannot be split
+//! What it cannot promise, unlike delta: CDS, LDS and SRDS responses are always the whole set, so that they cannot be split
 //! and cost as much as there is; a name of another type that does not exist is answered with silence, since there is no
 //! list of removals; and a reconnecting client says one version for a type, not which resources it has.
 //!
@@ -30,9 +30,6 @@ use crate::{
     xds::{Resource, ResourceType, ServiceNeed, Version},
 };
 
-/// Make before break, as in delta.
-const ORDER: [ResourceType; 5] =
-    [ResourceType::Cluster, ResourceType::Endpoints, ResourceType::Listener, ResourceType::Secret, ResourceType::Route];
 /// How long new content waits for the acknowledgement of the clusters that it needs.
 const WARM: Duration = Duration::from_secs(15);
 /// A type that is not requested this long after the first acknowledgement will not be.
@@ -64,7 +61,7 @@ pub struct Response {
     pub version: Version,
     /// Unique in the stream.
     pub nonce: u64,
-    /// The whole set (LDS, CDS), or what is new or changed.
+    /// The whole set (CDS, LDS, SRDS), or what is new or changed.
     pub resources: Vec<Arc<Resource>>,
     /// Names that it asks for and that are not there, each once.
     pub errors: Vec<Absent>,
@@ -154,7 +151,7 @@ impl Session {
             return Err(Violation::LongName);
         }
         // There is no way to say that an unknown type has nothing: silence (rule 5).
-        let Some(kind) = ResourceType::from_url(&request.url) else { return Ok(()) };
+        let Some(kind) = ResourceType::from_url(&request.url).filter(|kind| !kind.delta_only()) else { return Ok(()) };
         let seed = self.expires().then_some(self.started);
         let state = self.kinds.entry(kind).or_insert_with(|| Kind::new(kind, request.version.clone(), seed));
         if state.stale(&request.nonce) {
@@ -173,7 +170,7 @@ impl Session {
         if !content.ready() {
             return None;
         }
-        let response = ORDER.into_iter().find_map(|kind| self.turn(kind, content, moment));
+        let response = ResourceType::WIRE.into_iter().find_map(|kind| self.turn(kind, content, moment));
         if response.is_some() || !self.kinds.get(&ResourceType::Cluster).is_some_and(|cds| cds.delayed) {
             return response;
         }
@@ -212,7 +209,7 @@ impl Session {
     /// Every tombstone up to here has been taken over: what is gone is kept here, in the set that was sent.
     pub fn passed(&self, content: &Content) -> Seq {
         let mut seen = content.seq();
-        for kind in [ResourceType::Cluster, ResourceType::Listener] {
+        for kind in ResourceType::ALL.into_iter().filter(|kind| kind.wildcard()) {
             seen = seen.min(self.kinds.get(&kind).map_or(seen, |state| state.seen));
         }
         seen
@@ -223,7 +220,7 @@ impl Session {
         self.kinds.values_mut().filter_map(Kind::report).collect()
     }
 
-    /// What one type has to send: its version, the resources, and for LDS and CDS the set that they are.
+    /// What one type has to send: its version, the resources, and for CDS, LDS and SRDS the set that they are.
     fn due(&mut self, state: &mut Kind, content: &Content, moment: &Moment<'_>) -> Option<Due> {
         if let Some(ends) = state.ends(content) {
             self.wake_at(ends, moment.now);
@@ -258,7 +255,7 @@ impl Session {
         due
     }
 
-    /// LDS and CDS: all that there is, and what may not go yet.
+    /// CDS, LDS and SRDS: all that there is, and what may not go yet.
     fn whole(&mut self, state: &mut Kind, content: &Content, moment: &Moment<'_>, delayed: &mut bool) -> Option<Due> {
         let mut set = BTreeMap::new();
         for (name, entry) in state.wanted(content) {
@@ -321,10 +318,12 @@ impl Session {
                 let held = self.kinds.get(&ResourceType::Cluster).is_some_and(|cds| cds.held.contains_key(name));
                 held || content.get(ResourceType::Cluster, name).is_some()
             }
-            ResourceType::Route => {
-                let names = |r: &Resource| r.requires.iter().any(|(k, n)| *k == ResourceType::Route && **n == *name);
-                let held = self.kinds.get(&ResourceType::Listener).is_some_and(|lds| lds.may_have().any(|r| names(r)));
-                held || content.entries(ResourceType::Listener).any(|(_, entry)| names(&entry.resource))
+            ResourceType::Route | ResourceType::Extension => {
+                let names = |r: &Arc<Resource>| r.requires.iter().any(|(k, n)| *k == kind && **n == *name);
+                [ResourceType::Listener, ResourceType::ScopedRoute].into_iter().any(|parent| {
+                    let held = self.kinds.get(&parent).is_some_and(|parents| parents.may_have().any(names));
+                    held || content.entries(parent).any(|(_, entry)| names(&entry.resource))
+                })
             }
             _ => false,
         }
@@ -365,7 +364,7 @@ impl Session {
     /// Whether a listener or route configuration needs a cluster that the client has not acknowledged, or a service
     /// that does not stand at the cores yet.
     fn waits(&mut self, state: &mut Kind, resource: &Resource, content: &Content, moment: &Moment<'_>) -> bool {
-        if !matches!(resource.kind, ResourceType::Listener | ResourceType::Route) {
+        if !ResourceType::NAMING.contains(&resource.kind) {
             return false;
         }
         let now = moment.now;
@@ -421,8 +420,11 @@ impl Session {
 
     /// Whether the client may still send requests to a cluster: something that it has, or may have, names it.
     fn uses(&mut self, cluster: &str, content: &Content, now: Instant) -> bool {
-        for kind in [ResourceType::Listener, ResourceType::Route] {
+        for kind in ResourceType::NAMING.into_iter().filter(|kind| !kind.delta_only()) {
             let Some(state) = self.kinds.get(&kind) else {
+                if !kind.common() && content.entries(kind).next().is_none() {
+                    continue;
+                }
                 let at = self.first_ack.map_or(self.started + 4 * UNREQUESTED, |ack| ack + UNREQUESTED);
                 self.wake_at(at, now);
                 if now < at {
@@ -438,7 +440,7 @@ impl Session {
         false
     }
 
-    /// Assignments follow each new or changed Cluster, Secrets each such Cluster and Listener (rules 36 and 79).
+    /// Assignments follow each new or changed Cluster, Secrets and filters each such Cluster and Listener (rules 36 and 79).
     fn follow(&mut self, sent: &Response, content: &Content) {
         let children: BTreeSet<_> = match self.kinds.get(&sent.kind) {
             Some(parent) if sent.kind.wildcard() => parent.news().flat_map(|r| r.children.iter().cloned()).collect(),

@@ -8,7 +8,7 @@ use std::{
 use super::{Origin, Publish, Seq};
 use crate::{
     model::{ObjectRef, Revision},
-    xds::{Resource, ResourceType, ServiceNeed},
+    xds::{ANY_SCOPE, PerType, Resource, ResourceType, ServiceNeed},
 };
 
 /// Changes per type that are found without a scan.
@@ -107,7 +107,7 @@ pub struct Content {
     history: VecDeque<(Seq, Revision)>,
     /// The newest publish that `history` has forgotten.
     forgotten: Seq,
-    types: [Names; 5],
+    types: PerType<Names>,
     /// Which entries came from an object.
     carriers: BTreeMap<ObjectRef, BTreeSet<(ResourceType, Arc<str>)>>,
 }
@@ -219,30 +219,16 @@ impl Content {
     }
 
     fn names(&self, kind: ResourceType) -> &Names {
-        let [cluster, endpoints, secret, listener, route] = &self.types;
-        match kind {
-            ResourceType::Cluster => cluster,
-            ResourceType::Endpoints => endpoints,
-            ResourceType::Secret => secret,
-            ResourceType::Listener => listener,
-            ResourceType::Route => route,
-        }
+        self.types.get(kind)
     }
 
     fn names_mut(&mut self, kind: ResourceType) -> &mut Names {
-        let [cluster, endpoints, secret, listener, route] = &mut self.types;
-        match kind {
-            ResourceType::Cluster => cluster,
-            ResourceType::Endpoints => endpoints,
-            ResourceType::Secret => secret,
-            ResourceType::Listener => listener,
-            ResourceType::Route => route,
-        }
+        self.types.get_mut(kind)
     }
 
     /// Forgets the tombstones that every stream has passed.
     pub(super) fn prune(&mut self, passed: Seq) {
-        for names in &mut self.types {
+        for names in self.types.iter_mut() {
             names.tombstones.retain(|_, t| t.seq > passed);
         }
     }
@@ -350,16 +336,18 @@ impl Content {
         }
     }
 
-    /// Calls `found` with every cluster that `resource` requires, itself or through its route configurations.
+    /// Calls `found` with every cluster that `resource` requires, itself or through its filters, scopes, route
+    /// configurations and their virtual hosts.
     pub fn reach(&self, resource: &Resource, found: &mut dyn FnMut(&Arc<str>)) {
         for (kind, name) in &resource.requires {
             match kind {
                 ResourceType::Cluster => found(name),
-                ResourceType::Route => {
-                    let routes = self.get(*kind, name).into_iter().flat_map(|e| &e.resource.requires);
-                    routes.filter(|(k, _)| *k == ResourceType::Cluster).for_each(|(_, n)| found(n));
+                // Down the chain only, so that no ring of names is followed for ever.
+                _ if *kind <= resource.kind => {}
+                ResourceType::ScopedRoute if &**name == ANY_SCOPE => {
+                    self.entries(*kind).for_each(|(_, scope)| self.reach(&scope.resource, found));
                 }
-                _ => {}
+                _ => self.get(*kind, name).into_iter().for_each(|entry| self.reach(&entry.resource, found)),
             }
         }
     }

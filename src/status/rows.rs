@@ -79,7 +79,8 @@ fn row(group: &Group, bare: &mut Bare) -> Row {
         Some(content) => type_row(kind, audience, proxy, content, bare),
         None => TypeRow { kind, state: "SYNCED", resources: 0, errors: Vec::new() },
     };
-    row.types = Arc::new(ResourceType::ALL.into_iter().map(of).collect());
+    let told = |row: &TypeRow| row.kind.common() || row.resources > 0 || proxy.types.contains_key(&row.kind);
+    row.types = Arc::new(ResourceType::ALL.into_iter().map(of).filter(told).collect());
     row
 }
 

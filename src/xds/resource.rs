@@ -7,20 +7,53 @@ use prost::encoding;
 
 use crate::model::{ObjectRef, Revision};
 
-/// The xDS types that we serve, in make-before-break order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs, reason = "Envoy's own names")]
-pub enum ResourceType {
-    Cluster,
-    Endpoints,
-    Secret,
-    Listener,
-    Route,
+/// Declares the types with all that follows from their number, so that a further one is missing nowhere.
+macro_rules! types {
+    ($($name:ident),+ $(,)?) => {
+        /// The xDS types that we serve, in make-before-break order.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[allow(missing_docs, reason = "Envoy's own names")]
+        pub enum ResourceType {
+            $($name),+
+        }
+
+        impl ResourceType {
+            /// In make-before-break order; the discriminant is the index.
+            pub const ALL: [Self; [$(stringify!($name)),+].len()] = [$(Self::$name),+];
+        }
+    };
+}
+
+types!(Cluster, Endpoints, Secret, Listener, Extension, ScopedRoute, Route, VirtualHost, Runtime);
+
+/// When a name that is gone leaves a proxy that asks for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// At once.
+    AtOnce,
+    /// When nothing names it any more.
+    Unused,
+    /// Never: whatever named it has to let go of it. "Removed" is only the answer to a question for what is not there.
+    Never,
 }
 
 impl ResourceType {
-    /// In make-before-break order; the discriminant is the index.
-    pub const ALL: [Self; 5] = [Self::Cluster, Self::Endpoints, Self::Secret, Self::Listener, Self::Route];
+    /// Make before break on the wire (rule 75); secrets and filters behind the listeners and clusters that they belong
+    /// to, since a provider of a secret that does not exist yet never sees what came before it (O21).
+    pub const WIRE: [Self; Self::ALL.len()] = [
+        Self::Cluster,
+        Self::Endpoints,
+        Self::Listener,
+        Self::Secret,
+        Self::Extension,
+        Self::ScopedRoute,
+        Self::Route,
+        Self::VirtualHost,
+        Self::Runtime,
+    ];
+
+    /// What may name a cluster, other than a cluster.
+    pub const NAMING: [Self; 5] = [Self::Listener, Self::Extension, Self::ScopedRoute, Self::Route, Self::VirtualHost];
 
     /// The type URL.
     pub fn url(self) -> &'static str {
@@ -29,7 +62,11 @@ impl ResourceType {
             Self::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
             Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
+            Self::Extension => "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
+            Self::ScopedRoute => "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration",
             Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+            Self::VirtualHost => "type.googleapis.com/envoy.config.route.v3.VirtualHost",
+            Self::Runtime => "type.googleapis.com/envoy.service.runtime.v3.Runtime",
         }
     }
 
@@ -38,32 +75,113 @@ impl ResourceType {
         Self::ALL.into_iter().find(|t| t.url() == url)
     }
 
-    /// `CDS`, `EDS`, `SDS`, `LDS`, `RDS`.
+    /// `CDS`, `EDS`, `SDS`, `LDS`, `ECDS`, `SRDS`, `RDS`, `VHDS`, `RTDS`.
     pub fn short(self) -> &'static str {
         match self {
             Self::Cluster => "CDS",
             Self::Endpoints => "EDS",
             Self::Secret => "SDS",
             Self::Listener => "LDS",
+            Self::Extension => "ECDS",
+            Self::ScopedRoute => "SRDS",
             Self::Route => "RDS",
+            Self::VirtualHost => "VHDS",
+            Self::Runtime => "RTDS",
         }
     }
 
-    /// Accepts `CDS` or Envoy's word (`cluster`, `endpoint`, `secret`, `listener`, `route`), in any case.
+    /// Envoy's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Endpoints => "endpoint",
+            Self::Secret => "secret",
+            Self::Listener => "listener",
+            Self::Extension => "extension",
+            Self::ScopedRoute => "scoped_route",
+            Self::Route => "route",
+            Self::VirtualHost => "virtual_host",
+            Self::Runtime => "runtime",
+        }
+    }
+
+    /// Accepts `CDS` or Envoy's word, in the singular or plural, in any case and with any dashes.
     pub fn parse(text: &str) -> Option<Self> {
-        match text.to_ascii_lowercase().trim_end_matches('s') {
-            "cd" | "cluster" => Some(Self::Cluster),
-            "ed" | "endpoint" => Some(Self::Endpoints),
-            "sd" | "secret" => Some(Self::Secret),
-            "ld" | "listener" => Some(Self::Listener),
-            "rd" | "route" => Some(Self::Route),
-            _ => None,
+        let plain = |text: &str| text.to_ascii_lowercase().replace(['_', '-'], "");
+        let asked = plain(text);
+        let asked = asked.strip_suffix('s').unwrap_or(&asked);
+        let is = |kind: &Self| plain(kind.short()).trim_end_matches('s') == asked || plain(kind.word()) == asked;
+        Self::ALL.into_iter().find(is)
+    }
+
+    /// An empty first subscription means everything, and in the state of the world a response is the whole set (rules
+    /// 40 and 46). The first request for virtual hosts is empty too and means nothing yet (rule 85).
+    pub fn wildcard(self) -> bool {
+        match self {
+            Self::Cluster | Self::Listener | Self::ScopedRoute => true,
+            Self::Endpoints | Self::Secret | Self::Extension | Self::Route | Self::VirtualHost | Self::Runtime => false,
         }
     }
 
-    /// An empty first subscription means everything (LDS and CDS alone).
-    pub fn wildcard(self) -> bool {
-        matches!(self, Self::Cluster | Self::Listener)
+    /// When a name that is gone is removed.
+    pub fn removal(self) -> Removal {
+        match self {
+            Self::Cluster => Removal::Unused,
+            Self::Listener | Self::ScopedRoute | Self::VirtualHost | Self::Runtime => Removal::AtOnce,
+            Self::Endpoints | Self::Secret | Self::Extension | Self::Route => Removal::Never,
+        }
+    }
+
+    /// It exists in the delta variant alone.
+    pub fn delta_only(self) -> bool {
+        self == Self::VirtualHost
+    }
+
+    /// Every proxy asks for it, having clusters and listeners; the others only where something tells it to.
+    pub fn common(self) -> bool {
+        match self {
+            Self::Cluster | Self::Endpoints | Self::Secret | Self::Listener | Self::Route => true,
+            Self::Extension | Self::ScopedRoute | Self::VirtualHost | Self::Runtime => false,
+        }
+    }
+}
+
+/// Each type stands in [`ResourceType::WIRE`], and at its own index in [`ResourceType::ALL`].
+const _: () = {
+    let mut index = 0;
+    while index < ResourceType::ALL.len() {
+        assert!(ResourceType::ALL[index] as usize == index);
+        let mut at = 0;
+        while ResourceType::WIRE[at] as usize != index {
+            at += 1;
+        }
+        index += 1;
+    }
+};
+
+/// One `T` for each type.
+#[derive(Clone, Debug, Default)]
+pub struct PerType<T>([T; ResourceType::ALL.len()]);
+
+impl<T> PerType<T> {
+    /// That of `kind`.
+    pub fn get(&self, kind: ResourceType) -> &T {
+        &self.0[kind as usize]
+    }
+
+    /// That of `kind`, to be changed.
+    pub fn get_mut(&mut self, kind: ResourceType) -> &mut T {
+        &mut self.0[kind as usize]
+    }
+
+    /// All, in make-before-break order.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter()
+    }
+
+    /// All, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.0.iter_mut()
     }
 }
 
@@ -91,6 +209,9 @@ impl fmt::Display for Version {
         write!(f, "{:016x}", self.0)
     }
 }
+
+/// The name by which a listener requires all scopes that there are: it asks for them by wildcard.
+pub const ANY_SCOPE: &str = "*";
 
 /// An object that a resource came from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -144,9 +265,9 @@ pub struct Resource {
     pub body: Bytes,
     /// The message itself, canonical bytes (what the `Any` carries).
     pub payload: Bytes,
-    /// Assignments and secrets that must follow it on the wire whenever it is sent.
+    /// Assignments, secrets and filters that must follow it on the wire whenever it is sent.
     pub children: Vec<(ResourceType, Arc<str>)>,
-    /// The clusters and route configurations that it names.
+    /// The clusters, filters, scopes ([`ANY_SCOPE`]) and route configurations that it names.
     pub requires: Vec<(ResourceType, Arc<str>)>,
     /// The objects that it came from, sorted.
     pub sources: Vec<Source>,
@@ -238,4 +359,25 @@ fn encode_body(
     encoding::encode_varint(inner.len() as u64, &mut body);
     body.put(inner);
     body.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_type_is_found_by_its_url_its_short_name_and_envoys_word() {
+        for kind in ResourceType::ALL {
+            assert_eq!(ResourceType::from_url(kind.url()), Some(kind));
+            let words = [kind.short().to_owned(), kind.word().to_owned(), format!("{}s", kind.word()).to_uppercase()];
+            for word in words {
+                assert_eq!(ResourceType::parse(&word), Some(kind), "{word}");
+            }
+        }
+        assert_eq!(ResourceType::parse("virtualhosts"), Some(ResourceType::VirtualHost));
+        assert_eq!(ResourceType::parse("scoped-route"), Some(ResourceType::ScopedRoute));
+        for word in ["", "s", "ds", "route_configuration", "clusterss"] {
+            assert_eq!(ResourceType::parse(word), None, "{word}");
+        }
+    }
 }

@@ -178,5 +178,5 @@ impl Kind {
 
 /// A type whose resources may have a time to live: of a virtual host, an empty body means that there is none (rule 86).
 pub(super) fn beats(kind: ResourceType) -> bool {
-    !kind.url().ends_with(".VirtualHost")
+    kind != ResourceType::VirtualHost
 }

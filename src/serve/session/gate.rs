@@ -66,7 +66,9 @@ fn absent(cds: &Kind, cluster: &str, content: &Content) -> Option<Seq> {
 /// Whether the proxy may still use a route configuration that the view lacks though a listener names it: its content
 /// could not be compiled, and what it had named is still needed.
 fn lost_routes(state: &Kind, content: &Content) -> bool {
-    let named = content.entries(ResourceType::Listener).flat_map(|(_, listener)| &listener.resource.requires);
+    let parents =
+        [ResourceType::Listener, ResourceType::ScopedRoute].into_iter().flat_map(|kind| content.entries(kind));
+    let named = parents.flat_map(|(_, parent)| &parent.resource.requires);
     named.filter(|(kind, _)| *kind == ResourceType::Route).any(|(kind, route)| {
         content.get(*kind, route).is_none()
             && state.subscription.contains(route)
@@ -76,7 +78,7 @@ fn lost_routes(state: &Kind, content: &Content) -> bool {
 
 impl Session {
     /// What has to be there before `entry` is sent. `new`: the stream lacks it; then it is not delayed (an empty route
-    /// configuration is 404s), but the listener that brings it is.
+    /// configuration is 404s), but the listener or scope that brings it is.
     pub(super) fn lacks<'c>(
         &self,
         state: &Kind,
@@ -86,7 +88,8 @@ impl Session {
         moment: &Moment<'_>,
     ) -> Lacks<'c> {
         let resource = &entry.resource;
-        let bare = new && resource.kind == ResourceType::Listener;
+        let brings = matches!(resource.kind, ResourceType::Listener | ResourceType::ScopedRoute);
+        let bare = new && brings;
         let mut lacks = Lacks { newest: None, services: Vec::new(), bare, reported: false };
         if new && !bare {
             return lacks;
@@ -97,8 +100,10 @@ impl Session {
         }
         let uncovered = |need: &&ServiceNeed| tiers::uncovered(need, moment.watermarks);
         match resource.kind {
-            ResourceType::Listener => lacks.services = self.brought(resource, content).filter(uncovered).collect(),
-            ResourceType::Route => {
+            ResourceType::Listener | ResourceType::ScopedRoute => {
+                lacks.services = self.brought(resource, content).filter(uncovered).collect();
+            }
+            ResourceType::Route | ResourceType::VirtualHost => {
                 let taken = state.taken(&resource.name);
                 lacks.reported = taken == Seq(0);
                 if entry.last_named() > taken {
@@ -106,7 +111,11 @@ impl Session {
                     lacks.services = newly.filter(uncovered).collect();
                 }
             }
-            _ => {}
+            ResourceType::Cluster
+            | ResourceType::Endpoints
+            | ResourceType::Secret
+            | ResourceType::Extension
+            | ResourceType::Runtime => {}
         }
         lacks
     }
@@ -140,6 +149,9 @@ impl Session {
     /// Up to which seq the stream's `kind` is known to have been taken, if at all.
     fn covered(&mut self, kind: ResourceType, content: &Content, now: Instant) -> Option<Seq> {
         let Some(state) = self.kind(kind) else {
+            if !kind.common() && content.entries(kind).next().is_none() {
+                return Some(content.seq());
+            }
             let at = self.first_ack.map_or(self.started + SILENT, |ack| ack + UNREQUESTED);
             return self.reached(at, now).then_some(content.seq());
         };
@@ -227,9 +239,8 @@ impl Session {
         if !waiting.iter().any(|seq| *seq > newest || last.is_none()) {
             return;
         }
-        let (listeners, routes) =
-            (self.covered(ResourceType::Listener, content, now), self.covered(ResourceType::Route, content, now));
-        let Some(covered) = listeners.zip(routes).map(|(l, r)| l.min(r)) else { return };
+        let covered = ResourceType::NAMING.map(|kind| self.covered(kind, content, now)).into_iter().min().flatten();
+        let Some(covered) = covered else { return };
         if waiting.iter().any(|seq| (*seq > newest || last.is_none()) && *seq <= covered)
             && last.is_none_or(|(_, at)| self.reached(at + MARK, now))
         {

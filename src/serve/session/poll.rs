@@ -12,13 +12,8 @@ use crate::{
         fanout::{self, Frame},
     },
     snapshot::{Content, Seq},
-    xds::{Resource, ResourceType, name},
+    xds::{Removal, Resource, ResourceType, name},
 };
-
-/// Make before break; secrets behind the listeners and clusters that they belong to, since a provider of a secret that
-/// does not exist yet never sees what came before it (O21).
-const ORDER: [ResourceType; 5] =
-    [ResourceType::Cluster, ResourceType::Endpoints, ResourceType::Listener, ResourceType::Secret, ResourceType::Route];
 
 /// Responses in flight. A CDS ACK waits for warming (O5); of other types the newest value wins.
 pub(super) fn limit(kind: ResourceType) -> usize {
@@ -31,7 +26,7 @@ pub(super) fn launch(state: &mut Kind, frame: Arc<Frame>, now: Instant) -> Arc<F
     state.in_flight.push_back(Flight { from: state.sent, at: now, frame: Arc::clone(&frame) });
     if state.parts.is_empty() {
         state.sent = state.parts_to;
-        if state.kind != ResourceType::Cluster {
+        if state.kind.removal() != Removal::Unused {
             state.removed = state.removed.max(state.sent);
         }
     }
@@ -60,8 +55,8 @@ impl Session {
         if !content.ready() {
             return None;
         }
-        ORDER.into_iter().for_each(|kind| self.seed(kind, content, moment.now));
-        for kind in ORDER {
+        ResourceType::WIRE.into_iter().for_each(|kind| self.seed(kind, content, moment.now));
+        for kind in ResourceType::WIRE {
             if let Some(frame) = self.updates(kind, content, moment) {
                 self.follow(kind, &frame.resources, content);
                 return Some(Send { kind: Some(kind), frame });
@@ -159,10 +154,12 @@ impl Session {
     fn decide(&mut self, state: &mut Kind, content: &Content, moment: &Moment<'_>) -> Due {
         let kind = state.kind;
         let gated = match kind {
-            ResourceType::Listener => true,
+            ResourceType::Listener | ResourceType::ScopedRoute => true,
             // Nothing is delayed of a stream that has nothing.
-            ResourceType::Cluster | ResourceType::Route => state.sent > Seq(0),
-            ResourceType::Endpoints | ResourceType::Secret => false,
+            ResourceType::Cluster | ResourceType::Extension | ResourceType::Route | ResourceType::VirtualHost => {
+                state.sent > Seq(0)
+            }
+            ResourceType::Endpoints | ResourceType::Secret | ResourceType::Runtime => false,
         };
         if !gated && state.exceptions.is_empty() && state.withheld.is_empty() {
             return Due::Shared;
@@ -190,19 +187,20 @@ impl Session {
         }
         let frozen = self.frozen(moment);
         let mut removed = Vec::new();
-        if kind == ResourceType::Listener && state.sent > Seq(0) && !frozen {
+        let at_once = kind.removal() == Removal::AtOnce;
+        if at_once && state.sent > Seq(0) && !frozen {
             let gone = content.gone(kind, state.removed).map(|(n, _)| n).filter(|n| state.subscription.contains(n));
             removed.extend(gone.cloned());
         }
         private |= removed.iter().any(|n| state.exceptions.contains_key(n));
         let (wanted, held) = self.ripe(state, content, moment, plain.is_empty());
         private |= held || !wanted.is_empty();
-        if held && kind == ResourceType::Listener && !state.answered && state.sent == Seq(0) {
+        if held && kind.wildcard() && !state.answered && state.sent == Seq(0) {
             // The first response is whole (O28): it waits for its slowest listener.
             return Due::Wait;
         }
         for (name, exception) in &state.exceptions {
-            if kind == ResourceType::Listener && matches!(exception, Exception::Gone { .. }) {
+            if at_once && matches!(exception, Exception::Gone { .. }) {
                 private = true;
                 if !frozen {
                     removed.push(Arc::clone(name));
@@ -273,8 +271,8 @@ impl Session {
         if state.kind == ResourceType::Cluster { Some(state) } else { self.kind(ResourceType::Cluster) }
     }
 
-    /// Whether "there is no such resource" may be said of a name that the view lacks: never of an assignment or route
-    /// configuration whose parent the proxy has (O8), which is then still to come. A cluster that goes before it was
+    /// Whether "there is no such resource" may be said of a name that the view lacks: never of an assignment, filter or
+    /// route configuration whose parent the proxy has (O8), which is then still to come. A cluster that goes before it was
     /// ever warm is the exception: without an answer its warming would hold up the CDS ACK.
     fn absence(&self, state: &Kind, name: &Arc<str>, content: &Content) -> bool {
         match state.kind {
@@ -284,15 +282,23 @@ impl Session {
                 let in_use = matches!(cluster, Some(Exception::Gone { new: false, .. }));
                 !in_use && content.get(ResourceType::Cluster, name).is_none()
             }
-            ResourceType::Route => {
-                let going = self.kind(ResourceType::Listener).is_some_and(|lds| {
-                    let gone = |e: &Exception| matches!(e, Exception::Gone { .. });
-                    lds.exceptions.values().any(gone) || content.gone(ResourceType::Listener, lds.removed).count() > 0
-                });
-                let names = |r: &Resource| r.requires.iter().any(|(k, n)| *k == ResourceType::Route && n == name);
-                !going && !content.entries(ResourceType::Listener).any(|(_, e)| names(&e.resource))
+            ResourceType::Route | ResourceType::Extension => {
+                let named = |r: &Resource| r.requires.iter().any(|(k, n)| *k == state.kind && n == name);
+                let gone = |e: &Exception| matches!(e, Exception::Gone { .. });
+                [ResourceType::Listener, ResourceType::ScopedRoute].into_iter().all(|kind| {
+                    let parents = self.kind(kind);
+                    let going = parents.is_some_and(|parents| {
+                        parents.exceptions.values().any(gone) || content.gone(kind, parents.removed).count() > 0
+                    });
+                    !going && !content.entries(kind).any(|(_, entry)| named(&entry.resource))
+                })
             }
-            _ => true,
+            ResourceType::Cluster
+            | ResourceType::Secret
+            | ResourceType::Listener
+            | ResourceType::ScopedRoute
+            | ResourceType::VirtualHost
+            | ResourceType::Runtime => true,
         }
     }
 
@@ -343,7 +349,7 @@ impl Session {
         frames
     }
 
-    /// Assignments and secrets follow each Cluster and Listener that is sent, unless the cursor will bring them anyway.
+    /// Assignments, secrets and filters follow each Cluster and Listener that is sent, unless the cursor will bring them anyway.
     fn follow(&mut self, kind: ResourceType, sent: &[Arc<Resource>], content: &Content) {
         if !matches!(kind, ResourceType::Cluster | ResourceType::Listener) {
             return;
@@ -373,11 +379,11 @@ impl Kind {
     }
 }
 
-/// Takes over tombstones, and drops exceptions that the view has overtaken. Listeners go by their cursor, unless nothing
-/// may go now.
+/// Takes over tombstones, and drops exceptions that the view has overtaken. What goes at once goes by its cursor, unless
+/// nothing may go now.
 fn absorb(state: &mut Kind, content: &Content, frozen: bool) {
     let kind = state.kind;
-    if kind == ResourceType::Cluster || (kind == ResourceType::Listener && frozen) {
+    if kind.removal() == Removal::Unused || (kind.removal() == Removal::AtOnce && frozen) {
         if state.sent > Seq(0) && state.removed < content.seq() {
             for (name, tombstone) in content.gone(kind, state.removed) {
                 if state.subscription.contains(name) {
@@ -390,7 +396,7 @@ fn absorb(state: &mut Kind, content: &Content, frozen: bool) {
         }
         state.removed = content.seq();
     }
-    if !kind.wildcard() && !state.subscription.named_only() && state.sent > Seq(0) {
+    if kind.removal() == Removal::Never && !state.subscription.named_only() && state.sent > Seq(0) {
         // Members of a collection that went; of what is asked for by name a proxy is told when it asks.
         for (name, _) in content.gone(kind, state.removed) {
             if state.subscription.contains(name) && !state.subscription.names().contains(name) {
@@ -405,7 +411,7 @@ fn absorb(state: &mut Kind, content: &Content, frozen: bool) {
         match exception {
             Exception::Wanted { .. } if super::kind::collects(content, kind, name) => false,
             Exception::Gone { .. } => !present,
-            Exception::Parked { .. } | Exception::Held { .. } => present || kind == ResourceType::Listener,
+            Exception::Parked { .. } | Exception::Held { .. } => present || kind.removal() == Removal::AtOnce,
             _ => true,
         }
     });

@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
+use ResourceType::{Cluster, Endpoints, Extension, Listener, Route, Runtime, ScopedRoute, Secret, VirtualHost};
 
 use super::{world::*, *};
-use crate::feedback::Acked;
+use crate::{
+    feedback::Acked,
+    xds::{ANY_SCOPE, Resource},
+};
 
 const NOTHING: [&str; 0] = [];
 
@@ -26,7 +29,7 @@ fn the_first_wildcard_is_answered_even_if_empty_and_an_empty_named_list_is_not()
     for kind in ResourceType::ALL {
         world.subscribe(kind, &[]);
     }
-    assert_eq!(world.out(), ["CDS", "LDS"]);
+    assert_eq!(world.out(), ["CDS", "LDS", "SRDS"]);
     world.publish(vec![cluster("a", "1"), eds("a", "1")], &[]);
     world.ack(Cluster);
     assert_eq!(world.out(), ["CDS +a"]);
@@ -524,4 +527,100 @@ fn a_cluster_of_a_listener_that_changed_waits_for_the_drain_time_at_a_reconnect_
     assert_eq!(world.settle(), NOTHING);
     assert_eq!(world.after(599), NOTHING);
     assert_eq!(world.after(1), ["CDS -a", "EDS -a"]);
+}
+
+fn scope(payload: &str) -> Resource {
+    let mut scope = resource(ScopedRoute, "scope", payload);
+    scope.requires = vec![(Route, "r".into())];
+    scope
+}
+
+/// A listener with scopes and a filter of its own.
+fn scoped(payload: &str) -> Resource {
+    let mut listener = resource(Listener, "l", payload);
+    listener.requires = vec![(Extension, "x".into()), (ScopedRoute, ANY_SCOPE.into())];
+    listener.children = vec![(Extension, "x".into())];
+    listener
+}
+
+fn scoped_world() -> World {
+    let mut world = World::new();
+    let rest = [resource(Extension, "x", "1"), resource(VirtualHost, "r/h", "1"), resource(Runtime, "rt", "1")];
+    let mut all = vec![cluster("a", "1"), eds("a", "1"), scoped("1"), scope("1"), rds("1", &["a"])];
+    all.extend(rest);
+    world.publish(all, &[]);
+    world.subscribe(Cluster, &[]);
+    world.subscribe(ScopedRoute, &[]);
+    world.subscribe(Listener, &[]);
+    for (kind, name) in [(Runtime, "rt"), (VirtualHost, "r/h"), (Extension, "x"), (Route, "r"), (Endpoints, "a")] {
+        world.subscribe(kind, &[name]);
+    }
+    world
+}
+
+#[test]
+fn all_nine_types_go_out_in_order() {
+    let mut world = scoped_world();
+    let sent: Vec<_> = world.settle();
+    let sent: Vec<_> = sent.iter().map(String::as_str).collect();
+    let order = ["CDS +a", "EDS +a", "ECDS +x", "RDS +r", "VHDS +r/h", "RTDS +rt", "LDS +l", "ECDS +x", "SRDS +scope"];
+    assert_eq!(sent, order, "what names a new cluster waits for its acknowledgement");
+    world.publish(
+        vec![
+            scoped("2"),
+            resource(Extension, "x", "2"),
+            scope("2"),
+            rds("2", &["a"]),
+            resource(VirtualHost, "r/h", "2"),
+        ],
+        &[],
+    );
+    assert_eq!(world.out(), ["LDS +l", "ECDS +x", "SRDS +scope", "RDS +r", "VHDS +r/h"]);
+}
+
+#[test]
+fn a_filter_follows_the_listener_that_names_it() {
+    let mut world = scoped_world();
+    world.settle();
+    world.publish(vec![scoped("2")], &[]);
+    assert_eq!(world.out(), ["LDS +l", "ECDS +x"]);
+}
+
+#[test]
+fn a_scope_waits_for_the_clusters_that_it_brings_and_not_the_listener_that_is_there() {
+    let mut world = scoped_world();
+    world.settle();
+    let late = Resource { name: "late".into(), ..rds("1", &["c"]) };
+    let mut brings = resource(ScopedRoute, "more", "1");
+    brings.requires = vec![(Route, "late".into())];
+    world.publish(vec![cluster("c", "1"), eds("c", "1"), late, brings], &[]);
+    assert_eq!(world.out(), ["CDS +c"]);
+    world.ack(Cluster);
+    assert_eq!(world.out(), ["SRDS +more"]);
+}
+
+#[test]
+fn scopes_hosts_and_runtime_layers_leave_at_once_and_a_filter_never_under_its_listener() {
+    let mut world = scoped_world();
+    world.settle();
+    let gone = [(ScopedRoute, "scope"), (VirtualHost, "r/h"), (Runtime, "rt"), (Extension, "x")];
+    world.publish(vec![], &gone);
+    assert_eq!(world.settle(), ["SRDS -scope", "VHDS -r/h", "RTDS -rt"]);
+    world.subscribe(Extension, &["x"]);
+    assert_eq!(world.out(), NOTHING, "the listener still names it: it is to come");
+    world.publish(vec![], &[(Listener, "l")]);
+    assert_eq!(world.settle(), ["LDS -l", "ECDS -x"]);
+}
+
+#[test]
+fn a_cluster_stays_while_a_scope_that_leads_to_it_is_not_acknowledged() {
+    let mut world = scoped_world();
+    world.settle();
+    world.publish(vec![rds("2", &[])], &[(ScopedRoute, "scope"), (Cluster, "a"), (Endpoints, "a")]);
+    assert_eq!(world.out(), ["SRDS -scope", "RDS +r"]);
+    world.ack(Route);
+    assert_eq!(world.after(30), NOTHING);
+    world.ack(ScopedRoute);
+    assert_eq!(world.out(), NOTHING);
+    assert_eq!(world.after(5), ["CDS -a"]);
 }

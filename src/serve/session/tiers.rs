@@ -100,7 +100,7 @@ impl Waited {
 }
 
 impl Session {
-    /// Services that the route configurations of a listener name and that the stream lacks, being new to it themselves.
+    /// Services that the route configurations of a listener or scope name and that the stream lacks, being new to it themselves.
     pub(super) fn brought<'c>(
         &self,
         listener: &crate::xds::Resource,
