@@ -18,8 +18,11 @@ const PROXIES: usize = 4096;
 const NAMES: usize = 1024;
 
 /// By proxy and type.
+type Names = BTreeMap<(ProxyId, ResourceType), BTreeSet<Arc<str>>>;
+
+/// Those of all proxies.
 #[derive(Debug, Default)]
-pub(super) struct Doubts(Mutex<BTreeMap<(ProxyId, ResourceType), BTreeSet<Arc<str>>>>);
+pub(super) struct Doubts(Mutex<Names>);
 
 impl Doubts {
     /// What is remembered of one proxy.

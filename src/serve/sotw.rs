@@ -10,6 +10,8 @@
 
 mod kind;
 #[cfg(test)]
+mod model_tests;
+#[cfg(test)]
 mod tests;
 
 use std::{
@@ -21,6 +23,7 @@ use std::{
 use self::kind::{Flight, Kind};
 use super::{
     absent::{Absent, Why},
+    doubts::Doubt,
     session::{Client, MAX_NAME, MAX_NAMES, Moment, Trust, Violation, tiers},
 };
 use crate::{
@@ -73,6 +76,8 @@ pub struct Response {
 #[derive(Debug)]
 pub struct Session {
     client: Client,
+    /// What the client may have from other streams without saying so.
+    doubt: Option<Doubt>,
     trust: Trust,
     /// A type waits for `trust`.
     unsure: bool,
@@ -90,6 +95,7 @@ impl Session {
     pub fn new(client: Client, now: Instant) -> Self {
         Self {
             client,
+            doubt: None,
             trust: Trust::Unknown,
             unsure: false,
             awaits: false,
@@ -99,6 +105,12 @@ impl Session {
             nonce: 0,
             deadline: None,
         }
+    }
+
+    /// With the memory of what its client may have half accepted.
+    #[must_use]
+    pub fn doubting(self, doubt: Doubt) -> Self {
+        Self { doubt: Some(doubt), ..self }
     }
 
     /// It has to be told, by [`Session::trust`], whether the view is as new as all that was written before the stream
@@ -154,13 +166,18 @@ impl Session {
         let Some(kind) = ResourceType::from_url(&request.url).filter(|kind| !kind.delta_only()) else { return Ok(()) };
         let seed = self.expires().then_some(self.started);
         let state = self.kinds.entry(kind).or_insert_with(|| Kind::new(kind, request.version.clone(), seed));
-        if state.stale(&request.nonce) {
+        // An answer to an older response is not looked at: one to the last will come, with all names. Not from a client
+        // that asks for nothing any more, though: it drops what is on its way without a word (O12).
+        if state.stale(&request.nonce) && !(request.names.is_empty() && state.asked_for_names()) {
             return Ok(());
         }
         if state.answered(&request.nonce, request.error.as_deref(), content) {
             self.first_ack.get_or_insert(now);
         }
         state.subscribe(&request.names);
+        if let Some((doubt, names)) = self.doubt.as_ref().zip(state.take_doubted()) {
+            doubt.set(kind, &names);
+        }
         Ok(())
     }
 
@@ -239,7 +256,9 @@ impl Session {
             state.stir();
             return None;
         }
-        if state.resumes(content, moment.now) {
+        // What a client half accepted is in no version that it says.
+        let doubted = self.doubt.as_ref().is_some_and(|doubt| !doubt.names(state.kind).is_empty());
+        if !doubted && state.resumes(content, moment.now) {
             return None;
         }
         let mut delayed = false;
@@ -272,11 +291,12 @@ impl Session {
                 None => {}
             }
         }
-        if state.kind == ResourceType::Cluster {
+        let frozen = !moment.fresh || self.trust == Trust::Stale;
+        if state.kind == ResourceType::Cluster || frozen {
             let gone: Vec<_> = state.held.iter().filter(|(name, _)| !set.contains_key(*name)).collect();
             let gone: Vec<_> = gone.into_iter().map(|(name, old)| (Arc::clone(name), Arc::clone(old))).collect();
             for (name, old) in gone {
-                if state.wants(&name) && !self.may_go(state, &name, content, moment) {
+                if state.wants(&name) && (frozen || !self.may_go(state, &name, content, moment)) {
                     *delayed = true;
                     set.insert(name, old);
                 }
@@ -399,7 +419,7 @@ impl Session {
     /// Whether a cluster that the view lacks may leave the set.
     fn may_go(&mut self, state: &mut Kind, name: &Arc<str>, content: &Content, moment: &Moment<'_>) -> bool {
         let now = moment.now;
-        if !moment.fresh || self.trust == Trust::Stale || self.uses(name, content, now) {
+        if self.uses(name, content, now) {
             state.unused.remove(name);
             return false;
         }

@@ -86,12 +86,13 @@ pub(super) async fn run(
         expires: node.can("xds.config.supports-resource-ttl"),
         unwraps: node.can("xds.config.resource-in-sotw"),
     };
+    let doubt = who.inner.doubts.of(&id);
     let session = match service.variant {
         Variant::Delta => {
             let session = Session::new(who.inner.fanouts(&audience), client, now());
-            Machine::Delta(Box::new(session.doubting(who.inner.doubts.of(&id))))
+            Machine::Delta(Box::new(session.doubting(doubt)))
         }
-        Variant::World => Machine::World(Box::new(sotw::Session::new(client, now()))),
+        Variant::World => Machine::World(Box::new(sotw::Session::new(client, now()).doubting(doubt))),
     };
     let published = reader.view().subscribe();
     let stream = Stream {

@@ -44,6 +44,8 @@ pub(super) struct Kind {
     pub(super) held: BTreeMap<Arc<str>, Arc<Resource>>,
     /// What it refused in part, we know not which: it may have it.
     doubtful: Vec<Arc<Resource>>,
+    /// What a refused set brought, to be remembered beyond the stream; empty when a set was accepted after that.
+    half_taken: Option<BTreeSet<Arc<str>>>,
     /// The version of `held`.
     version: Option<Version>,
     refused_version: Option<Version>,
@@ -89,6 +91,7 @@ impl Kind {
             flight: None,
             held: BTreeMap::new(),
             doubtful: Vec::new(),
+            half_taken: None,
             version: None,
             refused_version: None,
             parked: BTreeMap::new(),
@@ -137,6 +140,7 @@ impl Kind {
         match flight.set {
             Some(set) => {
                 self.held = set;
+                self.half_taken = self.version.is_none().then(BTreeSet::new);
                 self.doubtful.clear();
             }
             None => {
@@ -189,7 +193,9 @@ impl Kind {
                 self.doubtful.push(Arc::clone(resource));
             }
         }
-        self.refused_version = Some(flight.version);
+        // The set that the client accepted last is not what it has, even if that comes again.
+        (self.refused_version, self.version) = (Some(flight.version), None);
+        self.half_taken = flight.set.map(|set| set.into_keys().collect());
     }
 
     /// The names as of now; those that are new are answered whatever the client had (rules 27 and 28).
@@ -237,6 +243,16 @@ impl Kind {
     /// It asks for nothing.
     pub(super) fn idle(&self) -> bool {
         self.subscription.is_empty() && self.collections.is_empty()
+    }
+
+    /// An empty list means nothing, and not everything.
+    pub(super) fn asked_for_names(&self) -> bool {
+        self.explicit || !self.kind.wildcard()
+    }
+
+    /// What the client may have without saying so, if that changed since the last call.
+    pub(super) fn take_doubted(&mut self) -> Option<BTreeSet<Arc<str>>> {
+        self.half_taken.take()
     }
 
     /// The names that it asks for by name.
