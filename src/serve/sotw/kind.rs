@@ -288,7 +288,7 @@ impl Kind {
             return true;
         }
         let touched = content.changed(self.kind, self.seen).iter().any(|name| self.wants(name))
-            || content.gone(self.kind, self.seen).any(|(name, _)| self.held.contains_key(name));
+            || content.gone(self.kind, self.seen).any(|(name, _)| self.wants(name));
         if !touched {
             self.settle(content);
         }

@@ -1,5 +1,5 @@
 //! A client that behaves as Envoy does (wildcards, names from parents, withheld acknowledgements) or as gRPC does (names
-//! only), against random edits, delays, refusals, stale requests, reconnects with true, old and forged versions, and two
+//! only), against random edits, delays, refusals, stale requests, reconnects with true and forged versions, and two
 //! replicas that may be cut off from the store. Polled only when something happened or a deadline has come.
 
 use std::{
@@ -40,7 +40,7 @@ enum Op {
     Stale(u8),
     /// Drops all names of a type, and asks for them again.
     Resubscribe(u8),
-    /// With some reported versions old or untrue.
+    /// With some reported versions untrue.
     Reconnect(u8),
     Move(u8),
     Cut,
@@ -145,8 +145,6 @@ struct Known {
     begun: bool,
     nonce: String,
     version: String,
-    /// An older version, of another stream perhaps.
-    older: String,
     /// Accepted as a whole on this stream: names of the set.
     accepted: Option<BTreeSet<String>>,
 }
@@ -177,8 +175,10 @@ struct Model {
     warming: BTreeMap<String, Instant>,
     /// Clusters of responses that are not answered yet.
     fresh: BTreeMap<String, u64>,
-    /// Routes that are taken for lacking, or are of another version than the server knows.
+    /// Routes of a refused response: the server takes them for lacking.
     doubtful: BTreeSet<String>,
+    /// Routes that it brought to this stream and has taken nothing of since: the server does not know what they name.
+    brought: BTreeSet<String>,
     stalled: bool,
     since_edit: u32,
     count: u32,
@@ -209,6 +209,7 @@ impl Model {
             warming: BTreeMap::new(),
             fresh: BTreeMap::new(),
             doubtful: BTreeSet::new(),
+            brought: BTreeSet::new(),
             stalled: false,
             since_edit: 0,
             count: 0,
@@ -248,20 +249,33 @@ impl Model {
         }
         for kind in if self.named { [Listener, Cluster] } else { [Cluster, Listener] } {
             // Envoy asks for listeners when the clusters are there (O4).
-            if (kind == Cluster || self.named || !self.known[&kind].version.is_empty())
+            if (kind == Cluster || self.named || !self.known[&Cluster].version.is_empty())
                 && (self.wild(kind) || !self.known[&kind].asked.is_empty())
             {
-                self.request(kind, None);
+                self.request(kind);
             }
         }
         for kind in [Endpoints, Secret, Route] {
             if !self.known[&kind].asked.is_empty() {
-                self.request(kind, None);
+                self.request(kind);
             }
         }
     }
 
-    fn request(&mut self, kind: ResourceType, error: Option<String>) {
+    /// The names as of now; an answer too, where one is awaited.
+    fn request(&mut self, kind: ResourceType) {
+        let error = self.answers.iter().position(|a| a.0 == kind).and_then(|at| {
+            let (_, nonce, version, error) = self.answers.remove(at);
+            self.fresh.retain(|_, first| *first != nonce);
+            let known = self.know(kind);
+            if error.is_none() {
+                known.version = version.to_string();
+                known.accepted = kind.wildcard().then(|| known.has.keys().cloned().collect());
+            } else {
+                known.accepted = None;
+            }
+            error
+        });
         let known = self.know(kind);
         known.begun = true;
         let (names, nonce) = (known.asked.clone(), known.nonce.clone());
@@ -359,6 +373,7 @@ impl Model {
                     self.doubtful.insert((*name).to_owned());
                 } else {
                     self.doubtful.remove(*name);
+                    self.brought.remove(*name);
                 }
             }
         }
@@ -380,7 +395,7 @@ impl Model {
         let (kind, name) = (resource.kind, resource.name.to_string());
         let older = self.known[&kind].has.get(&name).cloned();
         if kind == Route && !self.named && !self.stalled {
-            let bare = older.is_none() || self.doubtful.contains(&name);
+            let bare = older.is_none() || self.doubtful.contains(&name) || self.brought.contains(&name);
             for (_, cluster) in &resource.requires {
                 let known = self.known[&Cluster].has.contains_key(&**cluster);
                 let cold = self.fresh.contains_key(&**cluster);
@@ -389,8 +404,9 @@ impl Model {
             }
         }
         let known = &self.known[&kind];
-        // Whoever only half accepted something has no version to say.
-        let says = !known.version.is_empty();
+        // Whoever only half accepted something has no version to say; a cluster of which that is so, and that is to go,
+        // stays in the last version that was accepted.
+        let says = !known.version.is_empty() && !(kind == Cluster && self.refused.contains(&name));
         assert!(older.is_none_or(|old| !says || edit(&old) <= edit(resource)), "{resource:?} went back");
         if kind == Cluster {
             if !self.known[&Cluster].has.contains_key(&name) {
@@ -410,7 +426,7 @@ impl Model {
         if self.named || self.refused.contains(removed) {
             return;
         }
-        for route in self.known[&Route].has.values() {
+        for route in self.known[&Route].has.values().filter(|route| !self.brought.contains(&*route.name)) {
             assert!(route.requires.iter().all(|(_, c)| **c != *removed), "{removed} went under {route:?}");
         }
     }
@@ -444,7 +460,7 @@ impl Model {
         if known.asked.is_empty() && !known.begun {
             return;
         }
-        self.request(kind, None);
+        self.request(kind);
         if self.known[&kind].asked.is_empty() {
             // Nobody watches the type any more: what still comes is dropped without a word (O12), but for its nonce.
             let last = self.wire.iter().filter(|r| r.kind == kind).map(|r| r.nonce).max();
@@ -462,21 +478,11 @@ impl Model {
         let (now, wait) = (self.now, Duration::from_secs(15));
         self.warming.retain(|_, since| now < *since + wait);
         let warm = self.warming.is_empty() || self.named;
-        let all = std::mem::take(&mut self.answers);
-        let (ready, later): (Vec<_>, Vec<_>) = all.into_iter().partition(|a| warm || a.0 != Cluster);
-        self.answers = later;
-        for (kind, nonce, version, error) in ready {
-            self.fresh.retain(|_, first| *first != nonce);
-            let known = self.know(kind);
-            if error.is_none() {
-                known.older = std::mem::replace(&mut known.version, version.to_string());
-                known.accepted = kind.wildcard().then(|| known.has.keys().cloned().collect());
-            } else {
-                known.accepted = None;
-            }
-            self.request(kind, error);
+        let ready = self.answers.iter().map(|answer| answer.0).filter(|kind| warm || *kind != Cluster);
+        for kind in ready.collect::<Vec<_>>() {
+            self.request(kind);
             if kind == Cluster && !self.named && !self.known[&Listener].begun {
-                self.request(Listener, None);
+                self.request(Listener);
             }
         }
     }
@@ -527,7 +533,8 @@ impl Model {
         self.told.clear();
         self.stalled = false;
         self.since_edit = 0;
-        self.doubtful = self.known[&Route].has.keys().cloned().collect();
+        self.brought = self.known[&Route].has.keys().cloned().collect();
+        self.doubtful.clear();
         self.session = Self::session(&self.doubts, self.now);
         for (at, kind) in KINDS.into_iter().enumerate() {
             let known = self.know(kind);
@@ -535,7 +542,7 @@ impl Model {
             // A nonce of another stream is no harm (rule 8).
             known.nonce = if lies & 32 == 0 { String::new() } else { "f00d".into() };
             if lies & (1 << at) != 0 && !known.version.is_empty() {
-                known.version = if lies & 64 == 0 { "another".into() } else { known.older.clone() };
+                known.version = if lies & 64 == 0 { "another".into() } else { "0123456789abcdef".into() };
             }
         }
         self.begin();
@@ -555,7 +562,7 @@ impl Model {
             Op::Again(at) => {
                 let kind = KINDS[usize::from(at)];
                 if self.known[&kind].begun && self.answers.iter().all(|a| a.0 != kind) {
-                    self.request(kind, None);
+                    self.request(kind);
                 }
             }
             Op::Stale(at) => {
@@ -688,7 +695,7 @@ impl Model {
         // An acknowledgement that says nothing new is answered by nothing (rule 24).
         for kind in KINDS {
             if self.known[&kind].begun {
-                self.request(kind, None);
+                self.request(kind);
                 assert!(self.poll().is_none_or(|response| panic!("{response:?}")));
             }
         }
