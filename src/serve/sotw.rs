@@ -169,6 +169,7 @@ impl Session {
         // An answer to an older response is not looked at: one to the last will come, with all names. Not from a client
         // that asks for nothing any more, though: it drops what is on its way without a word (O12).
         if state.stale(&request.nonce) && !(request.names.is_empty() && state.asked_for_names()) {
+            state.waver(&request.names);
             return Ok(());
         }
         if state.answered(&request.nonce, request.error.as_deref(), content) {
@@ -253,6 +254,7 @@ impl Session {
         if state.reports() && self.trust != Trust::Confirmed {
             // The client has something, perhaps newer than what this replica knows (or it is not known yet).
             self.unsure = true;
+            state.offer(content);
             state.stir();
             return None;
         }
@@ -293,7 +295,8 @@ impl Session {
         }
         let frozen = !moment.fresh || self.trust == Trust::Stale;
         if state.kind == ResourceType::Cluster || frozen {
-            let gone: Vec<_> = state.held.iter().filter(|(name, _)| !set.contains_key(*name)).collect();
+            let had = state.before.iter().filter(|(name, _)| self.sent_naming(name)).chain(&state.held);
+            let gone: BTreeMap<_, _> = had.filter(|(name, _)| !set.contains_key(*name)).collect();
             let gone: Vec<_> = gone.into_iter().map(|(name, old)| (Arc::clone(name), Arc::clone(old))).collect();
             for (name, old) in gone {
                 if state.wants(&name) && (frozen || !self.may_go(state, &name, content, moment)) {
@@ -313,7 +316,8 @@ impl Session {
     /// configuration whose parent it has: that is still to come.
     fn absent(&mut self, state: &mut Kind, content: &Content, moment: &Moment<'_>) -> Vec<Absent> {
         let kind = state.kind;
-        let lacks = |name: &str| content.get(kind, name).is_none() && !state.held.contains_key(name);
+        let held = |name: &str| state.held.contains_key(name) || state.before.contains_key(name);
+        let lacks = |name: &str| content.get(kind, name).is_none() && !held(name);
         let mut absent = Vec::new();
         let collections = state.collections.iter().filter(|name| !state.told.contains(*name));
         absent.extend(
@@ -329,6 +333,13 @@ impl Session {
         state.told.retain(|name| state.collections.contains(name) || content.get(kind, name).is_none());
         state.told.extend(names);
         errors
+    }
+
+    /// Something that was sent on this stream names a cluster.
+    fn sent_naming(&self, cluster: &str) -> bool {
+        let states = ResourceType::NAMING.iter().filter_map(|kind| self.kinds.get(kind));
+        let mut sent = states.flat_map(|state| state.may_have().chain(state.flight()));
+        sent.any(|r| r.requires.iter().any(|(_, name)| **name == *cluster))
     }
 
     /// Something that the client has, or is about to have, names it.

@@ -42,6 +42,8 @@ pub(super) struct Kind {
     flight: Option<Flight>,
     /// What the client accepted.
     pub(super) held: BTreeMap<Arc<str>, Arc<Resource>>,
+    /// Clusters that there were before it was known what the client has: what was sent meanwhile may name them.
+    pub(super) before: BTreeMap<Arc<str>, Arc<Resource>>,
     /// What it refused in part, we know not which: it may have it.
     doubtful: Vec<Arc<Resource>>,
     /// What a refused set brought, to be remembered beyond the stream; empty when a set was accepted after that.
@@ -62,6 +64,8 @@ pub(super) struct Kind {
     lives: BTreeMap<Arc<str>, Instant>,
     /// When the stream began, for such a client.
     seed: Option<Instant>,
+    /// Names that it did not ask for in between: what came for them meanwhile it may have dropped.
+    wavered: BTreeSet<Arc<str>>,
     /// To be sent again although the client has it.
     pub(super) again: BTreeSet<Arc<str>>,
     /// Since when a resource waits for its clusters.
@@ -90,6 +94,7 @@ impl Kind {
             nonce: 0,
             flight: None,
             held: BTreeMap::new(),
+            before: BTreeMap::new(),
             doubtful: Vec::new(),
             half_taken: None,
             version: None,
@@ -101,6 +106,7 @@ impl Kind {
             spelled: BTreeMap::new(),
             lives: BTreeMap::new(),
             seed,
+            wavered: BTreeSet::new(),
             again: BTreeSet::new(),
             since: BTreeMap::new(),
             behind: None,
@@ -140,6 +146,7 @@ impl Kind {
         match flight.set {
             Some(set) => {
                 self.held = set;
+                self.before.clear();
                 self.half_taken = self.version.is_none().then(BTreeSet::new);
                 self.doubtful.clear();
             }
@@ -198,6 +205,13 @@ impl Kind {
         self.half_taken = flight.set.map(|set| set.into_keys().collect());
     }
 
+    /// A stale request is not looked at, but for the names that it does not have any more.
+    pub(super) fn waver(&mut self, names: &[String]) {
+        let asked: BTreeSet<_> = names.iter().map(|name| name::normal(name)).collect();
+        let dropped = self.subscription.names().iter().filter(|name| !asked.contains(&***name));
+        self.wavered.extend(dropped.cloned());
+    }
+
     /// The names as of now; those that are new are answered whatever the client had (rules 27 and 28).
     pub(super) fn subscribe(&mut self, names: &[String]) {
         self.explicit |= !names.is_empty();
@@ -222,6 +236,12 @@ impl Kind {
             // A client that asks for nothing does not answer what is on its way (O12).
             self.flight = None;
         }
+        let again =
+            std::mem::take(&mut self.wavered).into_iter().filter(|name| next.contains(name)).collect::<Vec<_>>();
+        if !again.is_empty() {
+            self.again.extend(again);
+            self.stir();
+        }
         if *self.subscription == next {
             return;
         }
@@ -233,6 +253,7 @@ impl Kind {
         self.again.retain(|name| next.contains(name));
         self.since.retain(|name, _| next.contains(name));
         self.lives.retain(|name, _| next.contains(name));
+        self.doubtful.retain(|resource| next.contains(&resource.name));
         self.suspects.iter_mut().for_each(|group| group.retain(|name| next.contains(name)));
         self.subscription = Arc::new(next);
         // The set that the client has is no longer the one that it asks for.
@@ -312,6 +333,7 @@ impl Kind {
         if Version::parse(&reported) != Some(version) {
             return false;
         }
+        self.before.clear();
         self.held = all.into_iter().map(|(name, entry)| (name, Arc::clone(&entry.resource))).collect();
         if self.seed.is_some() {
             // Nobody knows for how long it still lives.
@@ -326,6 +348,14 @@ impl Kind {
     /// The client said that it has something, and that is not compared yet.
     pub(super) fn reports(&self) -> bool {
         self.first && !self.reported.is_empty()
+    }
+
+    /// Not to be compared with the view yet; what that has may be named by what is sent meanwhile.
+    pub(super) fn offer(&mut self, content: &Content) {
+        if self.kind == ResourceType::Cluster {
+            let all = self.wanted(content).into_iter().map(|(name, entry)| (name, Arc::clone(&entry.resource)));
+            self.before.extend(all.collect::<Vec<_>>());
+        }
     }
 
     /// Whether a set of that version has to be sent: the first always, an empty one too (rule 31).
@@ -404,8 +434,12 @@ impl Kind {
 
     /// What the response in flight brings that the client has not.
     pub(super) fn news(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        let sent = self.flight.iter().flat_map(|flight| &flight.sent);
-        sent.filter(|r| self.held.get(&r.name).is_none_or(|old| old.version != r.version))
+        self.flight().filter(|r| self.held.get(&r.name).is_none_or(|old| old.version != r.version))
+    }
+
+    /// What the response in flight brings.
+    pub(super) fn flight(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.flight.iter().flat_map(|flight| &flight.sent)
     }
 
     /// What the client has, and what it may have.

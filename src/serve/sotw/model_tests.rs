@@ -169,7 +169,7 @@ struct Model {
     told: BTreeMap<ResourceType, Told>,
     wire: VecDeque<Response>,
     /// Read, not answered yet.
-    answers: Vec<(ResourceType, u64, Version, Option<String>)>,
+    answers: Vec<(ResourceType, u64, Option<String>)>,
     /// Clusters of which it refused a version, or a response whole: a route to them is its own fault.
     refused: BTreeSet<String>,
     warming: BTreeMap<String, Instant>,
@@ -265,11 +265,10 @@ impl Model {
     /// The names as of now; an answer too, where one is awaited.
     fn request(&mut self, kind: ResourceType) {
         let error = self.answers.iter().position(|a| a.0 == kind).and_then(|at| {
-            let (_, nonce, version, error) = self.answers.remove(at);
+            let (_, nonce, error) = self.answers.remove(at);
             self.fresh.retain(|_, first| *first != nonce);
             let known = self.know(kind);
             if error.is_none() {
-                known.version = version.to_string();
                 known.accepted = kind.wildcard().then(|| known.has.keys().cloned().collect());
             } else {
                 known.accepted = None;
@@ -387,7 +386,11 @@ impl Model {
             }
         }
         self.know(kind).nonce = format!("{:x}", response.nonce);
-        self.answers.push((kind, response.nonce, response.version, error));
+        if error.is_none() {
+            // From now on it says so, whether it has answered or not.
+            self.know(kind).version = response.version.to_string();
+        }
+        self.answers.push((kind, response.nonce, error));
         self.subscribe(kind);
     }
 
@@ -406,8 +409,8 @@ impl Model {
         let known = &self.known[&kind];
         // Whoever only half accepted something has no version to say; a cluster of which that is so, and that is to go,
         // stays in the last version that was accepted.
-        let says = !known.version.is_empty() && !(kind == Cluster && self.refused.contains(&name));
-        assert!(older.is_none_or(|old| !says || edit(&old) <= edit(resource)), "{resource:?} went back");
+        let free = known.version.is_empty() || (kind == Cluster && self.refused.contains(&name));
+        assert!(free || older.is_none_or(|old| edit(&old) <= edit(resource)), "{resource:?} went back");
         if kind == Cluster {
             if !self.known[&Cluster].has.contains_key(&name) {
                 self.fresh.insert(name.clone(), nonce);
@@ -588,7 +591,13 @@ impl Model {
             }
             Op::Cut => self.here.cut = true,
             Op::Notice => self.here.fresh &= !self.here.cut,
-            Op::Heal => self.heal(),
+            Op::Heal => {
+                self.heal();
+                // A stream that could not be compared ends when the replica is fresh again.
+                if self.session.stale() {
+                    self.reconnect(0);
+                }
+            }
             Op::Confirm => self.confirm(),
             edit => self.edit(&edit),
         }
@@ -692,7 +701,13 @@ impl Model {
             assert_eq!(has, wanted, "{}", kind.short());
         }
         drop(content);
-        // An acknowledgement that says nothing new is answered by nothing (rule 24).
+        // An acknowledgement that says nothing new is answered by nothing (rule 24), once stale requests are forgotten.
+        for kind in KINDS {
+            if self.known[&kind].begun {
+                self.request(kind);
+            }
+        }
+        self.catch_up();
         for kind in KINDS {
             if self.known[&kind].begun {
                 self.request(kind);
