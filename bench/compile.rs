@@ -194,7 +194,7 @@ impl World {
         let first = if role == Role::Core { 0 } else { CORES };
         for index in first..first + count {
             let site = format!("{}{index:02}", role.as_str()).into();
-            let audience = Audience { site, role, proven: true, cohort: "".into() };
+            let audience = Audience { site, role, proven: true, cohort: "".into(), delta: true };
             self.open.entry(audience.clone()).or_insert_with(|| self.views.open(&audience));
         }
         for reader in self.open.values() {

@@ -27,5 +27,6 @@ mod swarm;
 mod tiers;
 mod tour;
 mod validate;
+mod vhosts;
 mod world;
 mod xds_client;

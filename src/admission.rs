@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     catalog::{Configuration, Runtime},
-    compile::{self, HostCache, Reader, Unit},
+    compile::{self, Reader, Unit},
     model::{Kind, Object, ObjectRef, Problem, Role, Scope, Severity, Spec},
     xds::ResourceType,
 };
@@ -53,7 +53,7 @@ fn compile_unit(
     verdict: &mut Verdict,
 ) {
     let reader = Reader::new(next, runtime);
-    let outcome = compile::compile(unit, &reader, &mut HostCache::default());
+    let outcome = compile::compile(unit, &reader);
     verdict.faults.extend(blame(unit, next, runtime, named, outcome.problems));
     // What a listener brings is found through the listener, so that its names are spelled in one place.
     let routes = outcome.resource.iter().filter(|r| r.kind == ResourceType::Listener).flat_map(|r| &r.requires);
@@ -82,7 +82,7 @@ fn blame(
         let routes = errors.iter().map(|(object, _)| object).filter(|o| o.kind == Kind::HttpRoute && gone(o));
         let rest = next.overlay(&[], &routes.cloned().collect::<Vec<_>>());
         let reader = Reader::new(&rest, runtime);
-        compile::compile(unit, &reader, &mut HostCache::default()).problems
+        compile::compile(unit, &reader).problems
     };
     let suspects: Vec<&(ObjectRef, String)> = errors.iter().filter(|(object, _)| named.contains(object)).collect();
     if suspects.is_empty() {
@@ -140,7 +140,7 @@ fn gateway_units(gateway: &ObjectRef, next: &Configuration) -> Vec<Unit> {
         .map(|port| Unit {
             kind: ResourceType::Listener,
             name: format!("gateway/{port}").into(),
-            scope: Scope::Gateways { bind: "0.0.0.0".into(), port, gateways: gateways.clone() },
+            scope: Scope::Gateways { bind: "0.0.0.0".into(), port, gateways: gateways.clone(), streamed: false },
         })
         .collect()
 }

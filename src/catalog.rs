@@ -52,6 +52,10 @@ pub enum Read {
     InNamespace(Kind, String),
     /// The objects that name this one: HTTPRoutes a Gateway, EndpointSets a Service or a Site.
     Referrers(ObjectRef),
+    /// The set of host names that HTTPRoutes of a Gateway name.
+    Hosts(ObjectRef),
+    /// The HTTPRoutes of a Gateway that name a host name, and all that they say; `*`: those that name none.
+    RoutesFor(ObjectRef, Arc<str>),
     /// The live endpoints of a Service at a site.
     Endpoints {
         /// The site's name.

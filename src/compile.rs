@@ -9,23 +9,28 @@ pub mod reader;
 pub mod resolve;
 
 use std::{
-    collections::HashMap,
+    collections::BTreeSet,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
 };
 
-pub use fallback::{Served, serve};
-pub use names::{Unit, names};
+use bytes::Bytes;
+
+pub use emit::{VirtualHostBytes, streamed_host};
+pub use fallback::{Served, fell_back, guilty, locate, serve};
+pub use names::{Unit, names, roots};
 pub use reader::Reader;
 
 use crate::{
     model::{Problem, Revision, Scope, Severity},
-    xds::{Resource, ResourceType, descriptor, validate::validate},
+    xds::{Resource, ResourceType, Source, descriptor, validate::validate},
 };
-use plan::VirtualHostPlan;
 use resolve::Plan;
 
 /// What becomes of a unit that fails its check.
 const LEFT_OUT: &str = "is left out";
+
+const FAULT: &str = "a fault of the compiler; report it with the objects that it names";
 
 /// How many broken rules of one resource are told.
 const VIOLATIONS_MAX: usize = 5;
@@ -39,77 +44,112 @@ pub struct Outcome {
     pub problems: Vec<Problem>,
 }
 
-/// Virtual hosts already encoded, by unit and name: an edit of one route encodes one host.
+/// What compiling a virtual host gave.
 #[derive(Debug, Default)]
-pub struct HostCache {
-    hosts: HashMap<Unit, HashMap<String, (VirtualHostPlan, emit::VirtualHostBytes)>>,
-}
-
-impl HostCache {
-    /// Drops what belongs to a unit that nobody has any more.
-    pub fn forget(&mut self, unit: &Unit) {
-        self.hosts.remove(unit);
-    }
-
-    fn encode(&mut self, unit: &Unit, hosts: Vec<VirtualHostPlan>, entry: emit::Entry) -> Vec<emit::VirtualHostBytes> {
-        let mut old = self.hosts.remove(unit).unwrap_or_default();
-        let mut new = HashMap::with_capacity(hosts.len());
-        let mut encoded = Vec::with_capacity(hosts.len());
-        for plan in hosts {
-            let bytes = match old.remove(&plan.name) {
-                Some((known, bytes)) if known == plan => bytes,
-                _ => emit::virtual_host(&plan, entry),
-            };
-            encoded.push(bytes.clone());
-            new.insert(plan.name.clone(), (plan, bytes));
-        }
-        self.hosts.insert(unit.clone(), new);
-        encoded
-    }
+pub struct HostOutcome {
+    /// `None`: nobody names the domain, or it failed the check.
+    pub host: Option<VirtualHostBytes>,
+    /// The failed check, once for each source.
+    pub problems: Vec<Problem>,
 }
 
 /// Compiles one unit, and checks what came out against the validation rules of Envoy's protos (load assignments are
 /// valid by construction). A panic costs this unit, not the process: it is told as a problem of the unit.
-pub fn compile(unit: &Unit, reader: &Reader<'_>, hosts: &mut HostCache) -> Outcome {
-    let Ok(built) = catch_unwind(AssertUnwindSafe(|| build(unit, reader, hosts))) else {
-        let what = "a fault of the compiler; report it with the objects that it names";
-        return Outcome { resource: None, problems: vec![problem(unit, None, what)] };
+pub fn compile(unit: &Unit, reader: &Reader<'_>) -> Outcome {
+    if unit.has_hosts() {
+        return whole(unit, reader);
+    }
+    let Ok(built) = catch_unwind(AssertUnwindSafe(|| build(unit, reader))) else {
+        return Outcome { resource: None, problems: vec![problem(&shown(unit), None, FAULT)] };
     };
     let Some(resource) = built else { return Outcome::default() };
     if unit.kind == ResourceType::Endpoints {
         return Outcome { resource: Some(resource), problems: Vec::new() };
     }
-    let violations = validate(descriptor::message_name(unit.kind.url()), &resource.payload);
-    if violations.is_empty() {
-        return Outcome { resource: Some(resource), problems: Vec::new() };
-    }
-    let rules: Vec<String> = violations.iter().take(VIOLATIONS_MAX).map(ToString::to_string).collect();
-    let what = format!("Envoy would refuse it: {}", rules.join("; "));
-    let problems = resource.sources.iter().map(|s| problem(unit, Some(&s.object), &what)).collect();
-    Outcome { resource: None, problems }
+    let problems = check(descriptor::message_name(unit.kind.url()), &resource.payload, &shown(unit), &resource.sources);
+    Outcome { resource: problems.is_empty().then_some(resource), problems }
 }
 
-fn problem(unit: &Unit, object: Option<&crate::model::ObjectRef>, what: &str) -> Problem {
+/// The domains for which a route configuration with virtual hosts of its own may have one, a few too many; `None`: it
+/// does not exist.
+pub fn domains(unit: &Unit, reader: &Reader<'_>) -> Option<BTreeSet<Arc<str>>> {
+    // A fault here is one of each host too, and told there.
+    catch_unwind(AssertUnwindSafe(|| resolve::domains(&unit.name, &unit.scope, reader))).ok().flatten()
+}
+
+/// Compiles the virtual host of one domain of a route configuration, and checks it, as [`compile`] does a unit.
+pub fn host(unit: &Unit, domain: &str, reader: &Reader<'_>) -> HostOutcome {
+    let what = format!("virtual host {domain} of {}", shown(unit));
+    let Ok(built) = catch_unwind(AssertUnwindSafe(|| build_host(unit, domain, reader))) else {
+        return HostOutcome { host: None, problems: vec![problem(&what, None, FAULT)] };
+    };
+    let Some(host) = built else { return HostOutcome::default() };
+    let problems = check(emit::VIRTUAL_HOST, &host.bytes, &what, &host.sources);
+    HostOutcome { host: problems.is_empty().then_some(host), problems }
+}
+
+fn build_host(unit: &Unit, domain: &str, reader: &Reader<'_>) -> Option<VirtualHostBytes> {
+    let Scope::Gateways { port, streamed, .. } = unit.scope else { return None };
+    let mut plan = resolve::virtual_host(&unit.name, &unit.scope, domain, reader)?;
+    if streamed {
+        // By which Envoy finds its route configuration too.
+        plan.name = format!("{}/{domain}", unit.name);
+    }
+    let name = unit.name.strip_prefix(resolve::STREAMED).unwrap_or(&unit.name);
+    Some(emit::virtual_host(&plan, emit::Entry { port, tls: name.starts_with("https/") }))
+}
+
+/// A route configuration of these virtual hosts, each of them checked: with all of them, or with word that they come
+/// by themselves.
+pub fn routes<'a>(unit: &Unit, hosts: impl Iterator<Item = &'a VirtualHostBytes> + Clone) -> Resource {
+    if unit.streams() {
+        emit::streamed_route_configuration(&unit.name, hosts)
+    } else {
+        emit::route_configuration(&unit.name, hosts)
+    }
+}
+
+/// A route configuration with those of its hosts that pass.
+fn whole(unit: &Unit, reader: &Reader<'_>) -> Outcome {
+    let Some(domains) = domains(unit, reader) else { return Outcome::default() };
+    let outcomes: Vec<HostOutcome> = domains.iter().map(|domain| host(unit, domain, reader)).collect();
+    let resource = routes(unit, outcomes.iter().filter_map(|outcome| outcome.host.as_ref()));
+    Outcome { resource: Some(resource), problems: outcomes.into_iter().flat_map(|outcome| outcome.problems).collect() }
+}
+
+/// One problem for each source of a message that Envoy would refuse.
+fn check(message: &str, bytes: &Bytes, what: &str, sources: &[Source]) -> Vec<Problem> {
+    let violations = validate(message, bytes);
+    if violations.is_empty() {
+        return Vec::new();
+    }
+    let rules: Vec<String> = violations.iter().take(VIOLATIONS_MAX).map(ToString::to_string).collect();
+    let why = format!("Envoy would refuse it: {}", rules.join("; "));
+    sources.iter().map(|source| problem(what, Some(&source.object), &why)).collect()
+}
+
+fn shown(unit: &Unit) -> String {
+    format!("{} {}", unit.kind.short(), unit.name)
+}
+
+fn problem(unit: &str, object: Option<&crate::model::ObjectRef>, what: &str) -> Problem {
     Problem {
         object: object.cloned(),
         key: String::new(),
         severity: Severity::Error,
         reason: "Invalid".into(),
-        message: format!("{} {} {LEFT_OUT}: {what}", unit.kind.short(), unit.name),
+        message: format!("{unit} {LEFT_OUT}: {what}"),
         revision: Revision(0),
     }
 }
 
-fn build(unit: &Unit, reader: &Reader<'_>, hosts: &mut HostCache) -> Option<Resource> {
+fn build(unit: &Unit, reader: &Reader<'_>) -> Option<Resource> {
     let name = unit.name.as_ref();
     Some(match resolve::plan(unit, reader)? {
         Plan::Listener(plan) => emit::edge_listener(&plan),
         Plan::CoreListener(plan) => emit::core_listener(&plan),
-        Plan::RouteConfiguration(plan) => {
-            let Scope::Gateways { port, .. } = unit.scope else { return None };
-            let entry = emit::Entry { port, tls: name.starts_with("https/") };
-            emit::route_configuration(name, &hosts.encode(unit, plan.hosts, entry))
-        }
+        // Compiled host by host.
+        Plan::RouteConfiguration(_) => return None,
         Plan::CoreRoutes => emit::core_route_configuration(),
         Plan::Group(plan) if unit.kind == ResourceType::Cluster => {
             emit::group_cluster(&plan, &reader.fleet().trust_domain)

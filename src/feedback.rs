@@ -317,7 +317,7 @@ mod tests {
     #[test]
     fn a_refused_stream_of_the_same_name_does_not_hide_a_served_one() {
         let feedback = Arc::new(Feedback::default());
-        let audience = Audience { site: "fra".into(), role: Role::Edge, proven: true, cohort: "".into() };
+        let audience = Audience { site: "fra".into(), role: Role::Edge, proven: true, cohort: "".into(), delta: true };
         let _served = feedback.connect(id("a"), SystemTime::now(), Ok(audience.clone()));
         let _impostor = feedback.connect(id("a"), SystemTime::now(), Err("no certificate".into()));
         let proxies = feedback.proxies();

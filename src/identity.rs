@@ -33,6 +33,8 @@ pub struct NodeClaim {
     pub site: String,
     /// `cohort` of `node.metadata["tidegate.dev"]`; empty without.
     pub cohort: String,
+    /// Its stream is one of delta xDS.
+    pub delta: bool,
 }
 
 /// Why somebody is answered nothing.
@@ -129,7 +131,7 @@ pub fn resolve(peer: &Peer, node: &NodeClaim, sites: &Sites, allow_unproven: boo
         return Err(Refusal::Differs { claimed: "a site of role", claim, proven });
     }
     let cohort = node.cohort.as_str().into();
-    Ok(Audience { site: name.clone(), role: site.role, proven: proof.is_some(), cohort })
+    Ok(Audience { site: name.clone(), role: site.role, proven: proof.is_some(), cohort, delta: node.delta })
 }
 
 /// Who calls the operators' API.

@@ -14,7 +14,7 @@ pub use audience::{Audience, Revision, Role, Scope, SiteEntry, Sites};
 pub use fleet::{Freshness, Watermark, Watermarks};
 pub use gateway::{
     AllowedKinds, AllowedNamespaces, CertificateSpec, GatewaySpec, GrantFrom, GrantTo, LabelSelector, Listener,
-    ListenerProtocol, MatchExpression, MatchOperator, ReferenceGrantSpec,
+    ListenerProtocol, MatchExpression, MatchOperator, ReferenceGrantSpec, VirtualHosts,
 };
 pub use key::{KeyError, Keyspace, StoreKey};
 pub use object::{Kind, Metadata, Object, ObjectRef, Problem, Severity, Spec};

@@ -25,7 +25,7 @@ pub use engine::{Delta, Engine};
 
 use crate::{
     catalog::{Catalog, Changed, Configuration, Read, Runtime, Unagreed},
-    compile::{self, HostCache, Reader, Unit},
+    compile::{self, Reader, Unit},
     model::{Audience, Freshness, Problem, Revision, Scope, Sites, Watermarks},
     snapshot::{Origin, Publish, Seq, Views},
     store::{Change, Feed, Listing},
@@ -330,7 +330,7 @@ impl Pipeline {
                             scope: Scope::Site(Arc::clone(&view.audience().site)),
                         };
                         let reader = Reader::new(&progress.published, self.catalog.runtime());
-                        let outcome = compile::compile(&unit, &reader, &mut HostCache::default());
+                        let outcome = compile::compile(&unit, &reader);
                         let delta = deltas.entry(view.audience().clone()).or_default();
                         delta.upserts.extend(outcome.resource.map(Arc::new));
                     }

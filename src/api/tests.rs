@@ -367,7 +367,7 @@ fn answer(reader: &Reader, proxy: &crate::feedback::Connected, refused: &[(&str,
 async fn a_wait_ends_when_the_last_proxy_acknowledged_or_names_who_refused_and_why() {
     let plane = Arc::new(plane());
     let applied = plane.apply(&[FLEET, SHOP]).await;
-    let audience = Audience { site: "edge1".into(), role: Role::Edge, proven: true, cohort: "".into() };
+    let audience = Audience { site: "edge1".into(), role: Role::Edge, proven: true, cohort: "".into(), delta: true };
     let id = ProxyId { site: "edge1".into(), node: "envoy-1".into() };
     let proxy = plane.context.feedback.connect(id, SystemTime::now(), Ok(audience.clone()));
     let reader = plane.context.views.open(&audience);

@@ -71,7 +71,7 @@ async fn meet(a: &App, b: &App) {
 
 /// A proxy of `edge1` on a replica, that has acknowledged everything.
 async fn proxy(app: &App, node: &str) -> (Connected, Reader) {
-    let audience = Audience { site: "edge1".into(), role: Role::Edge, proven: true, cohort: "".into() };
+    let audience = Audience { site: "edge1".into(), role: Role::Edge, proven: true, cohort: "".into(), delta: true };
     let id = ProxyId { site: "edge1".into(), node: node.into() };
     let proxy = app.context.feedback.connect(id, std::time::SystemTime::now(), Ok(audience.clone()));
     let reader = app.context.views.open(&audience);

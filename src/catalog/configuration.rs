@@ -72,13 +72,17 @@ impl Stored {
 }
 
 type Objects = BTreeMap<Arc<ObjectRef>, Arc<Stored>>;
-type Referrers = BTreeMap<Arc<ObjectRef>, Arc<BTreeSet<Arc<ObjectRef>>>>;
+type Names = Arc<BTreeSet<Arc<ObjectRef>>>;
+type Referrers = BTreeMap<Arc<ObjectRef>, Names>;
+/// HTTPRoutes by the Gateway that they name and by host name; `*` is that of those without.
+type Hosts = BTreeMap<ObjectRef, Arc<BTreeMap<Arc<str>, Names>>>;
 
 /// A set of objects. A clone shares everything; the catalog writes on without disturbing it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Configuration {
     kinds: BTreeMap<Kind, Arc<Objects>>,
     referrers: Arc<Referrers>,
+    hosts: Arc<Hosts>,
 }
 
 impl Configuration {
@@ -122,6 +126,17 @@ impl Configuration {
         self.referrers.get(target).into_iter().flat_map(|names| names.iter()).filter_map(|name| self.get(name))
     }
 
+    /// The host names that HTTPRoutes of a Gateway name, sorted; `*` if some name none.
+    pub fn hosts_of(&self, gateway: &ObjectRef) -> impl Iterator<Item = &Arc<str>> {
+        self.hosts.get(gateway).into_iter().flat_map(|hosts| hosts.keys())
+    }
+
+    /// The HTTPRoutes of a Gateway that name this host name; for `*`, those that name none.
+    pub fn routes_for(&self, gateway: &ObjectRef, host: &str) -> impl Iterator<Item = &Arc<Stored>> {
+        let names = self.hosts.get(gateway).and_then(|hosts| hosts.get(host));
+        names.into_iter().flat_map(|names| names.iter()).filter_map(|name| self.get(name))
+    }
+
     /// This configuration with `put` over it and `delete` taken out, as admission and the command line look ahead. New
     /// objects are the youngest, and all that is put counts as accepted.
     pub fn overlay(&self, put: &[Object], delete: &[ObjectRef]) -> Self {
@@ -147,9 +162,9 @@ impl Configuration {
         next
     }
 
-    /// This configuration with what was accepted last of `objects`; those without an accepted copy are absent. `None`:
-    /// that is what it holds already.
-    pub fn as_accepted<'a>(&self, objects: impl IntoIterator<Item = &'a ObjectRef>) -> Option<Self> {
+    /// This configuration with what was accepted last of `objects`; those without an accepted copy are absent. And what
+    /// is read differently in it. `None`: that is what it holds already.
+    pub fn as_accepted<'a>(&self, objects: impl IntoIterator<Item = &'a ObjectRef>) -> Option<(Self, BTreeSet<Read>)> {
         let stored = objects.into_iter().filter_map(|reference| self.get(reference));
         let differ: Vec<Arc<Stored>> = stored.filter(|s| !s.as_accepted()).cloned().collect();
         if differ.is_empty() {
@@ -166,7 +181,7 @@ impl Configuration {
                 None => next.remove(&stored.reference, &mut changed),
             }
         }
-        Some(next)
+        Some((next, changed))
     }
 
     /// What identity needs to know of the Sites, and the trust domain of the Fleet.
@@ -205,10 +220,16 @@ impl Configuration {
                 && old.fallback == stored.fallback
         });
         if !same {
+            let mut keys = hosts(&stored.object);
             if let Some(before) = &before {
-                self.unlink(before, changed);
+                keys.extend(hosts(&before.object));
+                self.note_hosts(&keys, changed, |next, changed| {
+                    next.unlink(before, changed);
+                    next.link(&stored, changed);
+                });
+            } else {
+                self.note_hosts(&keys, changed, |next, changed| next.link(&stored, changed));
             }
-            self.link(&stored, changed);
         }
         let objects = Arc::make_mut(self.kinds.entry(stored.reference.kind).or_default());
         objects.insert(stored.reference.clone(), Arc::new(stored));
@@ -217,7 +238,7 @@ impl Configuration {
     /// Takes an object out.
     pub(super) fn remove(&mut self, reference: &ObjectRef, changed: &mut BTreeSet<Read>) {
         let Some(stored) = self.get(reference).cloned() else { return };
-        self.unlink(&stored, changed);
+        self.note_hosts(&hosts(&stored.object), changed, |next, changed| next.unlink(&stored, changed));
         if let Some(objects) = self.kinds.get_mut(&reference.kind) {
             Arc::make_mut(objects).remove(reference);
             // A kind without objects equals one that never had any.
@@ -227,12 +248,33 @@ impl Configuration {
         }
     }
 
+    /// Makes a change, and notes the Gateways for which a host name came or went by it.
+    fn note_hosts(
+        &mut self,
+        keys: &BTreeSet<(ObjectRef, Arc<str>)>,
+        changed: &mut BTreeSet<Read>,
+        change: impl FnOnce(&mut Self, &mut BTreeSet<Read>),
+    ) {
+        let named = |next: &Self, (gateway, host): &(ObjectRef, Arc<str>)| {
+            next.hosts.get(gateway).is_some_and(|hosts| hosts.contains_key(host))
+        };
+        let before: Vec<bool> = keys.iter().map(|key| named(self, key)).collect();
+        change(self, changed);
+        let moved = keys.iter().zip(before).filter(|(key, before)| named(self, key) != *before);
+        changed.extend(moved.map(|((gateway, _), _)| Read::Hosts(gateway.clone())));
+    }
+
     fn link(&mut self, stored: &Stored, changed: &mut BTreeSet<Read>) {
         note(stored, changed);
         for target in targets(&stored.object) {
             let referrers = Arc::make_mut(&mut self.referrers);
             Arc::make_mut(referrers.entry(Arc::new(target.clone())).or_default()).insert(stored.reference.clone());
             changed.insert(Read::Referrers(target));
+        }
+        for (gateway, host) in hosts(&stored.object) {
+            let index = Arc::make_mut(Arc::make_mut(&mut self.hosts).entry(gateway.clone()).or_default());
+            Arc::make_mut(index.entry(Arc::clone(&host)).or_default()).insert(stored.reference.clone());
+            changed.insert(Read::RoutesFor(gateway, host));
         }
     }
 
@@ -248,6 +290,21 @@ impl Configuration {
             }
             changed.insert(Read::Referrers(target));
         }
+        for (gateway, host) in hosts(&stored.object) {
+            let all = Arc::make_mut(&mut self.hosts);
+            if let Some(index) = all.get_mut(&gateway).map(Arc::make_mut) {
+                if let Some(names) = index.get_mut(&host).map(Arc::make_mut) {
+                    names.remove(&stored.reference);
+                    if names.is_empty() {
+                        index.remove(&host);
+                    }
+                }
+                if index.is_empty() {
+                    all.remove(&gateway);
+                }
+            }
+            changed.insert(Read::RoutesFor(gateway, host));
+        }
     }
 }
 
@@ -261,6 +318,21 @@ fn note(stored: &Stored, changed: &mut BTreeSet<Read>) {
     }
     let fallback = stored.fallback.iter().flat_map(|object| targets(object));
     changed.extend(fallback.map(Read::Referrers));
+    for (gateway, host) in stored.fallback.iter().flat_map(|object| hosts(object)) {
+        changed.insert(Read::Hosts(gateway.clone()));
+        changed.insert(Read::RoutesFor(gateway, host));
+    }
+}
+
+/// The Gateways and host names under which `object` is indexed.
+fn hosts(object: &Object) -> BTreeSet<(ObjectRef, Arc<str>)> {
+    let Spec::HttpRoute(route) = &object.spec else { return BTreeSet::new() };
+    let names: Vec<Arc<str>> = match route.hostnames.as_slice() {
+        [] => vec!["*".into()],
+        names => names.iter().map(|name| name.as_str().into()).collect(),
+    };
+    let gateways = targets(object);
+    gateways.into_iter().flat_map(|gateway| names.iter().map(move |name| (gateway.clone(), Arc::clone(name)))).collect()
 }
 
 /// The objects under which `object` is indexed.

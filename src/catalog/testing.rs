@@ -291,7 +291,15 @@ pub(crate) fn set(service: &str, site: &str) -> Object {
 
 /// A Gateway of our class at every edge.
 pub(crate) fn gateway(name: &str, listeners: Vec<Listener>) -> Object {
-    object(name, Spec::Gateway(GatewaySpec { class: "tidegate".into(), listeners, sites: None }))
+    object(
+        name,
+        Spec::Gateway(GatewaySpec {
+            class: "tidegate".into(),
+            listeners,
+            sites: None,
+            virtual_hosts: VirtualHosts::Whole,
+        }),
+    )
 }
 
 /// An HTTP listener named after its port and host that lets routes of all namespaces attach.

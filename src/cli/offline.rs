@@ -10,7 +10,7 @@ use crate::{
     admission,
     catalog::{Configuration, Runtime},
     certs,
-    compile::{self, HostCache, Reader},
+    compile::{self, Reader},
     manifest::{self, Mode},
     model::Audience,
     rpc,
@@ -27,13 +27,14 @@ pub fn translate(site: &str, sources: &[Source], output: Output, io: &mut Io<'_>
     let role = configuration.sites().get(site).map(|(_, entry)| entry.role).ok_or_else(|| {
         Failure::Failed(format!("the manifests have no Site {site:?}; give its manifest with another -f"))
     })?;
-    let audience = Audience { site: site.into(), role, proven: true, cohort: "".into() };
+    // Virtual hosts stand in their route configurations here, as for whoever is not served them one by one.
+    let audience = Audience { site: site.into(), role, proven: true, cohort: "".into(), delta: false };
     let units = compile::names(&audience, &Reader::new(&configuration, &runtime))
         .ok_or_else(|| Failure::Failed(format!("Site {site:?} is being deleted and is served nothing")))?;
     let mut resources = Vec::new();
     for unit in units {
         let reader = Reader::new(&configuration, &runtime);
-        let outcome = compile::compile(&unit, &reader, &mut HostCache::default());
+        let outcome = compile::compile(&unit, &reader);
         for problem in outcome.problems {
             writeln!(io.err, "warning: {}", problem.message)?;
         }

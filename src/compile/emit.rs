@@ -25,7 +25,10 @@ pub use backbone::{core_listener, core_route_configuration};
 pub use cluster::{group_cluster, service_cluster};
 pub use endpoints::{group_endpoints, service_endpoints};
 pub use listener::edge_listener;
-pub use route::{Entry, VirtualHostBytes, route_configuration, virtual_host};
+pub use route::{
+    Entry, VIRTUAL_HOST, VirtualHostBytes, route_configuration, streamed_host, streamed_route_configuration,
+    virtual_host,
+};
 pub use secret::secret;
 
 use crate::{

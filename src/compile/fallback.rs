@@ -3,10 +3,10 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::{HostCache, LEFT_OUT, Outcome, Reader, Unit, compile, resolve};
+use super::{LEFT_OUT, Outcome, Reader, Unit, compile, resolve};
 use crate::{
     catalog::{Configuration, Read, Runtime},
-    model::{ObjectRef, Scope},
+    model::{ObjectRef, Problem, Scope},
     xds::{Resource, ResourceType},
 };
 
@@ -23,30 +23,46 @@ pub struct Served {
 
 /// Compiles a unit; where it fails its check, once more, from the accepted copies of its sources. If that fails too, it
 /// is left out.
-pub fn serve(unit: &Unit, configuration: &Configuration, runtime: &Runtime, hosts: &mut HostCache) -> Served {
+///
+/// Route configurations of virtual hosts are compiled host by host instead: see [`fell_back`].
+pub fn serve(unit: &Unit, configuration: &Configuration, runtime: &Runtime) -> Served {
     let reader = Reader::new(configuration, runtime);
-    let mut outcome = compile(unit, &reader, hosts);
+    let mut outcome = compile(unit, &reader);
     let mut served = Served { reads: reader.into_reads(), ..Served::default() };
-    if !outcome.problems.is_empty() {
-        for problem in &mut outcome.problems {
-            let stored = problem.object.as_ref().and_then(|object| configuration.get(object));
-            problem.key = stored.map(|stored| stored.key.clone()).unwrap_or_default();
-        }
-        if let Some(accepted) = as_accepted(configuration, &outcome) {
-            outcome = again(unit, configuration, &accepted, runtime, outcome, hosts, &mut served);
-        }
+    locate(&mut outcome.problems, configuration);
+    if let Some((accepted, _)) = fell_back(&outcome.problems, configuration) {
+        outcome = again(unit, configuration, &accepted, runtime, outcome, &mut served);
     }
     Served { outcome, ..served }
 }
 
-/// The configuration with the sources of a failed resource as they were accepted last. A compiler that failed names no
-/// sources: then it may have been any object.
-fn as_accepted(configuration: &Configuration, failed: &Outcome) -> Option<Configuration> {
-    if failed.problems.iter().all(|problem| problem.object.is_some()) {
-        configuration.as_accepted(failed.problems.iter().filter_map(|problem| problem.object.as_ref()))
+/// Notes where the objects of failed checks are stored.
+pub fn locate(problems: &mut [Problem], configuration: &Configuration) {
+    for problem in problems {
+        let stored = problem.object.as_ref().and_then(|object| configuration.get(object));
+        problem.key = stored.map(|stored| stored.key.clone()).unwrap_or_default();
+    }
+}
+
+/// The configuration with the sources of what failed its check as they were accepted last, and what is read differently
+/// there; `None` where that changes nothing. A compiler that failed names no sources: then it may have been any object.
+pub fn fell_back(problems: &[Problem], configuration: &Configuration) -> Option<(Configuration, BTreeSet<Read>)> {
+    if problems.iter().all(|problem| problem.object.is_some()) {
+        configuration.as_accepted(problems.iter().filter_map(|problem| problem.object.as_ref()))
     } else {
         configuration.as_accepted(configuration.iter().map(|stored| &*stored.reference))
     }
+}
+
+/// What is wrong with something that passes as it was accepted last, in which it may not be `there`: who is served so
+/// himself is not at fault.
+pub fn guilty(mut problems: Vec<Problem>, there: bool, configuration: &Configuration) -> Vec<Problem> {
+    let guilty = |object: &ObjectRef| configuration.get(object).is_none_or(|stored| !stored.as_accepted());
+    problems.retain(|problem| problem.object.as_ref().is_none_or(guilty));
+    for problem in problems.iter_mut().filter(|_| there) {
+        problem.message = problem.message.replacen(LEFT_OUT, "is served as it was accepted last", 1);
+    }
+    problems
 }
 
 fn again(
@@ -55,11 +71,10 @@ fn again(
     accepted: &Configuration,
     runtime: &Runtime,
     failed: Outcome,
-    hosts: &mut HostCache,
     served: &mut Served,
 ) -> Outcome {
     let reader = Reader::new(accepted, runtime);
-    let second = compile(unit, &reader, hosts);
+    let second = compile(unit, &reader);
     served.reads.append(&mut reader.into_reads());
     let reader = Reader::new(configuration, runtime);
     let resource = second.resource.filter(|resource| routed(unit, resource, &reader));
@@ -69,14 +84,7 @@ fn again(
         let needs = resource.requires.iter().chain(&resource.children);
         served.brings.extend(needs.filter(|(kind, _)| *kind != ResourceType::Route).cloned());
     }
-    // Who is served as accepted is not at fault.
-    let guilty = |object: &ObjectRef| configuration.get(object).is_none_or(|stored| !stored.as_accepted());
-    let mut problems = failed.problems;
-    problems.retain(|problem| problem.object.as_ref().is_none_or(guilty));
-    for problem in &mut problems {
-        problem.message = problem.message.replacen(LEFT_OUT, "is served as it was accepted last", 1);
-    }
-    Outcome { resource: Some(resource), problems }
+    Outcome { resource: Some(resource), problems: guilty(failed.problems, true, configuration) }
 }
 
 /// Whether the route configurations that an edge listener names are there as the objects stand: a listener without them
@@ -86,8 +94,8 @@ fn routed(unit: &Unit, resource: &Resource, reader: &Reader<'_>) -> bool {
     unit.kind != ResourceType::Listener
         || !matches!(unit.scope, Scope::Gateways { .. })
         || routes.all(|(kind, name)| {
-            let route = Unit { kind: *kind, name: Arc::clone(name), scope: unit.scope.clone() };
-            resolve::plan(&route, reader).is_some()
+            debug_assert_eq!(*kind, ResourceType::Route);
+            resolve::domains(name, &unit.scope, reader).is_some()
         })
 }
 
@@ -104,9 +112,10 @@ mod tests {
             bind: "0.0.0.0".into(),
             port: 80,
             gateways: Arc::new([("a".to_owned(), "g".to_owned())].into()),
+            streamed: false,
         };
         let unit = Unit { kind: ResourceType::Listener, name: "gateway/80".into(), scope };
-        let compiled = compile(&unit, &reader, &mut HostCache::default()).resource.unwrap();
+        let compiled = compile(&unit, &reader).resource.unwrap();
         assert!(routed(&unit, &compiled, &reader));
         let gone = Resource { requires: vec![(ResourceType::Route, "https/80/*".into())], ..compiled };
         assert!(!routed(&unit, &gone, &reader));

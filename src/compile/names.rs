@@ -21,6 +21,18 @@ pub struct Unit {
     pub scope: Scope,
 }
 
+impl Unit {
+    /// A route configuration whose virtual hosts are compiled each alone.
+    pub fn has_hosts(&self) -> bool {
+        self.kind == ResourceType::Route && matches!(self.scope, Scope::Gateways { .. })
+    }
+
+    /// Its virtual hosts are resources of their own.
+    pub fn streams(&self) -> bool {
+        self.has_hosts() && matches!(self.scope, Scope::Gateways { streamed: true, .. })
+    }
+}
+
 /// Everything that an audience has, sorted, each once. `None`: its Site is unknown, being deleted or of another role;
 /// its proxies are answered with silence, never with an empty set and never with removals.
 ///
@@ -30,51 +42,70 @@ pub struct Unit {
 ///
 /// At an edge this looks at every rule of every route that attaches there, since the groups follow from them.
 pub fn names(audience: &Audience, reader: &Reader) -> Option<Vec<Unit>> {
+    let mut units: BTreeSet<Unit> = roots(audience, reader)?.into_iter().collect();
+    if audience.role == Role::Edge {
+        let (site, spec) = reader.site(&audience.site)?;
+        units.extend(groups(site, spec, audience, reader));
+    }
+    Some(units.into_iter().collect())
+}
+
+/// As [`names`], but for what the route configurations of an edge lead to: the groups that their virtual hosts name.
+pub fn roots(audience: &Audience, reader: &Reader) -> Option<Vec<Unit>> {
     let (site, spec) = reader.site(&audience.site)?;
     if spec.role != audience.role || !resolve::in_service(spec) {
         return None;
     }
     let units = match audience.role {
-        Role::Edge => edge(site, spec, audience.proven, reader),
+        Role::Edge => edge(site, spec, audience, reader),
         Role::Core => core(&audience.site, reader),
     };
     Some(units.into_iter().collect())
 }
 
-fn edge(site: &Stored, spec: &SiteSpec, proven: bool, reader: &Reader) -> BTreeSet<Unit> {
+fn edge(site: &Stored, spec: &SiteSpec, audience: &Audience, reader: &Reader) -> BTreeSet<Unit> {
     let mut units = BTreeSet::new();
     let bind: Arc<str> = spec.bind_address.to_string().into();
-    let here = Scope::Site(site.reference.name.as_str().into());
-    let mut groups: BTreeSet<String> = BTreeSet::new();
     for (number, gateways) in resolve::ports_at(site, spec, reader) {
         let port = resolve::port(&gateways, number, reader);
-        let scope = Scope::Gateways { bind: bind.clone(), port: number, gateways: Arc::new(gateways) };
+        let streamed = audience.delta && resolve::streamed(&gateways, reader);
+        let scope = Scope::Gateways { bind: bind.clone(), port: number, gateways: Arc::new(gateways), streamed };
         let mut unit = |kind, name: &str, scope: &Scope| {
             units.insert(Unit { kind, name: name.into(), scope: scope.clone() });
         };
-        let mut serving: Vec<usize> = (0..port.serving.len()).collect();
+        let mut serves = !port.serving.is_empty();
         if port.https() {
-            let chains = if proven { resolve::chains(number, &port, reader) } else { Vec::new() };
+            let chains = if audience.proven { resolve::chains(number, streamed, &port, reader) } else { Vec::new() };
             for (_, chain) in &chains {
                 unit(ResourceType::Route, &chain.route_configuration, &scope);
                 chain.secrets.iter().for_each(|secret| unit(ResourceType::Secret, secret, &Scope::Global));
             }
-            serving = chains.into_iter().map(|(index, _)| index).collect();
-        } else if !serving.is_empty() {
-            unit(ResourceType::Route, &format!("http/{number}"), &scope);
+            serves = !chains.is_empty();
+        } else if serves {
+            unit(ResourceType::Route, &resolve::routes_name(streamed, &format!("http/{number}")), &scope);
         }
-        if !serving.is_empty() {
+        if serves {
             unit(ResourceType::Listener, &format!("gateway/{number}"), &scope);
-        }
-        groups.extend(resolve::groups(&port, &serving, reader));
-    }
-    for group in groups {
-        let name: Arc<str> = group.into();
-        for kind in [ResourceType::Cluster, ResourceType::Endpoints] {
-            units.insert(Unit { kind, name: name.clone(), scope: here.clone() });
         }
     }
     units
+}
+
+fn groups(site: &Stored, spec: &SiteSpec, audience: &Audience, reader: &Reader) -> BTreeSet<Unit> {
+    let mut groups: BTreeSet<String> = BTreeSet::new();
+    for (number, gateways) in resolve::ports_at(site, spec, reader) {
+        let port = resolve::port(&gateways, number, reader);
+        let chains = || resolve::chains(number, false, &port, reader).into_iter().map(|(index, _)| index).collect();
+        let serving: Vec<usize> = match (port.https(), audience.proven) {
+            (false, _) => (0..port.serving.len()).collect(),
+            (true, true) => chains(),
+            (true, false) => Vec::new(),
+        };
+        groups.extend(resolve::groups(&port, &serving, reader));
+    }
+    let here = Scope::Site(Arc::clone(&audience.site));
+    let unit = |kind, group: &str| Unit { kind, name: group.into(), scope: here.clone() };
+    groups.iter().flat_map(|g| [ResourceType::Cluster, ResourceType::Endpoints].map(|kind| unit(kind, g))).collect()
 }
 
 fn core(site: &Arc<str>, reader: &Reader) -> BTreeSet<Unit> {

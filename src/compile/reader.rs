@@ -37,6 +37,11 @@ impl<'a> Reader<'a> {
         self.reads.into_inner()
     }
 
+    /// What was read so far.
+    pub fn reads(&self) -> BTreeSet<Read> {
+        self.reads.borrow().clone()
+    }
+
     fn record(&self, read: Read) {
         self.reads.borrow_mut().insert(read);
     }
@@ -94,6 +99,23 @@ impl<'a> Reader<'a> {
     /// The HTTPRoutes with a parentRef to this Gateway, by namespace and name.
     pub fn routes_of(&self, gateway: &ObjectRef) -> impl Iterator<Item = Found<'a, HttpRouteSpec>> + use<'a> {
         self.referrers(gateway).filter_map(|stored| Some((stored, stored.http_route()?)))
+    }
+
+    /// The host names that HTTPRoutes of a Gateway name, sorted; `*` if some name none.
+    pub fn hosts_of(&self, gateway: &ObjectRef) -> impl Iterator<Item = &'a Arc<str>> + use<'a> {
+        self.record(Read::Hosts(gateway.clone()));
+        let configuration: &'a Configuration = self.configuration;
+        let found: Vec<&'a Arc<str>> = configuration.hosts_of(gateway).collect();
+        found.into_iter()
+    }
+
+    /// The HTTPRoutes of a Gateway that name this host name (`*`: that name none), by namespace and name. What each says
+    /// is part of the answer.
+    pub fn routes_for(&self, gateway: &ObjectRef, host: &str) -> Vec<Found<'a, HttpRouteSpec>> {
+        self.record(Read::RoutesFor(gateway.clone(), host.into()));
+        let configuration: &'a Configuration = self.configuration;
+        let found = configuration.routes_for(gateway, host).map(Arc::as_ref);
+        found.filter_map(|stored| Some((stored, stored.http_route()?))).collect()
     }
 
     /// The objects that name `target`: EndpointSets a Service or a Site, HTTPRoutes a Gateway.

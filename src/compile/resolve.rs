@@ -14,7 +14,7 @@ pub mod status;
 #[cfg(test)]
 mod tests;
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use crate::{
     model::{CertificateSpec, Kind, ListenerProtocol, ObjectRef, Scope},
@@ -25,7 +25,7 @@ use super::{
     names::Unit,
     plan::{
         ChainPlan, CoreListenerPlan, EndpointsPlan, GroupPlan, ListenerPlan, ListenerShape, RouteConfigurationPlan,
-        ServiceClusterPlan,
+        ServiceClusterPlan, VirtualHostPlan,
     },
     reader::Reader,
 };
@@ -34,12 +34,15 @@ pub use backbone::{core_listener, endpoints, group, service_cluster};
 pub use ports::GATEWAY_CLASS;
 pub(crate) use {
     backbone::in_service,
-    ports::{Port, port, ports_at},
+    ports::{Port, port, ports_at, streamed},
     routes::groups,
 };
 
 /// Name of the listener and the route configuration of every core.
 pub const BACKBONE: &str = "backbone";
+
+/// What the names of route configurations begin with whose virtual hosts are streamed.
+pub const STREAMED: &str = "streamed/";
 
 /// What one resource says, whatever its type.
 #[derive(Clone, Debug, PartialEq)]
@@ -109,17 +112,17 @@ pub fn secret(name: &str, reader: &Reader) -> Option<SecretPlan> {
 /// The edge listener of a [`Scope::Gateways`]; `None`: nothing is served on the port (no listener, or only HTTPS ones
 /// without a valid certificate).
 pub fn listener(scope: &Scope, reader: &Reader) -> Option<ListenerPlan> {
-    let Scope::Gateways { bind, port: number, gateways } = scope else { return None };
+    let Scope::Gateways { bind, port: number, gateways, streamed } = scope else { return None };
     let bind: IpAddr = bind.parse().ok()?;
     let port = port(gateways, *number, reader);
     let mut sources: Vec<ObjectRef> = port.serving.iter().map(|bound| (*bound.gateway.reference).clone()).collect();
     let shape = if port.https() {
-        let chains = chains(*number, &port, reader);
+        let chains = chains(*number, *streamed, &port, reader);
         let secrets = chains.iter().flat_map(|(_, chain)| &chain.secrets).filter_map(|name| name.split_once('/'));
         sources.extend(secrets.map(|(namespace, name)| ObjectRef::new(Kind::Certificate, namespace, name)));
         ListenerShape::Https { chains: chains.into_iter().map(|(_, chain)| chain).collect() }
     } else {
-        ListenerShape::Http { route_configuration: format!("http/{number}") }
+        ListenerShape::Http { route_configuration: routes_name(*streamed, &format!("http/{number}")) }
     };
     let empty = match &shape {
         ListenerShape::Http { .. } => port.serving.is_empty(),
@@ -131,24 +134,16 @@ pub fn listener(scope: &Scope, reader: &Reader) -> Option<ListenerPlan> {
 }
 
 /// The TLS chains of a port, each with the place of its listener; a listener without a valid certificate has none.
-pub(crate) fn chains(number: u16, port: &Port, reader: &Reader) -> Vec<(usize, ChainPlan)> {
+pub(crate) fn chains(number: u16, streamed: bool, port: &Port, reader: &Reader) -> Vec<(usize, ChainPlan)> {
     let mut chains: Vec<(usize, ChainPlan)> = port
         .serving
         .iter()
         .enumerate()
         .filter_map(|(index, bound)| {
-            let ListenerProtocol::Https { certificates } = &bound.listener.protocol else { return None };
-            let mut secrets: Vec<String> = Vec::new();
-            for certificate in certificates {
-                match references::certificate(&bound.gateway.reference, certificate, reader) {
-                    Ok(secret) if !secrets.contains(&secret) => secrets.push(secret),
-                    _ => {}
-                }
-            }
             let plan = ChainPlan {
                 hostname: bound.listener.hostname.clone(),
-                secrets,
-                route_configuration: format!("https/{number}/{}", bound.hostname()),
+                secrets: secrets(bound, reader),
+                route_configuration: routes_name(streamed, &format!("https/{number}/{}", bound.hostname())),
             };
             (!plan.secrets.is_empty()).then_some((index, plan))
         })
@@ -157,17 +152,63 @@ pub(crate) fn chains(number: u16, port: &Port, reader: &Reader) -> Vec<(usize, C
     chains
 }
 
-/// A route configuration of a [`Scope::Gateways`], by name: `http/<port>` or `https/<port>/<hostname or *>`; `None`:
-/// no listener of the port uses it.
-pub fn route_configuration(name: &str, scope: &Scope, reader: &Reader) -> Option<RouteConfigurationPlan> {
-    let Scope::Gateways { port: number, gateways, .. } = scope else { return None };
+/// The Secrets of a listener's valid certificates, in its own order.
+fn secrets(bound: &ports::Bound, reader: &Reader) -> Vec<String> {
+    let ListenerProtocol::Https { certificates } = &bound.listener.protocol else { return Vec::new() };
+    let mut secrets: Vec<String> = Vec::new();
+    for certificate in certificates {
+        match references::certificate(&bound.gateway.reference, certificate, reader) {
+            Ok(secret) if !secrets.contains(&secret) => secrets.push(secret),
+            _ => {}
+        }
+    }
+    secrets
+}
+
+/// The name of a route configuration; of those two that a port may have, one with its virtual hosts and one to which
+/// they are streamed, never one takes the other's place: a listener goes over when it has all of the new one.
+pub(crate) fn routes_name(streamed: bool, name: &str) -> String {
+    if streamed { format!("{STREAMED}{name}") } else { name.to_owned() }
+}
+
+/// The part of a port that a route configuration of a [`Scope::Gateways`] is for: all of it, or one TLS chain.
+struct Part<'a> {
+    port: Port<'a>,
+    chain: Option<usize>,
+}
+
+/// By name: `http/<port>` or `https/<port>/<hostname or *>`, behind [`STREAMED`] where virtual hosts are streamed.
+fn part<'a>(name: &str, scope: &Scope, reader: &Reader<'a>) -> Option<Part<'a>> {
+    let Scope::Gateways { port: number, gateways, streamed, .. } = scope else { return None };
+    let name = if *streamed { name.strip_prefix(STREAMED)? } else { name };
     let port = port(gateways, *number, reader);
     let chain = if port.https() {
-        let chains = chains(*number, &port, reader);
-        Some(chains.into_iter().find(|(_, chain)| chain.route_configuration == name)?.0)
+        let hostname = name.strip_prefix(&format!("https/{number}/"))?;
+        Some(port.serving.iter().position(|bound| bound.hostname() == hostname)?)
     } else {
         (!port.serving.is_empty() && name == format!("http/{number}")).then_some(())?;
         None
     };
-    Some(RouteConfigurationPlan { name: name.to_owned(), hosts: routes::hosts(&port, chain, reader) })
+    Some(Part { port, chain })
+}
+
+/// The domains that a route configuration may have virtual hosts for, a few too many; `None`: there is no such route
+/// configuration, since no listener of the port uses it.
+pub fn domains(name: &str, scope: &Scope, reader: &Reader) -> Option<BTreeSet<Arc<str>>> {
+    let Part { port, chain } = part(name, scope, reader)?;
+    let secrets = |index: usize| port.serving.get(index).is_some_and(|bound| !secrets(bound, reader).is_empty());
+    chain.is_none_or(secrets).then(|| routes::domains(&port, chain, reader))
+}
+
+/// One virtual host of a route configuration, by its domain.
+pub fn virtual_host(name: &str, scope: &Scope, domain: &str, reader: &Reader) -> Option<VirtualHostPlan> {
+    let Part { port, chain } = part(name, scope, reader)?;
+    routes::host(&port, chain, domain, reader)
+}
+
+/// A route configuration with all its virtual hosts.
+pub fn route_configuration(name: &str, scope: &Scope, reader: &Reader) -> Option<RouteConfigurationPlan> {
+    let domains = domains(name, scope, reader)?;
+    let hosts = domains.iter().filter_map(|domain| virtual_host(name, scope, domain, reader)).collect();
+    Some(RouteConfigurationPlan { name: name.to_owned(), hosts })
 }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::model::{
     AllowedKinds, AllowedNamespaces, GatewaySpec, GrantFrom, GrantTo, LabelSelector, Listener, ListenerProtocol,
-    Metadata, ReferenceGrantSpec,
+    Metadata, ReferenceGrantSpec, VirtualHosts,
 };
 
 /// The group of the Gateway API.
@@ -45,27 +45,25 @@ pub(super) fn read_gateway(at: &At<'_>, metadata: &Metadata, annotations: Option
         listeners.iter().map(|(l, at)| ((l.port, protocol(l), &l.hostname), at.clone())),
         "this combination of port, protocol and hostname",
     );
-    Some(GatewaySpec {
-        class: class.to_owned(),
-        listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
-        sites: annotations.and_then(read_annotations),
-    })
+    let (sites, virtual_hosts) = annotations.map(read_annotations).unwrap_or_default();
+    let listeners = listeners.into_iter().map(|(listener, _)| listener).collect();
+    Some(GatewaySpec { class: class.to_owned(), listeners, sites, virtual_hosts })
 }
 
-fn read_annotations(at: &At<'_>) -> Option<LabelSelector> {
-    let mut sites = None;
+fn read_annotations(at: &At<'_>) -> (Option<LabelSelector>, VirtualHosts) {
+    let (mut sites, mut virtual_hosts) = (None, VirtualHosts::Whole);
     for (key, value) in at.entries() {
         if key == SITES {
             sites = value.parsed(selector::parse);
         } else if key == VIRTUAL_HOSTS {
             match value.text() {
-                Some("streamed") => value.warn("virtual hosts are not served one by one yet: they are served whole"),
+                Some("streamed") => virtual_hosts = VirtualHosts::Streamed,
                 Some(_) => value.fault("the one value of this annotation is `streamed`"),
                 None => {}
             }
         }
     }
-    sites
+    (sites, virtual_hosts)
 }
 
 fn read_listener(at: &At<'_>, namespace: &str) -> Option<Listener> {

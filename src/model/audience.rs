@@ -58,6 +58,8 @@ pub struct Audience {
     pub proven: bool,
     /// Rollout cohort from the node metadata; empty by default.
     pub cohort: Arc<str>,
+    /// It speaks delta xDS: only then are virtual hosts served one by one.
+    pub delta: bool,
 }
 
 /// The part of an [`Audience`] that one resource reads; equal scopes share the compiled bytes.
@@ -77,6 +79,8 @@ pub enum Scope {
         port: u16,
         /// (namespace, name) of each Gateway.
         gateways: Arc<BTreeSet<(String, String)>>,
+        /// Virtual hosts are resources of their own, and route configurations only say so.
+        streamed: bool,
     },
 }
 

@@ -13,6 +13,18 @@ pub struct GatewaySpec {
     pub listeners: Vec<Listener>,
     /// From the annotation `tidegate.dev/sites`; `None`: every edge site.
     pub sites: Option<LabelSelector>,
+    /// From the annotation `tidegate.dev/virtual-hosts`.
+    pub virtual_hosts: VirtualHosts,
+}
+
+/// How proxies are sent the virtual hosts of a Gateway.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VirtualHosts {
+    /// As a part of their route configuration, which is sent whole.
+    #[default]
+    Whole,
+    /// One by one (VHDS), to proxies that speak delta xDS.
+    Streamed,
 }
 
 /// One listener of a Gateway.

@@ -1,5 +1,6 @@
 //! Which resources exist, what each was compiled from, and what a change makes stale. No I/O.
 
+mod routes;
 #[cfg(test)]
 pub(super) mod tests;
 
@@ -10,10 +11,12 @@ use std::{
 
 use crate::{
     catalog::{Configuration, Read, Runtime},
-    compile::{self, HostCache, Outcome, Reader, Served, Unit, reader::Dependents},
+    compile::{self, Outcome, Reader, Served, Unit, reader::Dependents},
     model::{Audience, Problem, Scope},
     xds::{Resource, ResourceType},
 };
+
+use routes::{Compiled, Hosts, Stale, host_unit};
 
 /// What one audience is to be told.
 #[derive(Debug, Default)]
@@ -46,19 +49,23 @@ pub struct Engine {
     /// Units that lost their last user, or had none: they are forgotten if that is still so at the end.
     idle: BTreeSet<Unit>,
     dependents: Dependents<Key>,
-    hosts: HostCache,
-    /// Units that are served as they were accepted last, with what they need and nobody may name else.
-    fallen: BTreeMap<Unit, BTreeSet<(ResourceType, Arc<str>)>>,
+    /// The virtual hosts of each route configuration.
+    hosts: HashMap<Unit, Hosts>,
+    /// What units need that nobody names else: route configurations their groups, and those that are served as they
+    /// were accepted last what they had.
+    brings: BTreeMap<Unit, BTreeSet<(ResourceType, Arc<str>)>>,
 }
 
 #[derive(Debug, Default)]
 struct Names {
     /// What the objects say that it has.
     own: BTreeSet<Unit>,
-    /// What it has: its own, and what those of them bring that are served as they were accepted last.
+    /// What it has: its own, and what those bring.
     units: BTreeSet<Unit>,
     /// Its site is unknown or being deleted: it is told nothing, and everything once the site is back.
     silent: bool,
+    /// What went while it was told nothing.
+    missed: BTreeSet<Unit>,
 }
 
 #[derive(Debug)]
@@ -73,6 +80,14 @@ struct Memo {
 enum Key {
     Names(Audience),
     Unit(Unit),
+    /// The virtual host of a domain of a route configuration.
+    Host(Unit, Arc<str>),
+}
+
+/// What the users of a unit are told.
+enum Told {
+    Here(Arc<Resource>),
+    Gone(Unit),
 }
 
 impl Engine {
@@ -87,32 +102,34 @@ impl Engine {
         opened: &[Audience],
     ) -> BTreeMap<Audience, Delta> {
         let mut stale_names: BTreeSet<Audience> = opened.iter().cloned().collect();
-        let mut stale_units: BTreeSet<Unit> = BTreeSet::new();
+        let mut stale_units: BTreeMap<Unit, Stale> = BTreeMap::new();
         for key in self.dependents.readers_of(changed) {
             match key {
                 Key::Names(audience) => drop(stale_names.insert(audience)),
-                Key::Unit(unit) => drop(stale_units.insert(unit)),
+                Key::Unit(unit) => stale_units.entry(unit).or_default().domains = true,
+                Key::Host(unit, domain) => drop(stale_units.entry(unit).or_default().hosts.insert(domain)),
             }
         }
         let mut deltas = BTreeMap::new();
         let mut gained = self.refresh_names(configuration, runtime, stale_names, &mut deltas);
         let mut changed_units = Vec::new();
-        for unit in stale_units {
-            let used = self.units.get(&unit).is_some_and(|m| m.users > 0);
-            if used && self.compile(&unit, configuration, runtime) {
-                changed_units.push(unit);
+        for (unit, stale) in stale_units {
+            if self.units.get(&unit).is_some_and(|m| m.users > 0) {
+                let told = self.compile(&unit, stale, configuration, runtime);
+                changed_units.push((unit, told));
             }
         }
         self.compile_new(&gained, configuration, runtime);
         let brought = self.refresh_brought(&mut deltas);
         self.compile_new(&brought, configuration, runtime);
         gained.extend(brought);
-        changed_units.iter().for_each(|unit| self.tell_users(unit, &mut deltas));
+        changed_units.iter().for_each(|(unit, told)| self.tell_users(unit, told, &mut deltas));
         for (audience, unit) in gained {
             if !self.audiences.get(&audience).is_some_and(|names| names.units.contains(&unit)) {
                 continue;
             }
             let delta = deltas.entry(audience).or_default();
+            delta.upserts.extend(self.hosts.get(&unit).into_iter().flat_map(Hosts::resources).cloned());
             match self.units.get(&unit).and_then(|m| m.resource.clone()) {
                 Some(resource) => delta.upserts.push(resource),
                 // An audience that was silent may still hold what came to nothing meanwhile.
@@ -150,7 +167,7 @@ impl Engine {
         let mut gained = Vec::new();
         for audience in stale {
             let reader = Reader::new(configuration, runtime);
-            let named = compile::names(&audience, &reader);
+            let named = compile::roots(&audience, &reader);
             let reads = reader.into_reads();
             let old = self.audiences.remove(&audience).unwrap_or_default();
             let key = Key::Names(audience.clone());
@@ -160,7 +177,7 @@ impl Engine {
                 self.audiences.insert(audience, Names { silent: true, ..old });
                 continue;
             };
-            deltas.entry(audience.clone()).or_default();
+            deltas.entry(audience.clone()).or_default().removals.extend(old.missed.iter().cloned());
             let own: BTreeSet<Unit> = named.into_iter().collect();
             // What was brought stays until the units that brought it are compiled.
             let brought = old.units.difference(&old.own).cloned();
@@ -168,7 +185,7 @@ impl Engine {
             self.count(&audience, &old.units, &units, deltas);
             let told = units.iter().filter(|unit| old.silent || !old.units.contains(*unit));
             gained.extend(told.map(|unit| (audience.clone(), unit.clone())));
-            self.audiences.insert(audience, Names { own, units, silent: false });
+            self.audiences.insert(audience, Names { own, units, ..Names::default() });
         }
         gained
     }
@@ -178,8 +195,8 @@ impl Engine {
     fn refresh_brought(&mut self, deltas: &mut BTreeMap<Audience, Delta>) -> Vec<(Audience, Unit)> {
         let mut news = Vec::new();
         for (audience, names) in self.audiences.iter().filter(|(_, names)| !names.silent) {
-            let fallen = self.fallen.iter().filter(|(unit, _)| names.own.contains(*unit));
-            let brought = fallen.flat_map(|(_, needs)| needs.iter().flat_map(|need| brought(audience, need)));
+            let bringing = self.brings.iter().filter(|(unit, _)| names.own.contains(*unit));
+            let brought = bringing.flat_map(|(_, needs)| needs.iter().flat_map(|need| brought(audience, need)));
             let extra: BTreeSet<Unit> = brought.filter(|unit| !names.own.contains(unit)).collect();
             if names.units.len() != names.own.len() + extra.len() || !extra.is_subset(&names.units) {
                 news.push((audience.clone(), names.own.union(&extra).cloned().collect::<BTreeSet<Unit>>()));
@@ -206,7 +223,9 @@ impl Engine {
     ) {
         for unit in old.difference(new) {
             self.release(unit);
-            deltas.entry(audience.clone()).or_default().removals.push(unit.clone());
+            let hosts = self.hosts.get(unit).into_iter().flat_map(Hosts::resources).map(|host| host_unit(unit, host));
+            let removals = &mut deltas.entry(audience.clone()).or_default().removals;
+            removals.extend(hosts.chain([unit.clone()]));
         }
         for unit in new.difference(old) {
             if let Some(memo) = self.units.get_mut(unit) {
@@ -218,36 +237,49 @@ impl Engine {
     fn compile_new(&mut self, gained: &[(Audience, Unit)], configuration: &Configuration, runtime: &Runtime) {
         for (_, unit) in gained {
             if !self.units.contains_key(unit) {
-                self.compile(unit, configuration, runtime);
+                self.compile(unit, Stale::all(), configuration, runtime);
             }
         }
     }
 
-    /// Compiles one unit; true when its resource is another one than before.
-    fn compile(&mut self, unit: &Unit, configuration: &Configuration, runtime: &Runtime) -> bool {
-        let Served { outcome, reads, brings } = compile::serve(unit, configuration, runtime, &mut self.hosts);
-        let Outcome { resource, problems } = outcome;
-        if brings.is_empty() {
-            self.fallen.remove(unit);
+    /// Compiles what is stale of a unit; answers what its users must be told.
+    fn compile(&mut self, unit: &Unit, stale: Stale, configuration: &Configuration, runtime: &Runtime) -> Vec<Told> {
+        let compiled = if unit.has_hosts() {
+            self.routes(unit, stale, configuration, runtime)
         } else {
-            self.fallen.insert(unit.clone(), brings);
+            let Served { outcome: Outcome { resource, problems }, reads, brings } =
+                compile::serve(unit, configuration, runtime);
+            self.dependents.record(Key::Unit(unit.clone()), reads);
+            Compiled { resource, problems, brings, told: Vec::new() }
+        };
+        let Compiled { resource, problems, brings, mut told } = compiled;
+        if brings.is_empty() {
+            self.brings.remove(unit);
+        } else {
+            self.brings.insert(unit.clone(), brings);
         }
         let old = self.units.remove(unit);
-        self.dependents.record(Key::Unit(unit.clone()), reads);
         let users = old
             .as_ref()
             .map_or_else(|| self.audiences.values().filter(|n| n.units.contains(unit)).count(), |old| old.users);
-        let old_resource = old.and_then(|m| m.resource);
-        let (resource, changed) = match (old_resource, resource) {
-            (Some(old), Some(new)) if *old == new => (Some(old), false),
-            (None, None) => (None, false),
-            (_, new) => (new.map(Arc::new), true),
+        let resource = match (old.and_then(|m| m.resource), resource) {
+            (Some(old), Some(new)) if *old == new => Some(old),
+            (None, None) => None,
+            (_, Some(new)) => {
+                let new = Arc::new(new);
+                told.push(Told::Here(Arc::clone(&new)));
+                Some(new)
+            }
+            (Some(_), None) => {
+                told.push(Told::Gone(unit.clone()));
+                None
+            }
         };
         if users == 0 {
             self.idle.insert(unit.clone());
         }
         self.units.insert(unit.clone(), Memo { resource, problems, users });
-        changed
+        told
     }
 
     /// One audience less has the unit.
@@ -259,15 +291,22 @@ impl Engine {
         }
     }
 
-    fn tell_users(&self, unit: &Unit, deltas: &mut BTreeMap<Audience, Delta>) {
-        let resource = self.units.get(unit).and_then(|m| m.resource.as_ref());
-        let told = self.audiences.iter().filter(|(_, names)| !names.silent && names.units.contains(unit));
-        for (audience, _) in told {
-            let delta = deltas.entry(audience.clone()).or_default();
-            match resource {
-                Some(resource) => delta.upserts.push(Arc::clone(resource)),
-                None => delta.removals.push(unit.clone()),
+    fn tell_users(&mut self, unit: &Unit, told: &[Told], deltas: &mut BTreeMap<Audience, Delta>) {
+        if told.is_empty() {
+            return;
+        }
+        for (audience, names) in self.audiences.iter_mut().filter(|(_, names)| names.units.contains(unit)) {
+            let gone =
+                told.iter().filter_map(|told| if let Told::Gone(unit) = told { Some(unit.clone()) } else { None });
+            if names.silent {
+                names.missed.extend(gone);
+                continue;
             }
+            let delta = deltas.entry(audience.clone()).or_default();
+            delta.removals.extend(gone);
+            let here =
+                told.iter().filter_map(|told| if let Told::Here(new) = told { Some(Arc::clone(new)) } else { None });
+            delta.upserts.extend(here);
         }
     }
 
@@ -277,8 +316,8 @@ impl Engine {
                 continue;
             }
             self.units.remove(&unit);
-            self.hosts.forget(&unit);
-            self.fallen.remove(&unit);
+            self.forget_hosts(&unit);
+            self.brings.remove(&unit);
             self.dependents.forget(&Key::Unit(unit));
         }
     }

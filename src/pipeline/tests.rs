@@ -69,7 +69,7 @@ impl Line {
 }
 
 fn open(line: &Line, site: &str) -> Reader {
-    line.views.open(&Audience { site: site.into(), role: Role::Edge, proven: true, cohort: "".into() })
+    line.views.open(&Audience { site: site.into(), role: Role::Edge, proven: true, cohort: "".into(), delta: true })
 }
 
 async fn ready(reader: &Reader) {

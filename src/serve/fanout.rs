@@ -171,7 +171,7 @@ impl Fanout {
         if resources.is_empty() && removed.is_empty() {
             return Vec::new();
         }
-        let whole = first && self.kind.wildcard();
+        let whole = first && self.kind.empty_is_all();
         frames(&self.identifier, self.kind, content.seq(), resources, removed, whole)
     }
 }

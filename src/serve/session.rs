@@ -8,6 +8,7 @@ mod beats;
 #[cfg(test)]
 mod feature_tests;
 mod gate;
+mod hosts;
 mod kind;
 #[cfg(test)]
 mod model_tests;
@@ -153,6 +154,9 @@ pub struct Session {
     started: Instant,
     first_ack: Option<Instant>,
     kinds: PerType<Option<Kind>>,
+    /// Route configurations that the proxy has and whose hosts come by themselves; those that were there at a seq came
+    /// with it.
+    streamed: BTreeMap<Arc<str>, Seq>,
     /// Children whose parent was sent before the stream asked for their type.
     touched: BTreeMap<ResourceType, BTreeSet<Arc<str>>>,
     /// Names of unknown types, to be answered as absent.
@@ -179,6 +183,7 @@ impl Session {
             started: now,
             first_ack: None,
             kinds: Default::default(),
+            streamed: BTreeMap::new(),
             touched: BTreeMap::new(),
             unknown: Vec::new(),
             marks: Vec::new(),
@@ -235,15 +240,19 @@ impl Session {
             let error = request.error.as_deref();
             state.resolve(nonce, error, content, now)
         });
-        if first && kind.wildcard() && request.subscribe.is_empty() && request.unsubscribe.is_empty() {
+        if first && kind.empty_is_all() && request.subscribe.is_empty() && request.unsubscribe.is_empty() {
             state.start_wildcard(true, content);
         }
         state.subscribe(&request.subscribe, first, content);
         state.unsubscribe(&request.unsubscribe);
-        if state.subscription.names().len() > MAX_NAMES || state.strangers(content) > MAX_NAMES {
+        let names = state.subscription.names().len().max(state.strangers(content));
+        let doubted = state.take_doubted();
+        if kind == ResourceType::Route {
+            self.forget_routes();
+        }
+        if names > MAX_NAMES {
             return Err(Violation::TooManyNames);
         }
-        let doubted = state.take_doubted();
         if let Some((doubt, names)) = self.doubt.as_ref().zip(doubted) {
             doubt.set(kind, &names);
         }
@@ -306,8 +315,10 @@ impl Session {
             let settled = |name: &str| parent.exceptions.get(name).is_some_and(kind::Exception::is_settled);
             let due = content.entries(parent.kind).filter(|(name, entry)| entry.created <= target && !settled(name));
             due.map(|(_, entry)| &entry.resource).all(|r| {
-                let routes = r.requires.iter().filter(|(kind, _)| *kind == ResourceType::Route);
-                r.children.iter().chain(routes).all(asked)
+                let mut routes = r.requires.iter().filter(|(kind, _)| *kind == ResourceType::Route);
+                let streams = |routes: &str| content.hosts(routes).next().is_some();
+                let hosts = || seeded(ResourceType::VirtualHost).is_some();
+                r.children.iter().chain(routes.clone()).all(asked) && routes.all(|(_, name)| !streams(name) || hosts())
             })
         };
         let complete =

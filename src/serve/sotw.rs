@@ -1,13 +1,25 @@
 //! One state-of-the-world stream as a state machine without I/O: the older form of xDS, which gRPC clients speak.
 //!
-//! What it cannot promise, unlike delta: CDS, LDS and SRDS responses are always the whole set, so that they cannot be split
-//! and cost as much as there is; a name of another type that does not exist is answered with silence, since there is no
-//! list of removals; and a reconnecting client says one version for a type, not which resources it has.
-//!
 //! Order is that of the delta session: clusters, what belongs to them, then what names them; a listener or route
 //! configuration whose new content needs a cluster that is not acknowledged waits for it, a cluster that is gone stays
 //! in the set until nothing that the client has acknowledged names it.
+//!
+//! What it cannot promise, unlike delta:
+//! - CDS, LDS and SRDS responses are always the whole set: they cannot be split, cost as much as there is, and bring what
+//!   was refused again whenever anything else changes.
+//! - There is no list of removals. That a name of another type is not there is said in `resource_errors` alone; a client
+//!   that does not read them waits for its own timer.
+//! - A client that reconnects says one version for a type, not which resources it has. Equal sets are not sent again
+//!   (wildcard CDS, LDS and SRDS only); else a cluster that went while it was away leaves with the first set, before what
+//!   named it is replaced, since nobody here has its content any more; and a route configuration that it may have is
+//!   sent like one that it lacks, waiting for nothing.
+//! - Of a set that was refused without a name, all that was new counts as refused. A cluster of it that is then removed
+//!   goes back to the version that was accepted last until it may go.
+//! - Times to live are renewed by sending the resource again, whole sets whole: Envoy takes a heartbeat out of a set and
+//!   would remove what it stands for.
+//! - Collections and virtual hosts exist in delta only.
 
+mod gate;
 mod kind;
 #[cfg(test)]
 mod model_tests;
@@ -32,13 +44,6 @@ use crate::{
     snapshot::{Content, Seq},
     xds::{Resource, ResourceType, ServiceNeed, Version},
 };
-
-/// How long new content waits for the acknowledgement of the clusters that it needs.
-const WARM: Duration = Duration::from_secs(15);
-/// A type that is not requested this long after the first acknowledgement will not be.
-const UNREQUESTED: Duration = Duration::from_secs(15);
-/// From the moment that nothing names a cluster to its removal: requests under way.
-const LINGER: Duration = Duration::from_secs(5);
 
 /// One `DiscoveryRequest`, as far as it concerns us.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -312,54 +317,6 @@ impl Session {
         due.then(|| Due { version, sent: set.values().cloned().collect(), set: Some(set), errors })
     }
 
-    /// Names that the client asks for, that are not there, and of which it was not told so. Not of an assignment or route
-    /// configuration whose parent it has: that is still to come.
-    fn absent(&mut self, state: &mut Kind, content: &Content, moment: &Moment<'_>) -> Vec<Absent> {
-        let kind = state.kind;
-        let held = |name: &str| state.held.contains_key(name) || state.before.contains_key(name);
-        let lacks = |name: &str| content.get(kind, name).is_none() && !held(name);
-        let mut absent = Vec::new();
-        let collections = state.collections.iter().filter(|name| !state.told.contains(*name));
-        absent.extend(
-            collections.map(|name| (Arc::clone(name), Absent { name: state.spelled(name), why: Why::Collection })),
-        );
-        if moment.fresh && self.trust != Trust::Stale {
-            let names = state.names().iter().filter(|name| lacks(name) && !state.told.contains(*name));
-            for name in names.filter(|name| !self.awaited(kind, name, content)) {
-                absent.push((Arc::clone(name), Absent::of(kind, state.spelled(name), self.client.proven)));
-            }
-        }
-        let (names, errors): (Vec<_>, Vec<_>) = absent.into_iter().unzip();
-        state.told.retain(|name| state.collections.contains(name) || content.get(kind, name).is_none());
-        state.told.extend(names);
-        errors
-    }
-
-    /// Something that was sent on this stream names a cluster.
-    fn sent_naming(&self, cluster: &str) -> bool {
-        let states = ResourceType::NAMING.iter().filter_map(|kind| self.kinds.get(kind));
-        let mut sent = states.flat_map(|state| state.may_have().chain(state.flight()));
-        sent.any(|r| r.requires.iter().any(|(_, name)| **name == *cluster))
-    }
-
-    /// Something that the client has, or is about to have, names it.
-    fn awaited(&self, kind: ResourceType, name: &str, content: &Content) -> bool {
-        match kind {
-            ResourceType::Endpoints => {
-                let held = self.kinds.get(&ResourceType::Cluster).is_some_and(|cds| cds.held.contains_key(name));
-                held || content.get(ResourceType::Cluster, name).is_some()
-            }
-            ResourceType::Route | ResourceType::Extension => {
-                let names = |r: &Arc<Resource>| r.requires.iter().any(|(k, n)| *k == kind && **n == *name);
-                [ResourceType::Listener, ResourceType::ScopedRoute].into_iter().any(|parent| {
-                    let held = self.kinds.get(&parent).is_some_and(|parents| parents.may_have().any(names));
-                    held || content.entries(parent).any(|(_, entry)| names(&entry.resource))
-                })
-            }
-            _ => false,
-        }
-    }
-
     /// The other types: what the client lacks or has in another version, and what has to follow its parent.
     fn changed(&mut self, state: &mut Kind, content: &Content, moment: &Moment<'_>, delayed: &mut bool) -> Option<Due> {
         let mut sent = Vec::new();
@@ -390,100 +347,6 @@ impl Session {
         }
         let all: Vec<_> = state.wanted(content).into_iter().map(|(_, entry)| &entry.resource).collect();
         Some(Due { version: version_of(all.into_iter()), sent, set: None, errors })
-    }
-
-    /// Whether a listener or route configuration needs a cluster that the client has not acknowledged, or a service
-    /// that does not stand at the cores yet.
-    fn waits(&mut self, state: &mut Kind, resource: &Resource, content: &Content, moment: &Moment<'_>) -> bool {
-        if !ResourceType::NAMING.contains(&resource.kind) {
-            return false;
-        }
-        let now = moment.now;
-        let known = state.held.get(&resource.name).map(|old| &old.services);
-        let newly = |need: &&ServiceNeed| known.is_none_or(|known| !known.contains(need));
-        let uncovered = |need| tiers::uncovered(need, moment.watermarks);
-        let awaits = resource.services.iter().filter(newly).any(uncovered);
-        let mut lacks = awaits;
-        if let Some(cds) = self.kinds.get(&ResourceType::Cluster) {
-            content.reach(resource, &mut |cluster| {
-                lacks |= content.get(ResourceType::Cluster, cluster).is_some()
-                    && cds.wants(cluster)
-                    && !cds.held.contains_key(cluster)
-                    && !cds.refused_at_all(cluster);
-            });
-        }
-        if !lacks {
-            state.since.remove(&resource.name);
-            return false;
-        }
-        state.hold_back();
-        let (version, since) = state.since.entry(Arc::clone(&resource.name)).or_insert((resource.version, now));
-        if *version != resource.version {
-            (*version, *since) = (resource.version, now);
-        }
-        let until = *since + WARM;
-        self.wake_at(until, now);
-        self.awaits |= awaits && now < until;
-        now < until
-    }
-
-    /// Whether a cluster that the view lacks may leave the set.
-    fn may_go(&mut self, state: &mut Kind, name: &Arc<str>, content: &Content, moment: &Moment<'_>) -> bool {
-        let now = moment.now;
-        if self.uses(name, content, now) {
-            state.unused.remove(name);
-            return false;
-        }
-        let drain = content.tombstone(ResourceType::Cluster, name).is_none_or(|tombstone| tombstone.drain);
-        let mut wait = if drain { self.client.drain.max(LINGER) } else { LINGER };
-        if self.client.role == Role::Core {
-            // The edges send requests there until they have heard of it, and their connections have drained.
-            wait = wait.max(moment.sites.drain_time);
-        }
-        let at = *state.unused.entry(Arc::clone(name)).or_insert(now) + wait;
-        self.wake_at(at, now);
-        if now < at {
-            return false;
-        }
-        state.unused.remove(name);
-        true
-    }
-
-    /// Whether the client may still send requests to a cluster: something that it has, or may have, names it.
-    fn uses(&mut self, cluster: &str, content: &Content, now: Instant) -> bool {
-        for kind in ResourceType::NAMING.into_iter().filter(|kind| !kind.delta_only()) {
-            let Some(state) = self.kinds.get(&kind) else {
-                if !kind.common() && content.entries(kind).next().is_none() {
-                    continue;
-                }
-                let at = self.first_ack.map_or(self.started + 4 * UNREQUESTED, |ack| ack + UNREQUESTED);
-                self.wake_at(at, now);
-                if now < at {
-                    return true;
-                }
-                continue;
-            };
-            let behind = state.flying() || state.seen < content.seq();
-            if behind || state.may_have().any(|r| r.requires.iter().any(|(_, name)| **name == *cluster)) {
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Assignments follow each new or changed Cluster, Secrets and filters each such Cluster and Listener (rules 36 and 79).
-    fn follow(&mut self, sent: &Response, content: &Content) {
-        let children: BTreeSet<_> = match self.kinds.get(&sent.kind) {
-            Some(parent) if sent.kind.wildcard() => parent.news().flat_map(|r| r.children.iter().cloned()).collect(),
-            _ => return,
-        };
-        for (kind, name) in children {
-            let child = self.kinds.get_mut(&kind).filter(|child| child.wants(&name));
-            if let Some(child) = child.filter(|_| content.get(kind, &name).is_some()) {
-                child.again.insert(name);
-                child.stir();
-            }
-        }
     }
 
     fn wake_at(&mut self, at: Instant, now: Instant) {

@@ -56,7 +56,7 @@ pub(super) async fn run(
     let Some(mut first) = first else { return Ok(()) };
     // The node is only guaranteed in the first request; a later, different one is ignored.
     let node = first.take_node().unwrap_or_default();
-    let claim = node.claim()?;
+    let claim = NodeClaim { delta: service.variant == Variant::Delta, ..node.claim()? };
     let who = Who { inner, peer, claim };
     let id = ProxyId { site: shown(&who.claim.site), node: shown(&who.claim.id) };
     let mut fleet = who.inner.shared.fleet.clone();

@@ -161,7 +161,7 @@ async fn frames_are_what_an_independent_client_decodes_and_answers_reach_feedbac
     let mut client = server.client("envoy-1", "fra").await;
     assert_eq!(
         timeout(SOON, server.views.interest()).await.unwrap(),
-        [Audience { site: "fra".into(), role: Role::Edge, proven: false, cohort: "".into() }]
+        [Audience { site: "fra".into(), role: Role::Edge, proven: false, cohort: "".into(), delta: true }]
     );
     let first = server.publish("one");
     let response = client.next().await;

@@ -95,7 +95,7 @@ impl Node {
             _ => String::new(),
         };
         let site = self.locality.as_ref().map(|l| l.sub_zone.clone()).unwrap_or_default();
-        Ok(NodeClaim { id: self.id.clone(), cluster: self.cluster.clone(), site, cohort })
+        Ok(NodeClaim { id: self.id.clone(), cluster: self.cluster.clone(), site, cohort, delta: false })
     }
 
     /// Whether the client says that it can do `feature`.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    ops::Bound,
     sync::Arc,
 };
 
@@ -152,6 +153,16 @@ impl Content {
     /// All names of a type, sorted.
     pub fn entries(&self, kind: ResourceType) -> impl Iterator<Item = (&Arc<str>, &Entry)> {
         self.names(kind).entries.iter()
+    }
+
+    /// The virtual hosts of a route configuration, to whose names it is the prefix.
+    pub fn hosts(&self, routes: &str) -> impl Iterator<Item = (&Arc<str>, &Entry)> + use<'_> {
+        let prefix = format!("{routes}/");
+        let from = self
+            .names(ResourceType::VirtualHost)
+            .entries
+            .range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded));
+        from.take_while(move |(name, _)| name.starts_with(&prefix))
     }
 
     /// When anything of a type last had to be sent: whoever has acknowledged it lacks nothing.

@@ -9,7 +9,7 @@ use crate::{
 };
 
 fn audience() -> Audience {
-    Audience { site: "fra".into(), role: Role::Edge, proven: true, cohort: "".into() }
+    Audience { site: "fra".into(), role: Role::Edge, proven: true, cohort: "".into(), delta: true }
 }
 
 fn resource(kind: ResourceType, name: &str, payload: &'static str) -> Resource {

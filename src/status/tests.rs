@@ -15,7 +15,7 @@ use crate::{
 use ResourceType::{Cluster, Route};
 
 fn audience() -> Audience {
-    Audience { site: "e1".into(), role: Role::Edge, proven: true, cohort: "".into() }
+    Audience { site: "e1".into(), role: Role::Edge, proven: true, cohort: "".into(), delta: true }
 }
 
 fn object(name: &str) -> ObjectRef {

@@ -114,8 +114,14 @@ impl ResourceType {
         Self::ALL.into_iter().find(is)
     }
 
+    /// In the delta variant an empty first request asks for everything (rules 40 and 85): Envoy names no virtual host but
+    /// on demand.
+    pub fn empty_is_all(self) -> bool {
+        self.wildcard() || self == Self::VirtualHost
+    }
+
     /// An empty first subscription means everything, and in the state of the world a response is the whole set (rules
-    /// 40 and 46). The first request for virtual hosts is empty too and means nothing yet (rule 85).
+    /// 40 and 46).
     pub fn wildcard(self) -> bool {
         match self {
             Self::Cluster | Self::Listener | Self::ScopedRoute => true,
@@ -329,6 +335,23 @@ impl Resource {
 /// The shortest time to live.
 pub const TTL_MIN: Duration = Duration::from_secs(1);
 
+impl Resource {
+    /// The answer to a question for `asked`, which is only another name of `other`, or of nothing (rule 85).
+    pub fn alias(kind: ResourceType, asked: &str, other: Option<&Self>) -> Self {
+        let mut resource = other.cloned().unwrap_or_else(|| Self::new(kind, asked, Bytes::new()));
+        let mut inner = match other {
+            Some(other) => fields(kind, &other.name, other.version, Some(&other.payload)),
+            None => BytesMut::new(),
+        };
+        if other.is_none() {
+            encoding::string::encode(3, &asked.to_owned(), &mut inner);
+        }
+        encoding::string::encode(4, &asked.to_owned(), &mut inner);
+        resource.body = framed(&inner);
+        resource
+    }
+}
+
 impl fmt::Debug for Resource {
     /// Never the payload: it may be a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -344,6 +367,14 @@ fn encode_body(
     payload: Option<&Bytes>,
     ttl: Option<Duration>,
 ) -> Bytes {
+    let mut inner = fields(kind, name, version, payload);
+    if let Some(ttl) = ttl {
+        encoding::message::encode(6, &prost_types::Duration::try_from(ttl).unwrap_or_default(), &mut inner);
+    }
+    framed(&inner)
+}
+
+fn fields(kind: ResourceType, name: &str, version: Version, payload: Option<&Bytes>) -> BytesMut {
     let mut inner = BytesMut::with_capacity(payload.map_or(0, Bytes::len) + name.len() + 128);
     encoding::string::encode(1, &version.to_string(), &mut inner);
     if let Some(payload) = payload {
@@ -351,13 +382,14 @@ fn encode_body(
         encoding::message::encode(2, &any, &mut inner);
     }
     encoding::string::encode(3, &name.to_owned(), &mut inner);
-    if let Some(ttl) = ttl {
-        encoding::message::encode(6, &prost_types::Duration::try_from(ttl).unwrap_or_default(), &mut inner);
-    }
+    inner
+}
+
+fn framed(inner: &[u8]) -> Bytes {
     let mut body = BytesMut::with_capacity(inner.len() + 8);
     encoding::encode_key(2, encoding::WireType::LengthDelimited, &mut body);
     encoding::encode_varint(inner.len() as u64, &mut body);
-    body.put(inner);
+    body.put_slice(inner);
     body.freeze()
 }
 

@@ -1,6 +1,10 @@
 //! RDS at an edge: virtual hosts, each encoded alone, and their concatenation.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use envoy_types::pb::{
@@ -10,7 +14,7 @@ use envoy_types::pb::{
             core::v3::{RoutingPriority, header_value_option::HeaderAppendAction},
             route::v3::{
                 DirectResponseAction, QueryParameterMatcher, RedirectAction, RetryPolicy, Route, RouteAction,
-                RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
+                RouteConfiguration, RouteMatch, Vhds, VirtualHost, WeightedCluster,
                 query_parameter_matcher::QueryParameterMatchSpecifier,
                 redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier},
                 retry_policy::{RetryPriority, retry_priority},
@@ -30,11 +34,11 @@ use envoy_types::pb::{
 use prost::{Message, encoding};
 
 use super::{
-    Contributions, Names, REFUSED_HEADER, SERVICE_HEADER, assemble, encode,
+    Contributions, Names, REFUSED_HEADER, SERVICE_HEADER, assemble, encode, finish,
     headers::HeaderOps,
     path::{Rewrite, replace_all, rewrite},
     sources::{Sources, metadata},
-    wire::{MIB, any, duration, header, header_is, header_present, number, regex, string},
+    wire::{MIB, ads, any, duration, header, header_is, header_present, number, regex, string},
 };
 use crate::{
     compile::plan::{BackendPlan, HostAnswer, RoutePlan, ServiceTarget, UNRESOLVED, VirtualHostPlan},
@@ -70,20 +74,31 @@ pub struct VirtualHostBytes {
     pub sources: Vec<Source>,
     /// The services that it names, sorted.
     pub services: Vec<ServiceNeed>,
+    /// The groups of all its back ends, those without a share of traffic included.
+    pub groups: BTreeSet<Arc<str>>,
 }
 
-/// The route configuration `name`: its hosts' bytes, one after another (fields of a message may be concatenated).
-pub fn route_configuration(name: &str, hosts: &[VirtualHostBytes]) -> Resource {
-    let head = RouteConfiguration { name: name.to_owned(), ..Default::default() };
-    // What comes after the hosts in the order of field numbers.
-    let tail = RouteConfiguration {
+/// Envoy's name of what [`VirtualHostBytes::bytes`] are.
+pub const VIRTUAL_HOST: &str = "envoy.config.route.v3.VirtualHost";
+
+/// The fields of a route configuration that come after the hosts in the order of their numbers.
+fn settings() -> RouteConfiguration {
+    RouteConfiguration {
         // A retried refusal is the edge's own affair.
         response_headers_to_remove: vec![REFUSED_HEADER.to_owned()],
         // Clients that name the port mean the same host (RFC 9110 7.2).
         ignore_port_in_host_matching: true,
         ..Default::default()
-    };
-    let mut payload = BytesMut::from(head.encode_to_vec().as_slice());
+    }
+}
+
+/// The route configuration `name`: its hosts' bytes, one after another (fields of a message may be concatenated).
+pub fn route_configuration<'a>(name: &str, hosts: impl Iterator<Item = &'a VirtualHostBytes> + Clone) -> Resource {
+    let head = RouteConfiguration { name: name.to_owned(), ..Default::default() }.encode_to_vec();
+    let tail = settings().encode_to_vec();
+    let size: usize = hosts.clone().map(|host| host.bytes.len() + 8).sum();
+    let mut payload = BytesMut::with_capacity(head.len() + size + tail.len());
+    payload.put_slice(&head);
     let mut requires = Names::new();
     let mut sources = Sources::default();
     let mut services = Services::default();
@@ -97,10 +112,28 @@ pub fn route_configuration(name: &str, hosts: &[VirtualHostBytes]) -> Resource {
             sources.add(&source.object, &source.contribution.to_be_bytes());
         }
     }
-    payload.put_slice(&tail.encode_to_vec());
+    payload.put_slice(&tail);
     let sources = Contributions::Each(sources.finish());
     let route = assemble(ResourceType::Route, name, payload.freeze(), Names::new(), requires, sources);
     Resource { services: services.finish(), ..route }
+}
+
+/// The route configuration `name`, whose hosts come by themselves ([`streamed_host`]). It requires what they require,
+/// so that whoever looks at a listener needs not look at each host.
+pub fn streamed_route_configuration<'a>(name: &str, hosts: impl Iterator<Item = &'a VirtualHostBytes>) -> Resource {
+    let vhds = Vhds { config_source: Some(ads()) };
+    let message = RouteConfiguration { name: name.to_owned(), vhds: Some(vhds), ..settings() };
+    let requires: BTreeSet<&(ResourceType, Arc<str>)> = hosts.flat_map(|host| &host.requires).collect();
+    let requires = requires.into_iter().cloned().collect();
+    finish(ResourceType::Route, name, &message, Names::new(), requires, Contributions::Whole(&[]))
+}
+
+/// A virtual host as a resource of its own; its name is `<route configuration>/<domain>`.
+pub fn streamed_host(host: &VirtualHostBytes) -> Resource {
+    let sources = Contributions::Each(host.sources.clone());
+    let (bytes, requires) = (host.bytes.clone(), host.requires.clone());
+    let resource = assemble(ResourceType::VirtualHost, &host.name, bytes, Names::new(), requires, sources);
+    Resource { services: host.services.clone(), ..resource }
 }
 
 /// Collects services, each once in a group. What the same one needs at a site is the same everywhere but in hosts that
@@ -127,6 +160,7 @@ pub fn virtual_host(plan: &VirtualHostPlan, entry: Entry) -> VirtualHostBytes {
     let mut requires = Names::new();
     let mut sources = Sources::default();
     let mut services = Services::default();
+    let mut groups = BTreeSet::new();
     let mut objects: Vec<&ObjectRef> = Vec::new();
     let routes = match &plan.answer {
         HostAnswer::Misdirected => vec![misdirected()],
@@ -134,6 +168,8 @@ pub fn virtual_host(plan: &VirtualHostPlan, entry: Entry) -> VirtualHostBytes {
             for route in routes {
                 sources.add(&route.source, &route.contribution.to_be_bytes());
                 objects.push(&route.source);
+                let all = route.backends.iter().filter_map(|b| b.target.as_ref()).chain(&route.mirrors);
+                groups.extend(all.map(|target| Arc::from(target.group.as_str())));
                 for target in targets(route) {
                     requires.push((ResourceType::Cluster, target.group.as_str().into()));
                     sources.add(&target.source, &contribution(target));
@@ -165,6 +201,7 @@ pub fn virtual_host(plan: &VirtualHostPlan, entry: Entry) -> VirtualHostBytes {
         requires,
         sources: sources.finish(),
         services: services.finish(),
+        groups,
     }
 }
 

@@ -173,7 +173,7 @@ fn all() -> Vec<Resource> {
     vec![
         edge_listener(&http_listener()),
         edge_listener(&https_listener(&[Some("*.example"), Some("shop.example"), None])),
-        route_configuration("http/80", &hosts),
+        route_configuration("http/80", hosts.iter()),
         group_cluster(&group(), "tidegate.local"),
         group_endpoints(&group()),
         secret("shop/site", &certificate(), &object(Kind::Certificate, "site")),
@@ -309,7 +309,7 @@ fn a_service_without_endpoints_has_an_empty_assignment() {
 fn a_route_configuration_is_what_its_hosts_encode_to_together() {
     let entry = Entry { port: 80, tls: false };
     let hosts = [virtual_host(&routes::every_feature(), entry), virtual_host(&routes::misdirected(), entry)];
-    let resource = route_configuration("http/80", &hosts);
+    let resource = route_configuration("http/80", hosts.iter());
     let whole: RouteConfiguration = decoded(&resource);
     let again = canonical(&RouteConfiguration::full_name(), Bytes::from(whole.encode_to_vec()));
     assert_eq!(again, resource.payload, "the joined bytes are canonical already");
@@ -321,7 +321,7 @@ fn a_route_configuration_is_what_its_hosts_encode_to_together() {
 
 #[test]
 fn an_empty_route_configuration_is_one() {
-    let whole: RouteConfiguration = decoded(&route_configuration("http/80", &[]));
+    let whole: RouteConfiguration = decoded(&route_configuration("http/80", [].iter()));
     assert_eq!((whole.name.as_str(), whole.virtual_hosts.len()), ("http/80", 0));
 }
 

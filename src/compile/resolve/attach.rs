@@ -1,11 +1,11 @@
 //! Which routes attach to which listeners, and with which host names (Gateway API: `parentRefs`, `allowedRoutes`,
 //! `hostnames`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     catalog::Stored,
-    compile::reader::Reader,
+    compile::reader::{Found, Reader},
     model::{AllowedKinds, AllowedNamespaces, HttpRouteSpec, Kind, Listener, ObjectRef, ParentRef},
 };
 
@@ -58,18 +58,30 @@ pub(crate) fn hostnames<'a>(listener: &'a str, route: &'a HttpRouteSpec) -> Vec<
 
 /// The routes that attach to a listener, by namespace and name.
 pub(crate) fn attached<'a>(bound: &Bound<'a>, reader: &Reader<'a>) -> Vec<Attached<'a>> {
+    reader.routes_of(&bound.gateway.reference).filter_map(|found| attach(bound, found, reader)).collect()
+}
+
+/// Those of them that answer for `domain`, a host name of the listener: its own, and the less specific ones to which a
+/// request falls through. It looks at no other routes.
+pub(crate) fn attached_for<'a>(bound: &Bound<'a>, domain: &str, reader: &Reader<'a>) -> Vec<Attached<'a>> {
     let gateway = &bound.gateway.reference;
-    reader
-        .routes_of(gateway)
-        .filter(|(_, spec)| {
-            spec.parents.iter().any(|parent| {
-                parent.namespace == gateway.namespace && parent.name == gateway.name && means(parent, bound.listener)
-            })
-        })
-        .filter(|(route, _)| allows(bound, &route.reference.namespace, reader))
-        .filter_map(|(route, spec)| {
-            let hostnames = hostnames(bound.hostname(), spec);
-            (!hostnames.is_empty()).then_some(Attached { route, spec, hostnames })
-        })
-        .collect()
+    // Routes that name more than the listener's hosts answer for all of those.
+    let own = hostname::widening(domain).into_iter().filter(|name| hostname::covers(bound.hostname(), name));
+    let names: BTreeSet<String> = own.chain(hostname::widening(bound.hostname())).collect();
+    let found = names.iter().flat_map(|name| reader.routes_for(gateway, name));
+    let by_name: BTreeMap<_, _> = found.map(|(route, spec)| (&route.reference, (route, spec))).collect();
+    by_name.into_values().filter_map(|found| attach(bound, found, reader)).collect()
+}
+
+fn attach<'a>(bound: &Bound<'a>, (route, spec): Found<'a, HttpRouteSpec>, reader: &Reader<'a>) -> Option<Attached<'a>> {
+    let gateway = &bound.gateway.reference;
+    let named = spec.parents.iter().any(|parent| {
+        parent.namespace == gateway.namespace && parent.name == gateway.name && means(parent, bound.listener)
+    });
+    let hostnames = if named && allows(bound, &route.reference.namespace, reader) {
+        hostnames(bound.hostname(), spec)
+    } else {
+        Vec::new()
+    };
+    (!hostnames.is_empty()).then_some(Attached { route, spec, hostnames })
 }

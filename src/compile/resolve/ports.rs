@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     catalog::Stored,
     compile::reader::Reader,
-    model::{GatewaySpec, Kind, Listener, ListenerProtocol, Role, SiteSpec},
+    model::{GatewaySpec, Kind, Listener, ListenerProtocol, Role, SiteSpec, VirtualHosts},
 };
 
 /// The one `gatewayClassName` that is ours.
@@ -105,6 +105,12 @@ pub(crate) fn stands_at(gateway: &GatewaySpec, site: &Stored, spec: &SiteSpec) -
         && super::backbone::in_service(spec)
         && gateway.class == GATEWAY_CLASS
         && gateway.sites.as_ref().is_none_or(|selector| selector.matches(&site.object.metadata.labels))
+}
+
+/// Whether the virtual hosts of a port are streamed: all Gateways that share it say so.
+pub(crate) fn streamed(gateways: &BTreeSet<(String, String)>, reader: &Reader) -> bool {
+    let mut said = gateways.iter().filter_map(|(namespace, name)| reader.gateway(namespace, name));
+    said.all(|(_, spec)| spec.virtual_hosts == VirtualHosts::Streamed)
 }
 
 /// The ports of a site, each with the (namespace, name) of the Gateways that share it.

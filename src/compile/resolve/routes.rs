@@ -3,6 +3,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
 };
 
 use crate::{
@@ -14,45 +15,47 @@ use crate::{
 };
 
 use super::{
-    attach::{Attached, attached},
+    attach::{Attached, attached, attached_for},
     hostname,
     ports::Port,
     references,
 };
 
-/// The virtual hosts of a port: with `chain`, those of the TLS chain of that listener, where the hosts of every other
-/// listener are misdirected; without, those of all listeners.
-pub(crate) fn hosts(port: &Port, chain: Option<usize>, reader: &Reader) -> Vec<VirtualHostPlan> {
-    let mut domains: BTreeMap<String, usize> = BTreeMap::new();
-    let mut listeners: BTreeMap<usize, RoutesOf> = BTreeMap::new();
+/// The domains that a port may have virtual hosts for; a few too many, since whether a route attaches is not asked here.
+/// With `chain`, those of the TLS chain of that listener, where the host name of every other listener is misdirected;
+/// without, those of all listeners.
+pub(crate) fn domains(port: &Port, chain: Option<usize>, reader: &Reader) -> BTreeSet<Arc<str>> {
+    let mut domains: BTreeSet<Arc<str>> = BTreeSet::new();
     for (index, bound) in port.serving.iter().enumerate() {
-        domains.insert(bound.hostname().to_owned(), index);
+        domains.insert(bound.hostname().into());
         if chain.is_some_and(|only| only != index) {
             continue;
         }
-        let routes = RoutesOf::new(attached(bound, reader), reader);
-        for name in routes.by_hostname.keys() {
+        for host in reader.hosts_of(&bound.gateway.reference) {
+            let name = hostname::intersection(bound.hostname(), host);
             // A more specific listener has its own answer for its hosts.
-            if port.owner(name) == Some(index) {
-                domains.insert((*name).to_owned(), index);
-            }
+            let own = name.filter(|name| port.owner(name) == Some(index));
+            domains.extend(own.map(|name| if *name == **host { Arc::clone(host) } else { name.into() }));
         }
-        listeners.insert(index, routes);
     }
     domains
-        .into_iter()
-        .map(|(domain, owner)| VirtualHostPlan {
-            answer: match listeners.get(&owner) {
-                Some(routes) => HostAnswer::Routes(routes.answer(&domain)),
-                None => HostAnswer::Misdirected,
-            },
-            domains: vec![domain.clone()],
-            name: domain,
-        })
-        .collect()
 }
 
-/// The routes of one listener, resolved once, by host name.
+/// The virtual host of a domain, of which it reads no more than what concerns it; `None`: nobody names it.
+pub(crate) fn host(port: &Port, chain: Option<usize>, domain: &str, reader: &Reader) -> Option<VirtualHostPlan> {
+    let owner = port.owner(domain)?;
+    let bound = port.serving.get(owner)?;
+    let own = bound.hostname() == domain;
+    let answer = if chain.is_some_and(|only| only != owner) {
+        own.then_some(HostAnswer::Misdirected)?
+    } else {
+        let routes = RoutesOf::new(attached_for(bound, domain, reader), reader);
+        (own || routes.by_hostname.contains_key(domain)).then(|| HostAnswer::Routes(routes.answer(domain)))?
+    };
+    Some(VirtualHostPlan { name: domain.to_owned(), domains: vec![domain.to_owned()], answer })
+}
+
+/// Routes of one listener, resolved once, by host name.
 struct RoutesOf<'a> {
     plans: Vec<Vec<(Precedence<'a>, RoutePlan)>>,
     by_hostname: BTreeMap<&'a str, BTreeSet<usize>>,

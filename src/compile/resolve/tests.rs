@@ -25,7 +25,7 @@ fn reader(world: &World) -> Reader<'_> {
 }
 
 fn audience(site: &str, role: Role, proven: bool) -> Audience {
-    Audience { site: site.into(), role, proven, cohort: "".into() }
+    Audience { site: site.into(), role, proven, cohort: "".into(), delta: true }
 }
 
 /// What a proven audience has, as `LDS gateway/80`.
@@ -41,7 +41,7 @@ fn units(world: &World, audience: &Audience) -> Vec<Unit> {
 fn scope(port: u16, gateways: &[&str]) -> Scope {
     let split = |name: &&str| name.split_once('/').map(|(ns, name)| (ns.to_owned(), name.to_owned())).unwrap();
     let gateways: BTreeSet<_> = gateways.iter().map(split).collect();
-    Scope::Gateways { bind: "0.0.0.0".into(), port, gateways: Arc::new(gateways) }
+    Scope::Gateways { bind: "0.0.0.0".into(), port, gateways: Arc::new(gateways), streamed: false }
 }
 
 fn routes(world: &World, name: &str, gateways: &[&str]) -> RouteConfigurationPlan {

@@ -23,7 +23,7 @@ struct Setup {
 }
 
 fn audience(proven: bool) -> Audience {
-    Audience { site: "fra".into(), role: Role::Edge, proven, cohort: "".into() }
+    Audience { site: "fra".into(), role: Role::Edge, proven, cohort: "".into(), delta: true }
 }
 
 fn wildcard() -> Arc<Subscription> {

@@ -78,7 +78,8 @@ fn lost_routes(state: &Kind, content: &Content) -> bool {
 
 impl Session {
     /// What has to be there before `entry` is sent. `new`: the stream lacks it; then it is not delayed (an empty route
-    /// configuration is 404s), but the listener or scope that brings it is.
+    /// configuration is 404s), but the listener or scope that brings it is; a virtual host only where it comes after its
+    /// route configuration, as a new one among others.
     pub(super) fn lacks<'c>(
         &self,
         state: &Kind,
@@ -91,7 +92,8 @@ impl Session {
         let brings = matches!(resource.kind, ResourceType::Listener | ResourceType::ScopedRoute);
         let bare = new && brings;
         let mut lacks = Lacks { newest: None, services: Vec::new(), bare, reported: false };
-        if new && !bare {
+        let late = resource.kind == ResourceType::VirtualHost && !self.comes_along(&resource.name, entry.created);
+        if new && !bare && !late {
             return lacks;
         }
         if let Some(cds) = self.clusters(state) {

@@ -16,7 +16,7 @@ use crate::{
     feedback,
     model::Revision,
     serve::fanout::{Fanout, Frame},
-    snapshot::{Content, Entry, Seq},
+    snapshot::{Content, Entry, Seq, Tombstone},
     xds::{Removal, ResourceType, Subscription, Version},
 };
 
@@ -66,6 +66,12 @@ impl Exception {
             | Self::Absent { new }
             | Self::Gone { new, .. } => *new,
         }
+    }
+
+    /// A virtual host that goes when the proxy lets go of its route configuration.
+    pub(super) fn draining(tombstone: Tombstone) -> Self {
+        let edges = Edges::taking(tombstone.revision);
+        Self::Gone { new: false, seq: tombstone.seq, drain: None, now: false, edges }
     }
 
     /// Nothing is to be sent of it, nor on its way.
@@ -246,9 +252,9 @@ impl Kind {
             content.entries(self.kind).filter(|(n, _)| subscription.contains(n)).for_each(|(n, e)| compare(n, e));
         }
         if !subscription.named_only() {
-            let all = subscription.wildcard();
+            // What is asked for by name alone has its answer; a host that is, though it may be under another name.
+            let all = subscription.wildcard() && self.kind != ResourceType::VirtualHost;
             for name in initial.into_keys().map(Arc::from).filter(|name| subscription.contains(name)) {
-                // What is asked for by name alone has its answer.
                 if all || !subscription.names().contains(&name) {
                     self.lost(&name, content);
                 }

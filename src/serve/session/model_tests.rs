@@ -169,7 +169,7 @@ struct Model {
 impl Model {
     fn new() -> Self {
         let views = Views::default();
-        let audience = Audience { site: "fra".into(), role: Role::Edge, proven: true, cohort: "".into() };
+        let audience = Audience { site: "fra".into(), role: Role::Edge, proven: true, cohort: "".into(), delta: true };
         let other = Replica { reader: views.open(&audience), views, fresh: true, link: Link::default() };
         let mut world = World::new();
         world.site("core", Role::Core, Watermark { connected: true, ..Watermark::default() });

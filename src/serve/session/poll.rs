@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use super::{
-    Moment, Send, Session, Trust,
+    Moment, Send, Session, Trust, hosts,
     kind::{self, Before, Edges, Exception, Flight, Kind},
 };
 use crate::{
@@ -91,6 +91,9 @@ impl Session {
         if let Some(state) = self.slot(kind) {
             state.seed(content, &before, now);
         }
+        if kind == ResourceType::Route {
+            self.keep_routes(content);
+        }
     }
 
     fn updates(&mut self, kind: ResourceType, content: &Content, moment: &Moment<'_>) -> Option<Arc<Frame>> {
@@ -168,7 +171,7 @@ impl Session {
         let mut plain = BTreeSet::new();
         for name in content.changed(kind, state.sent) {
             let Some(entry) = content.get(kind, &name).filter(|_| state.subscription.contains(&name)) else { continue };
-            if state.withheld.contains(&name) {
+            if state.withheld.contains(&name) || (kind == ResourceType::VirtualHost && self.early(&name, content)) {
                 private = true;
                 continue;
             }
@@ -189,8 +192,15 @@ impl Session {
         let mut removed = Vec::new();
         let at_once = kind.removal() == Removal::AtOnce;
         if at_once && state.sent > Seq(0) && !frozen {
-            let gone = content.gone(kind, state.removed).map(|(n, _)| n).filter(|n| state.subscription.contains(n));
-            removed.extend(gone.cloned());
+            let gone = content.gone(kind, state.removed).filter(|(n, _)| state.subscription.contains(n));
+            for (name, tombstone) in gone {
+                if kind == ResourceType::VirtualHost && self.drains(name, content) {
+                    private = true;
+                    state.exceptions.insert(Arc::clone(name), Exception::draining(tombstone));
+                } else {
+                    removed.push(Arc::clone(name));
+                }
+            }
         }
         private |= removed.iter().any(|n| state.exceptions.contains_key(n));
         let (wanted, held) = self.ripe(state, content, moment, plain.is_empty());
@@ -200,7 +210,8 @@ impl Session {
             return Due::Wait;
         }
         for (name, exception) in &state.exceptions {
-            if at_once && matches!(exception, Exception::Gone { .. }) {
+            let drains = kind == ResourceType::VirtualHost && self.drains(name, content);
+            if at_once && !drains && matches!(exception, Exception::Gone { .. }) {
                 private = true;
                 if !frozen {
                     removed.push(Arc::clone(name));
@@ -313,6 +324,10 @@ impl Session {
         for name in names {
             match content.get(state.kind, name) {
                 Some(entry) => resources.push(state.beats.dress(&entry.resource)),
+                None if state.kind == ResourceType::VirtualHost => {
+                    state.exceptions.remove(name);
+                    resources.push(hosts::answer(name, content));
+                }
                 None => {
                     let asked = state.subscription.names().contains(name) && !name::is_glob(name);
                     let error = || Absent::of(state.kind, state.spelled(name), self.client.proven);
@@ -332,7 +347,7 @@ impl Session {
         if resources.is_empty() && removed.is_empty() {
             return Vec::new();
         }
-        let whole = state.kind.wildcard() && !state.answered;
+        let whole = (state.kind.wildcard() && !state.answered) || state.kind == ResourceType::VirtualHost;
         let identifier = &self.fanouts.identifier;
         let removed = removed.iter().map(|name| state.spelled(name)).collect();
         let mut frames = fanout::frames(identifier, state.kind, content.seq(), resources, removed, whole);
@@ -351,6 +366,9 @@ impl Session {
 
     /// Assignments, secrets and filters follow each Cluster and Listener that is sent, unless the cursor will bring them anyway.
     fn follow(&mut self, kind: ResourceType, sent: &[Arc<Resource>], content: &Content) {
+        if kind == ResourceType::Route {
+            return self.follow_routes(sent, content);
+        }
         if !matches!(kind, ResourceType::Cluster | ResourceType::Listener) {
             return;
         }

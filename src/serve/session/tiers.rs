@@ -111,9 +111,9 @@ impl Session {
             let entry = content.get(*kind, name)?;
             let has =
                 self.kind(*kind).is_some_and(|rds| rds.subscription.contains(name) && !rds.is_new(name, entry.created));
-            (!has).then_some(entry)
+            (!has).then(|| content.hosts(name).map(|(_, host)| host).chain([entry]))
         });
-        let lacking: Vec<_> = lacking.collect();
+        let lacking: Vec<_> = lacking.flatten().collect();
         lacking.into_iter().flat_map(|entry| entry.needs().map(|(need, _)| need))
     }
 

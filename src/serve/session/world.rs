@@ -37,7 +37,7 @@ impl World {
 
     pub(super) fn of(role: Role) -> Self {
         let views = Views::default();
-        let audience = Audience { site: "fra".into(), role, proven: true, cohort: "".into() };
+        let audience = Audience { site: "fra".into(), role, proven: true, cohort: "".into(), delta: true };
         let reader = views.open(&audience);
         let now = Instant::now();
         let sites = Sites { drain_time: Duration::from_secs(300), ..Sites::default() };

@@ -2,6 +2,8 @@
 //! only), against random edits, delays, refusals, stale requests, reconnects with true and forged versions, and two
 //! replicas that may be cut off from the store. Polled only when something happened or a deadline has come.
 
+mod desired;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
@@ -11,6 +13,7 @@ use std::{
 use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
 use proptest::prelude::*;
 
+use self::desired::{Desired, Op, ROUTES, Replica, op, text};
 use super::*;
 use crate::{
     feedback::ProxyId,
@@ -20,122 +23,6 @@ use crate::{
 };
 
 const KINDS: [ResourceType; 5] = [Cluster, Endpoints, Listener, Secret, Route];
-const CLUSTERS: u8 = 4;
-const ROUTES: u8 = 2;
-
-#[derive(Clone, Debug)]
-enum Op {
-    SetCluster(u8, bool),
-    BumpEndpoints(u8),
-    RemoveCluster(u8),
-    SetRoute(u8, u8, bool),
-    BumpListener(u8),
-    RemoveRoute(u8),
-    BumpSecret(bool),
-    /// The client reads so many responses, and answers all that it has read if the flag is set.
-    Read(u8, bool),
-    Advance(u16),
-    /// The same request once more, or one with a nonce of yore and other names.
-    Again(u8),
-    Stale(u8),
-    /// Drops all names of a type, and asks for them again.
-    Resubscribe(u8),
-    /// With some reported versions untrue.
-    Reconnect(u8),
-    Move(u8),
-    Cut,
-    Notice,
-    Heal,
-    Confirm,
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    let rarely = || prop::bool::weighted(0.15);
-    prop_oneof![
-        4 => (0..CLUSTERS, rarely()).prop_map(|(i, bad)| Op::SetCluster(i, bad)),
-        1 => (0..CLUSTERS).prop_map(Op::BumpEndpoints),
-        3 => (0..CLUSTERS).prop_map(Op::RemoveCluster),
-        4 => (0..ROUTES, any::<u8>(), rarely()).prop_map(|(j, mask, bad)| Op::SetRoute(j, mask, bad)),
-        1 => (0..ROUTES).prop_map(Op::BumpListener),
-        1 => (0..ROUTES).prop_map(Op::RemoveRoute),
-        1 => rarely().prop_map(Op::BumpSecret),
-        8 => (0..4_u8, any::<bool>()).prop_map(|(n, answer)| Op::Read(n, answer)),
-        2 => prop_oneof![0..8_u16, 0..900_u16].prop_map(Op::Advance),
-        1 => (0..5_u8).prop_map(Op::Again),
-        1 => (0..5_u8).prop_map(Op::Stale),
-        1 => (0..5_u8).prop_map(Op::Resubscribe),
-        1 => any::<u8>().prop_map(Op::Reconnect),
-        1 => any::<u8>().prop_map(Op::Move),
-        1 => prop_oneof![Just(Op::Cut), Just(Op::Notice)],
-        1 => Just(Op::Heal),
-        2 => Just(Op::Confirm),
-    ]
-}
-
-/// One publish.
-type Edit = (Vec<Resource>, Vec<(ResourceType, String)>);
-
-struct Replica {
-    views: Views,
-    reader: Reader,
-    fresh: bool,
-    cut: bool,
-    missed: Vec<Edit>,
-}
-
-impl Replica {
-    fn new() -> Self {
-        let views = Views::default();
-        let audience = Audience { site: "fra".into(), role: Role::Edge, proven: true, cohort: "".into() };
-        Self { reader: views.open(&audience), views, fresh: true, cut: false, missed: Vec::new() }
-    }
-
-    fn catch_up(&mut self) {
-        if self.cut {
-            return;
-        }
-        for (upserts, removals) in self.missed.drain(..) {
-            let removals = removals.into_iter().map(|(kind, name)| (kind, name.into())).collect();
-            let changes = Publish { upserts: upserts.into_iter().map(Arc::new).collect(), removals };
-            self.reader.view().publish(self.views.next_seq(), Revision(1), changes);
-        }
-    }
-}
-
-/// What the objects say.
-#[derive(Default)]
-struct Desired {
-    edits: u32,
-    clusters: BTreeMap<u8, String>,
-    endpoints: BTreeMap<u8, String>,
-    routes: BTreeMap<u8, (String, BTreeSet<u8>)>,
-    listeners: BTreeMap<u8, String>,
-    secret: String,
-}
-
-fn text(kind: ResourceType, name: &str, payload: &str) -> Resource {
-    Resource::new(kind, name, payload.to_owned().into())
-}
-
-impl Desired {
-    fn payload(&mut self, bad: bool) -> String {
-        self.edits += 1;
-        format!("{}{}", if bad { "bad" } else { "good" }, self.edits)
-    }
-
-    fn route(&self, j: u8) -> Resource {
-        let (payload, clusters) = &self.routes[&j];
-        let requires = clusters.iter().map(|c| (Cluster, format!("c{c}").into())).collect();
-        Resource { requires, ..text(Route, &format!("r{j}"), payload) }
-    }
-
-    fn listener(&self, j: u8) -> Resource {
-        let requires = vec![(Route, format!("r{j}").into())];
-        let children = vec![(Secret, "s".into()), (Secret, "t".into())];
-        Resource { requires, children, ..text(Listener, &format!("l{j}"), &self.listeners[&j]) }
-    }
-}
-
 /// One type, as the client has it.
 #[derive(Default)]
 struct Known {

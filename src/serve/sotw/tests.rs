@@ -35,7 +35,7 @@ fn naming(kind: ResourceType, name: &str, payload: &'static str, clusters: &[&st
 impl World {
     fn new(upserts: Vec<Resource>) -> Self {
         let views = Views::default();
-        let audience = Audience { site: "fra".into(), role: Role::Edge, proven: true, cohort: "".into() };
+        let audience = Audience { site: "fra".into(), role: Role::Edge, proven: true, cohort: "".into(), delta: true };
         let reader = views.open(&audience);
         let now = Instant::now();
         let world = Self { views, reader, session: Session::new(CLIENT, now), now };

@@ -38,7 +38,7 @@ fn an_edge_is_told_this() {
             secret("shop/site", &certificate(), &object(Kind::Certificate, "site")),
         ],
     );
-    check("edge-routes", &[route_configuration("http/80", &hosts)]);
+    check("edge-routes", &[route_configuration("http/80", hosts.iter())]);
     check("edge-group", &[group_cluster(&group(), "tidegate.local"), group_endpoints(&group())]);
 }
 

@@ -163,7 +163,7 @@ fn a_route_says_which_core_must_have_taken_what_before_requests_may_come() {
     let compiled = |world: &World| {
         let unit =
             Unit { kind: crate::xds::ResourceType::Route, name: "http/80".into(), scope: scope(80, &["infra/gw"]) };
-        let compiled = crate::compile::compile(&unit, &reader(world), &mut crate::compile::HostCache::default());
+        let compiled = crate::compile::compile(&unit, &reader(world));
         compiled.resource.expect("a route configuration")
     };
     let needs = |resource: &crate::xds::Resource| {

@@ -42,7 +42,7 @@ impl Kind {
             for name in frame.removed.iter().filter(|n| content.get(self.kind, n).is_none()) {
                 let edges = Edges::default();
                 let again = Exception::Gone { new: false, seq: Seq(0), drain: None, now: true, edges };
-                if self.kind.wildcard() {
+                if self.kind.empty_is_all() {
                     self.exceptions.entry(Arc::clone(name)).or_insert(again);
                 }
             }
