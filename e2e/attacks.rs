@@ -1,9 +1,12 @@
-//! Attacks on the xDS port by peers that need no account: on connections, on HTTP/2, on messages. Each test is one
-//! attack and what has to come of it; after every one the port must still serve.
+//! Attacks on the xDS port: by peers that need no account, on connections, on HTTP/2, on messages; and by proxies that
+//! have one, with what they ask, answer, report and do not read. Each test is one attack and what has to come of it;
+//! after every one the port must still serve.
 
 mod connections;
 mod frames;
 mod messages;
+mod readers;
+mod subscriptions;
 
 use std::{
     fs,

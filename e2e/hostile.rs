@@ -30,7 +30,7 @@ use crate::{
 
 const SOON: Duration = Duration::from_secs(10);
 pub(crate) const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
-const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+pub(crate) const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
 
 pub(crate) const SITES: &str = "
 apiVersion: tidegate.dev/v1alpha1
@@ -57,7 +57,7 @@ fn service(namespace: &str, name: &str) -> String {
 }
 
 /// A Service `shop/NAME` that the core site has a cluster for.
-fn served(name: &str) -> String {
+pub(crate) fn served(name: &str) -> String {
     let set = format!(
         "---\napiVersion: tidegate.dev/v1alpha1\nkind: EndpointSet\nmetadata: {{name: {name}, namespace: shop}}\n\
          spec: {{service: {name}, site: core1, endpoints: [{{address: '127.0.0.9:9000'}}]}}\n"
@@ -87,7 +87,7 @@ pub(crate) fn ask(type_url: &str, names: &[String]) -> DeltaDiscoveryRequest {
 }
 
 impl Client {
-    fn open(address: SocketAddr, first: DeltaDiscoveryRequest) -> Result<Self, Status> {
+    pub(crate) fn open(address: SocketAddr, first: DeltaDiscoveryRequest) -> Result<Self, Status> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (requests, outgoing) = mpsc::channel(16);
         let responses = runtime.block_on(async {
@@ -104,7 +104,7 @@ impl Client {
         Self::open(address, DeltaDiscoveryRequest { node: node("core1", id), ..ask(CLUSTER, &[]) }).unwrap()
     }
 
-    fn send(&self, request: DeltaDiscoveryRequest) {
+    pub(crate) fn send(&self, request: DeltaDiscoveryRequest) {
         self.runtime.block_on(self.requests.send(request)).expect("the stream stands");
     }
 
@@ -112,7 +112,7 @@ impl Client {
         self.runtime.block_on(async { timeout(limit, self.responses.message()).await.ok() })
     }
 
-    fn end(&mut self) -> Status {
+    pub(crate) fn end(&mut self) -> Status {
         loop {
             match self.within(SOON).expect("an end in time") {
                 Err(status) => return status,
@@ -130,7 +130,7 @@ impl Client {
 }
 
 /// Whether a resource of that name comes, whatever else comes before it.
-fn comes(client: &mut Client, name: &str) {
+pub(crate) fn comes(client: &mut Client, name: &str) {
     let mut seen = Vec::new();
     loop {
         let Some(response) = client.within(SOON) else { panic!("{name} does not come; these came: {seen:?}") };

@@ -7,6 +7,7 @@ mod harness_works;
 mod accepted;
 mod attacks;
 mod change;
+mod corner;
 mod csds;
 mod failover;
 mod faults;

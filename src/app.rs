@@ -115,7 +115,7 @@ impl App {
             pipeline::confirm(asked, Arc::clone(&store), keyspace.clone(), name, state.clone(), cancel.clone());
         spawn(&mut tasks, confirm);
 
-        let api = bind(args.api_listen, "--api-listen").await?;
+        let api = bind(args.api_listen, "--api-listen")?;
         let settings = replica_settings(args, &replica, api.local_addr()?, state.clone())?;
         let (replicas, registrar) = Replicas::join(settings, Arc::clone(&store), &keyspace, cancel.clone());
         spawn(&mut tasks, registrar);
@@ -268,8 +268,8 @@ fn etcd_config(endpoints: Vec<String>, args: &EtcdArgs) -> Result<EtcdConfig> {
 }
 
 /// Binds a port, in words when it is taken.
-async fn bind(address: SocketAddr, what: &str) -> Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address} ({what})"))
+fn bind(address: SocketAddr, what: &str) -> Result<TcpListener> {
+    intake::bind(address).with_context(|| format!("cannot listen on {address} ({what})"))
 }
 
 async fn start_http(
@@ -278,7 +278,7 @@ async fn start_http(
     cancel: &CancellationToken,
     tasks: &mut JoinSet<Result<()>>,
 ) -> Result<SocketAddr> {
-    let listener = bind(args.http_listen, "--http-listen").await?;
+    let listener = bind(args.http_listen, "--http-listen")?;
     let address = listener.local_addr()?;
     let router = api::router(HttpState {
         metrics: Arc::new({
@@ -344,7 +344,7 @@ async fn start_xds(
     let tls = tls::server(files, tasks, cancel)?;
     let routes = service::routes(shared).add_service(reporting);
     let limits = Limits { age: args.max_connection_age, ..limits(args) };
-    listen(bind(args.xds_listen, "--xds-listen").await?, (tls, limits), routes, cancel, tasks)
+    listen(bind(args.xds_listen, "--xds-listen")?, (tls, limits), routes, cancel, tasks)
 }
 
 async fn start_api(

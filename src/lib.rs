@@ -85,4 +85,6 @@ pub mod app;
 pub mod demo;
 pub mod telemetry;
 #[cfg(test)]
+mod fuzzing;
+#[cfg(test)]
 mod tidy;

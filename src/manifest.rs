@@ -3,6 +3,8 @@
 mod certificate;
 mod envelope;
 mod filter;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod gateway;
 pub mod regex;
 mod route;

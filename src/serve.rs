@@ -4,9 +4,12 @@ mod absent;
 pub mod csds;
 mod doubts;
 pub mod fanout;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod intake;
 pub mod lrs;
 mod machine;
+mod requests;
 pub mod service;
 pub mod session;
 pub mod sotw;

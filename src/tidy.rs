@@ -1,6 +1,7 @@
 //! The rules of this source tree that the compiler does not hold, as tests: which module may name which, where the
 //! outer world may be touched, no dead files, files that say their job and stay short.
 
+mod protocol;
 mod rules;
 mod source;
 mod tests;

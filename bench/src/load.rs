@@ -3,12 +3,13 @@
 mod asks;
 mod client;
 mod control;
+mod line;
 mod pool;
 mod scout;
 
 pub use self::control::run;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
 
@@ -26,7 +27,10 @@ pub enum Mode {
 /// What one generator does.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    pub server: SocketAddr,
+    /// Clients are spread over them, and go to the next when one loses them.
+    pub servers: Vec<SocketAddr>,
+    /// The folder of a proxy's certificate, for mutual TLS.
+    pub tls: Option<PathBuf>,
     pub clients: usize,
     /// Resources of a type that the server has.
     pub resources: usize,
@@ -50,7 +54,8 @@ impl Settings {
     /// A word that means nothing.
     pub fn parse(words: impl Iterator<Item = String>) -> Result<Self> {
         let mut settings = Self {
-            server: SocketAddr::from(([127, 0, 0, 1], 18_000)),
+            servers: vec![SocketAddr::from(([127, 0, 0, 1], 18_000))],
+            tls: None,
             clients: 100,
             resources: 1_000,
             mode: Mode::Cds,
@@ -64,7 +69,11 @@ impl Settings {
             let (key, value) = word.split_once('=').with_context(|| format!("{word:?} is no key=value"))?;
             let number = || value.parse::<usize>().with_context(|| format!("{key}={value}: no number"));
             match key {
-                "server" => settings.server = value.parse().with_context(|| format!("{value:?} is no IP:port"))?,
+                "server" => {
+                    let servers = value.split(',').map(str::parse).collect::<Result<_, _>>();
+                    settings.servers = servers.with_context(|| format!("{value:?} is no IP:port, or several"))?;
+                }
+                "tls" => settings.tls = Some(value.into()),
                 "clients" => settings.clients = number()?,
                 "resources" => settings.resources = number()?,
                 "mode" if value == "cds" => settings.mode = Mode::Cds,

@@ -7,6 +7,7 @@ mod process;
 mod report;
 mod runs;
 mod server;
+mod storms;
 mod tidegate;
 
 pub use self::runs::{Plan, run};

@@ -9,13 +9,13 @@ use std::{
 use super::{SLACK, Target, rest};
 use crate::world::Machine;
 
-const HEADERS: u8 = 1;
+pub(super) const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
+pub(super) const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
-const END_HEADERS: u8 = 4;
+pub(super) const END_HEADERS: u8 = 4;
 
 /// GOAWAY's reason for whoever asks too much.
 const ENHANCE_YOUR_CALM: u32 = 11;
@@ -24,7 +24,7 @@ const GROWTH_MAX: u64 = 8 << 10;
 /// `POST /` on `a`, in HPACK: what a stream begins with.
 const POST: &[u8] = b"\x83\x86\x84\x41\x01a";
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     let mut bytes = vec![length[1], length[2], length[3], kind, flags];
     bytes.extend(stream.to_be_bytes());
@@ -167,7 +167,7 @@ fn a_flood_of_empty_data_is_bounded() {
 }
 
 /// The head of an ADS call in HPACK.
-fn ads() -> Vec<u8> {
+pub(super) fn ads() -> Vec<u8> {
     let path = b"/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
     let mut head = b"\x83\x86\x41\x01a\x44".to_vec();
     head.push(u8::try_from(path.len()).unwrap());

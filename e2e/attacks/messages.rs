@@ -35,8 +35,14 @@ fn request(metadata: &[u8]) -> Vec<u8> {
     [field(1, &node(metadata)), field(2, CLUSTER)].concat()
 }
 
+/// A first request for clusters of a proxy of the core site.
+pub(super) fn request_of(id: &str) -> Vec<u8> {
+    let node = [field(1, id.as_bytes()), field(4, &field(3, b"core1"))].concat();
+    [field(1, &node), field(2, CLUSTER)].concat()
+}
+
 /// A gRPC message with its true length.
-fn message(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn message(bytes: &[u8]) -> Vec<u8> {
     let mut out = vec![0];
     out.put_u32(u32::try_from(bytes.len()).unwrap());
     out.extend(bytes);

@@ -1,18 +1,40 @@
 //! Admission of connections: caps, deadlines, TLS, who the peer is; and HTTP/2 with every limit set.
+//!
+//! A storm, when all proxies come (back) at once, goes through three doors, each as wide as the machine can serve at a
+//! time, so that some are done early instead of all late, and memory does not grow with the number of those that wait:
+//!
+//! 1. The kernel's accept queue is long and emptied at once: a connection that waits here costs a file. Where it was
+//!    short, the kernel forgot handshakes, clients tried for a minute, and were reset.
+//! 2. So many connections are *being opened* at a time: TLS, preface, and the first request with its 61 kB of node and
+//!    up to as much again of versions per thousand resources. By turns of addresses; a silent one takes no turn.
+//! 3. So many bytes of *large responses* are under way at a time, by turns of sites. A proxy that reports what it has is
+//!    sent little, and does not wait here for those that come with nothing.
+//!
+//! What waits behind a door has a deadline, and whoever is slow is waited for by nobody: see [`gate`].
 
+mod arrival;
 mod connection;
+mod gate;
+mod outgoing;
 mod places;
 mod tls;
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use hyper::{Request, body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::watch,
     task::JoinSet,
-    time::{Instant, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -20,11 +42,22 @@ use tonic::{codegen::Service, service::Routes};
 
 use self::{
     connection::{Connection, Socket},
-    places::{Full, Place, Places},
+    gate::Gate,
+    outgoing::{Outgoing, Reaper, Turns},
+    places::{Full, Place, Places, one_host},
 };
 use crate::identity::{self, Peer};
 
-pub use self::tls::mutual_tls;
+pub use self::{arrival::Arrival, tls::mutual_tls};
+
+/// Connections that the kernel keeps for us to accept, as far as it is allowed to (`net.core.somaxconn`): a storm comes
+/// faster than a busy core accepts.
+const BACKLOG: u32 = 16_384;
+
+/// Nobody waits longer for a turn, whatever is under way.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// How often deadlines that nobody is woken for are looked at.
+const TICK: Duration = Duration::from_millis(250);
 
 /// The TLS of a port: new handshakes use what is newest.
 pub type Tls = watch::Receiver<Arc<rustls::ServerConfig>>;
@@ -36,10 +69,21 @@ pub struct Limits {
     pub connections: usize,
     /// Connections at a time from one address.
     pub per_address: usize,
+    /// Connections being opened at a time, until their first request is read. Each takes two to four round trips and
+    /// 0.1 to 0.4 ms of CPU, so that fewer would leave a core idle where clients are far away; and up to some 200 kB.
+    pub openings: usize,
+    /// Bytes of large responses under way at a time: 0.2 s of one core's work, and what 10 Gbit/s carry in as long, so
+    /// that more would only make each of them later.
+    pub under_way: usize,
+    /// For how long somebody slow keeps the next one waiting at either door.
+    pub patience: Duration,
+    /// For the first byte, and again for the HTTP/2 preface: keep-alive does not cover the time before it.
+    pub preface: Duration,
     /// For the TLS handshake.
     pub handshake: Duration,
-    /// From then to the HTTP/2 preface: keep-alive does not cover the time before it.
-    pub preface: Duration,
+    /// A client for which there is something, and which takes nothing of it for so long, is cut off. An Envoy whose main
+    /// thread is busy with what it was sent last does not read for seconds.
+    pub stall: Duration,
     /// After this, give or take a fifth, a connection is asked to go, so that proxies spread over replicas anew.
     pub age: Option<Duration>,
     /// For streams to end once their connection was asked to go.
@@ -52,8 +96,12 @@ impl Default for Limits {
         Self {
             connections: 20_000,
             per_address: 2_000,
-            handshake: seconds(5),
+            openings: 512,
+            under_way: 256 << 20,
+            patience: seconds(1),
             preface: seconds(4),
+            handshake: seconds(5),
+            stall: seconds(60),
             age: None,
             grace: seconds(5),
         }
@@ -79,6 +127,17 @@ fn hardened() -> http2::Builder<TokioExecutor> {
     http
 }
 
+/// A listener at `address` whose accept queue holds a storm.
+///
+/// # Errors
+/// An address that is taken, or not ours.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 /// Serves `routes` on `listener` until `cancel`, then for at most the grace period.
 /// With `tls` (which has to require client certificates) handlers find a proven [`Peer`] in the request's extensions.
 ///
@@ -91,14 +150,26 @@ pub async fn serve(
     limits: Limits,
     cancel: CancellationToken,
 ) -> io::Result<()> {
-    let intake = Arc::new(Intake { tls, routes: routes.prepare(), limits, http: hardened(), cancel });
+    let intake = Arc::new(Intake {
+        tls,
+        routes: routes.prepare(),
+        limits,
+        http: hardened(),
+        openings: Gate::new(limits.openings, limits.patience, LONGEST_WAIT),
+        turns: Gate::new(limits.under_way, limits.patience, LONGEST_WAIT),
+        reaper: Reaper::default(),
+        cancel,
+    });
     let places = Places::new(limits.connections, limits.per_address);
     let mut connections = JoinSet::new();
     let mut full = Complaint::default();
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = intake.cancel.cancelled() => break,
             Some(_) = connections.join_next() => {}
+            now = tick.tick() => intake.tick(now.into_std()),
             accepted = listener.accept() => match accepted {
                 // A failing accept is waited out, never the end of the listener.
                 Err(error) => {
@@ -126,18 +197,31 @@ struct Intake {
     routes: Routes,
     limits: Limits,
     http: http2::Builder<TokioExecutor>,
+    openings: Arc<Gate<IpAddr>>,
+    turns: Arc<Turns>,
+    reaper: Reaper,
     cancel: CancellationToken,
 }
 
 impl Intake {
+    fn tick(&self, now: std::time::Instant) {
+        self.openings.tick(now);
+        self.turns.tick(now);
+        let closed = self.reaper.sweep(now, self.limits.stall);
+        if closed > 0 {
+            tracing::warn!(closed, stall = ?self.limits.stall, "clients that take nothing of what there is for them are cut off");
+        }
+    }
+
     /// One connection from its first byte to its last.
     async fn carry(self: Arc<Self>, socket: TcpStream, address: SocketAddr, place: Place) {
+        let arrival = Arrival::default();
         let admitted = tokio::select! {
             () = self.cancel.cancelled() => return,
-            admitted = self.admit(socket, address, place) => admitted,
+            admitted = self.admit(socket, address, place, &arrival) => admitted,
         };
         let ended = match admitted {
-            Ok((connection, peer)) => Box::pin(self.serve(connection, peer)).await,
+            Ok((connection, peer)) => Box::pin(self.serve(connection, peer, arrival)).await,
             Err(error) => Err(error.into()),
         };
         if let Err(error) = ended {
@@ -145,8 +229,20 @@ impl Intake {
         }
     }
 
-    async fn admit(&self, socket: TcpStream, address: SocketAddr, place: Place) -> io::Result<(Connection, Peer)> {
+    async fn admit(
+        &self,
+        socket: TcpStream,
+        address: SocketAddr,
+        place: Place,
+        arrival: &Arrival,
+    ) -> io::Result<(Connection, Peer)> {
         socket.set_nodelay(true)?;
+        // Readiness alone may be a false alarm.
+        if timeout(self.limits.preface, socket.peek(&mut [0])).await?? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let turn = self.openings.queue(one_host(address.ip()), 1, Instant::now().into_std());
+        arrival.begin(turn.await.map_err(io::Error::other)?);
         let mut peer = Peer::plain(address.ip());
         let socket = match &self.tls {
             None => Socket::Plain(socket),
@@ -161,16 +257,28 @@ impl Intake {
         Ok((Connection::new(socket, self.limits.preface, place), peer))
     }
 
-    async fn serve(&self, connection: Connection, peer: Peer) -> Result<(), tonic::codegen::StdError> {
-        let routes = &self.routes;
+    async fn serve(
+        self: &Arc<Self>,
+        connection: Connection,
+        peer: Peer,
+        arrival: Arrival,
+    ) -> Result<(), tonic::codegen::StdError> {
+        let (intake, known) = (Arc::clone(self), arrival.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer.clone());
+            request.extensions_mut().insert(known.clone());
             // Routes are always ready.
-            routes.clone().call(request)
+            let response = intake.routes.clone().call(request);
+            let (intake, arrival) = (Arc::clone(&intake), known.clone());
+            async move {
+                let response = response.await?;
+                Ok::<_, Infallible>(response.map(|body| Outgoing::new(body, arrival, &intake.turns, &intake.reaper)))
+            }
         });
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(connection), service));
         tokio::select! {
             ended = connection.as_mut() => return Ok(ended?),
+            () = arrival.evicted() => return Err("nothing of what there is for it was taken".into()),
             () = self.cancel.cancelled() => {}
             () = self.old() => {}
         }

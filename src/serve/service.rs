@@ -21,18 +21,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{
-    Status, Streaming,
-    codegen::{Body, BoxFuture, Service, StdError},
+    Status,
+    codegen::{Body, BoxFuture, Service},
     server::NamedService,
     service::Routes,
 };
 
-use super::{
-    doubts::Doubts,
-    fanout::Fanouts,
-    stream,
-    wire::{Requests, Variant},
-};
+use super::{doubts::Doubts, fanout::Fanouts, intake::Arrival, requests::Requests, stream, wire::Variant};
 use crate::{
     feedback::{Feedback, ProxyId},
     identity::Peer,
@@ -233,11 +228,7 @@ impl<const SERVICE: usize> NamedService for Discovery<SERVICE> {
     const NAME: &'static str = SERVICES[SERVICE].0;
 }
 
-impl<const SERVICE: usize, B> Service<http::Request<B>> for Discovery<SERVICE>
-where
-    B: Body + Send + 'static,
-    B::Error: Into<StdError> + Send + 'static,
-{
+impl<const SERVICE: usize> Service<http::Request<tonic::body::Body>> for Discovery<SERVICE> {
     type Response = http::Response<tonic::body::Body>;
     type Error = Infallible;
     type Future = BoxFuture<Self::Response, Self::Error>;
@@ -246,20 +237,21 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
         let called = request.uri().path().rsplit('/').next().unwrap_or_default();
         let Some(method) = SERVICES[SERVICE].1.iter().find(|method| method.name == called) else {
             let refusal = Status::unimplemented("the streaming methods are served, Fetch… is not");
             return Box::pin(std::future::ready(Ok(refusal.into_http())));
         };
         let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+        let arrival = request.extensions().get::<Arrival>().cloned().unwrap_or_default();
         let shared = &self.inner.shared;
         let believable = peer.spiffe.is_some() || peer.loopback || shared.allow_unproven;
         let limit = if believable { MAX_REQUEST } else { MAX_REQUEST_UNPROVEN };
-        let requests = Streaming::new_request(Requests(method.variant), request.into_body(), None, Some(limit));
+        let requests = Requests::new(request.into_body(), method.variant, limit);
         // Room for one frame being written and one that waits: what is newer is decided when there is room again.
         let (tx, frames) = mpsc::channel(1);
-        let stream = stream::run(Arc::clone(&self.inner), peer, method, requests, tx);
+        let stream = stream::run(Arc::clone(&self.inner), (peer, arrival), method, requests, tx);
         // A panic ends this stream and no other of its connection.
         let stream = Box::pin(
             AssertUnwindSafe(stream)

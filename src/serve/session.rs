@@ -3,6 +3,8 @@
 //! [`Session::on_request`] takes what the proxy says, [`Session::poll`] gives what has to be sent next, if anything, and
 //! [`Session::next_deadline`] says when to poll again although nothing happened. A publish needs no call of its own: the
 //! session compares its cursors with the view whenever it is polled.
+//!
+//! `docs/protocol.md` has the protocol's rules by number, each with the test that holds it.
 
 mod beats;
 #[cfg(test)]
@@ -13,6 +15,8 @@ mod kind;
 #[cfg(test)]
 mod model_tests;
 mod poll;
+#[cfg(test)]
+mod rules_tests;
 #[cfg(test)]
 mod stale_tests;
 #[cfg(test)]

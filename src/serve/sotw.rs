@@ -1,5 +1,7 @@
 //! One state-of-the-world stream as a state machine without I/O: the older form of xDS, which gRPC clients speak.
 //!
+//! `docs/protocol.md` has the protocol's rules by number, each with the test that holds it.
+//!
 //! Order is that of the delta session: clusters, what belongs to them, then what names them; a listener or route
 //! configuration whose new content needs a cluster that is not acknowledged waits for it, a cluster that is gone stays
 //! in the set until nothing that the client has acknowledged names it.
@@ -36,13 +38,13 @@ use self::kind::{Flight, Kind};
 use super::{
     absent::{Absent, Why},
     doubts::Doubt,
-    session::{Client, MAX_NAME, MAX_NAMES, Moment, Trust, Violation, tiers},
+    session::{Client, MAX_NAME, MAX_NAMES, Moment, Trust, Violation},
 };
 use crate::{
     feedback,
     model::Role,
     snapshot::{Content, Seq},
-    xds::{Resource, ResourceType, ServiceNeed, Version},
+    xds::{Resource, ResourceType, Version},
 };
 
 /// One `DiscoveryRequest`, as far as it concerns us.

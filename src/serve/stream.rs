@@ -11,10 +11,12 @@ use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until, timeout},
 };
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use super::{
+    intake::Arrival,
     machine::Machine,
+    requests::Requests,
     service::{Admitted, Fleet, Inner, Method},
     session::{Client, Moment, Session, Violation},
     sotw,
@@ -30,6 +32,10 @@ use crate::{
 
 /// Bytes of a site's or a node's name, about.
 const CLAIM_MAX: usize = 256;
+/// Bytes of a refusal's words in the log.
+const REFUSAL_MAX: usize = 1024;
+/// Between two refusals of one stream in the log: a storm of them is not to become one of lines.
+const TOLD: Duration = Duration::from_secs(1);
 /// A stream says who it is within this.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// Requests that are kept for a proxy that is answered nothing.
@@ -46,9 +52,9 @@ const RENEWED: Duration = Duration::from_secs(10);
 /// Runs the stream to its end; `Ok` when the proxy ended it.
 pub(super) async fn run(
     inner: Arc<Inner>,
-    peer: Peer,
+    (peer, arrival): (Peer, Arrival),
     service: &'static Method,
-    mut requests: Streaming<Ask>,
+    mut requests: Requests,
     frames: mpsc::Sender<Bytes>,
 ) -> Result<(), Status> {
     let first = timeout(FIRST_REQUEST, requests.message());
@@ -56,9 +62,14 @@ pub(super) async fn run(
     let Some(mut first) = first else { return Ok(()) };
     // The node is only guaranteed in the first request; a later, different one is ignored.
     let node = first.take_node().unwrap_or_default();
-    let claim = NodeClaim { delta: service.variant == Variant::Delta, ..node.claim()? };
+    let (claim, drain) = (NodeClaim { delta: service.variant == Variant::Delta, ..node.claim()? }, node.drain_time());
+    let [expires, unwraps] = ["xds.config.supports-resource-ttl", "xds.config.resource-in-sotw"].map(|it| node.can(it));
+    // Its metadata would keep the bytes of the whole request for as long as the stream lives.
+    drop(node);
     let who = Who { inner, peer, claim };
-    let id = ProxyId { site: shown(&who.claim.site), node: shown(&who.claim.id) };
+    let name = |claim| cut(claim, CLAIM_MAX).into();
+    let id = ProxyId { site: name(&who.claim.site), node: name(&who.claim.id) };
+    arrival.known(&id.site);
     let mut fleet = who.inner.shared.fleet.clone();
     let resolved = who.resolve(&mut fleet.sites);
     let mut kept = vec![first];
@@ -78,14 +89,8 @@ pub(super) async fn run(
     // Only now: nobody may push out the streams of a proxy that it merely claims to be.
     let admitted = who.inner.admit(&id, service.only.is_none());
     let reader = who.inner.shared.views.open(&audience);
-    let drain = node.drain_time().unwrap_or_else(|| fleet.sites.borrow().drain_time);
-    let client = Client {
-        role: audience.role,
-        proven: audience.proven,
-        drain,
-        expires: node.can("xds.config.supports-resource-ttl"),
-        unwraps: node.can("xds.config.resource-in-sotw"),
-    };
+    let drain = drain.unwrap_or_else(|| fleet.sites.borrow().drain_time);
+    let client = Client { role: audience.role, proven: audience.proven, drain, expires, unwraps };
     let doubt = who.inner.doubts.of(&id);
     let session = match service.variant {
         Variant::Delta => {
@@ -110,14 +115,15 @@ pub(super) async fn run(
         complete: false,
         confirming: None,
         ends: None,
+        told: None,
     };
     stream.run(requests, kept).await
 }
 
-/// A claim as far as it is kept: longer ones are refused, but named.
-fn shown(claim: &str) -> Arc<str> {
-    let end = claim.char_indices().map(|(at, _)| at).find(|at| *at >= CLAIM_MAX).unwrap_or(claim.len());
-    claim.get(..end).unwrap_or_default().into()
+/// Words of somebody else as far as they are kept: a claim that is longer is refused, but named.
+fn cut(words: &str, max: usize) -> &str {
+    let end = words.char_indices().map(|(at, _)| at).find(|at| *at >= max).unwrap_or(words.len());
+    words.get(..end).unwrap_or_default()
 }
 
 fn now() -> std::time::Instant {
@@ -145,7 +151,7 @@ impl Who {
     async fn wait(
         &self,
         sites: &mut watch::Receiver<Arc<Sites>>,
-        requests: &mut Streaming<Ask>,
+        requests: &mut Requests,
         kept: &mut Vec<Ask>,
         proxy: &Connected,
     ) -> Result<Option<Audience>, Status> {
@@ -194,6 +200,8 @@ struct Stream {
     confirming: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
     /// When it ends so that the proxy is compared anew.
     ends: Option<Instant>,
+    /// When a refusal was last told of in the log.
+    told: Option<Instant>,
 }
 
 async fn answer(question: &mut Option<Pin<Box<dyn Future<Output = bool> + Send>>>) -> bool {
@@ -204,7 +212,7 @@ async fn answer(question: &mut Option<Pin<Box<dyn Future<Output = bool> + Send>>
 }
 
 impl Stream {
-    async fn run(mut self, mut requests: Streaming<Ask>, kept: Vec<Ask>) -> Result<(), Status> {
+    async fn run(mut self, mut requests: Requests, kept: Vec<Ask>) -> Result<(), Status> {
         for request in kept {
             self.request(request)?;
         }
@@ -270,7 +278,11 @@ impl Stream {
                 return Err(Status::invalid_argument(format!("this service has {} only", only.url())));
             }
         }
-        if let Some((kind, error)) = request.refusal() {
+        if let Some((kind, error)) = request.refusal()
+            && self.told.is_none_or(|told| told.elapsed() >= TOLD)
+        {
+            self.told = Some(Instant::now());
+            let error = cut(error, REFUSAL_MAX);
             tracing::warn!(node = %self.proxy.id.node, site = %self.proxy.id.site, kind, error, "a response is refused");
         }
         let content = self.reader.view().read();

@@ -1,5 +1,8 @@
 //! The service over loopback, with a client of its own making: bytes, identity, refusal, eviction, shutdown.
 
+mod rules;
+mod storm;
+
 use std::{sync::Arc, time::Duration};
 
 use envoy_types::pb::{

@@ -8,10 +8,7 @@ use prost::{
     encoding::{self, WireType},
 };
 use prost_types::value::Kind;
-use tonic::{
-    Status,
-    codec::{DecodeBuf, Decoder},
-};
+use tonic::Status;
 
 use super::{session::Request, sotw};
 use crate::{identity::NodeClaim, xds::Resource};
@@ -266,23 +263,6 @@ impl Ask {
             Self::Delta(request) => &mut request.type_url,
             Self::World(request) => &mut request.type_url,
         }
-    }
-}
-
-/// Reads requests of one form.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Requests(pub(super) Variant);
-
-impl Decoder for Requests {
-    type Item = Ask;
-    type Error = Status;
-
-    fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<Ask>, Status> {
-        let (name, decoded) = match self.0 {
-            Variant::Delta => ("DeltaDiscoveryRequest", DeltaRequest::decode(source).map(Ask::Delta)),
-            Variant::World => ("DiscoveryRequest", WorldRequest::decode(source).map(Ask::World)),
-        };
-        decoded.map(Some).map_err(|e| Status::invalid_argument(format!("no {name}: {e}")))
     }
 }
 

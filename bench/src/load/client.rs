@@ -2,14 +2,17 @@
 
 use std::{
     io::{self, ErrorKind, Read},
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     rc::Rc,
+    sync::Arc,
 };
 
+use rustls::ClientConfig;
 use socket2::{Domain, Socket, Type};
 
 use super::{
     asks::{Asks, ack},
+    line::Line,
     scout::Scout,
 };
 use crate::{
@@ -45,7 +48,7 @@ pub struct Progress {
 
 /// One client.
 pub struct Client {
-    pub socket: TcpStream,
+    pub line: Line,
     pub id: usize,
     pub connected: bool,
     /// The server has said something: it has taken the connection.
@@ -84,7 +87,7 @@ impl Client {
     ///
     /// # Errors
     /// Of the sockets.
-    pub fn open(server: SocketAddr, id: usize, window: u32) -> io::Result<Self> {
+    pub fn open(server: SocketAddr, tls: Option<&Arc<ClientConfig>>, id: usize, window: u32) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(server), Type::STREAM.nonblocking(), None)?;
         socket.set_tcp_nodelay(true)?;
         if server.ip().is_loopback() && server.is_ipv4() {
@@ -98,7 +101,7 @@ impl Client {
             _ => {}
         }
         Ok(Self {
-            socket: socket.into(),
+            line: Line::new(socket.into(), server.ip(), tls)?,
             id,
             connected: false,
             greeted: false,
@@ -124,7 +127,7 @@ impl Client {
     /// A connection that was refused or is broken.
     pub fn writable(&mut self, habits: &Habits<'_>, warm: bool) -> io::Result<()> {
         if !self.connected {
-            if let Some(error) = self.socket.take_error()? {
+            if let Some(error) = self.line.socket.take_error()? {
                 return Err(error);
             }
             self.connected = true;
@@ -149,7 +152,10 @@ impl Client {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.writing = self.outbox.flush(&mut self.socket)?;
+        self.writing = self.line.push()?;
+        if self.line.ready() {
+            self.writing = self.outbox.flush(&mut self.line)? | self.line.push()?;
+        }
         Ok(())
     }
 
@@ -170,10 +176,14 @@ impl Client {
     /// A stream or connection that ended, in words.
     pub fn readable(&mut self, scratch: &mut [u8], habits: &Habits<'_>, now: u64) -> io::Result<Progress> {
         let mut progress = Progress::default();
-        let read = match self.socket.read(scratch) {
+        let read = match self.line.read(scratch) {
+            // A handshake that is under way answers before it says anything.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.flush()?;
+                return Ok(progress);
+            }
             Ok(0) => return Err(io::Error::other("the server closed the connection")),
             Ok(read) => read,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(progress),
             Err(error) => return Err(error),
         };
         progress.bytes = read as u64;

@@ -8,6 +8,7 @@
 //! | `open warm` | at once `{"armed":true}`; then, when all clients, which named the versions that the scout saw, have a change |
 //! | `round [NAME]` | at once `{"armed":true}`; then, when all clients (that ask for it) have a change from after the order |
 //! | `measure`, `measured` | at once: ages of changes at their receipt in between |
+//! | `warmed` | at once: from now on whoever is lost comes back with what the scout saw |
 //! | `stall COUNT` | at once |
 //! | `opening COUNT` | at once: so many connections are begun and not yet taken by the server at a time |
 //! | `drop` | all connections are closed |
@@ -116,6 +117,10 @@ fn obey(pool: &mut Pool, line: &str) -> Result<Option<Wait>> {
             json!({"measuring": true})
         }
         ["measured"] => json!({"ages": ages(pool), "totals": pool.totals, "faults": pool.faults}),
+        ["warmed"] => {
+            pool.come_back_warm();
+            json!({"warmed": true})
+        }
         ["stall", count] => {
             pool.stall(count.parse().context("stall COUNT")?);
             json!({"stalled": count})

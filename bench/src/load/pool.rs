@@ -4,17 +4,20 @@ use std::{
     collections::VecDeque,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
 };
 
 use anyhow::Result;
 use hdrhistogram::Histogram;
 use rustix::event::{Timespec, epoll};
+use rustls::ClientConfig;
 use serde::Serialize;
 
 use super::{
     Mode, Settings,
     asks::Asks,
     client::{Client, Habits, Progress},
+    line::mutual_tls,
     scout::{Held, Scout},
 };
 use crate::{clock, resources::Resource};
@@ -46,8 +49,11 @@ pub enum Goal {
 
 pub struct Pool {
     pub settings: Settings,
+    tls: Option<Arc<ClientConfig>>,
     epoll: OwnedFd,
     clients: Vec<Option<Client>>,
+    /// How often each was lost: it goes to the next server then.
+    moves: Vec<usize>,
     scout: Option<Client>,
     held: Held,
     asks: Asks,
@@ -72,16 +78,19 @@ impl Pool {
     /// Without clients yet, and listening to standard input.
     ///
     /// # Errors
-    /// Of epoll.
+    /// Of epoll, and of files for TLS.
     pub fn new(settings: Settings, input: BorrowedFd<'_>) -> Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, input, epoll::EventData::new_u64(INPUT), epoll::EventFlags::IN)?;
         let held = Held::default();
         let asks = Asks::new(&settings, &held, false);
+        let tls = settings.tls.as_deref().map(mutual_tls).transpose()?;
         Ok(Self {
             settings,
+            tls,
             epoll,
             clients: Vec::new(),
+            moves: Vec::new(),
             scout: None,
             held,
             asks,
@@ -105,12 +114,12 @@ impl Pool {
     /// # Errors
     /// Of the sockets.
     pub fn send_scout(&mut self) -> Result<()> {
-        let mut scout = Client::open(self.settings.server, 9_999_999, self.settings.window)?;
+        let mut scout = self.connect(9_999_999)?;
         scout.scout = Some(Box::default());
         // It asks for everything, whatever the others ask for.
         self.asks = Asks::new(&Settings { mode: Mode::Eds, ..self.settings.clone() }, &Held::default(), false);
         self.warm = false;
-        epoll::add(&self.epoll, scout.socket.as_fd(), epoll::EventData::new_u64(SCOUT), both())?;
+        epoll::add(&self.epoll, scout.line.as_fd(), epoll::EventData::new_u64(SCOUT), both())?;
         self.scout = Some(scout);
         Ok(())
     }
@@ -141,10 +150,25 @@ impl Pool {
         self.asks = Asks::new(&self.settings, &self.held, warm);
         self.warm = warm;
         self.clients = std::iter::repeat_with(|| None).take(self.settings.clients).collect();
+        self.moves = vec![0; self.settings.clients];
         let now = clock::now();
         self.to_open = (0..self.settings.clients).map(|id| (now, id)).collect();
         self.opening = 0;
         self.open_more();
+    }
+
+    /// From now on whoever is lost comes back with what the scout saw.
+    pub fn come_back_warm(&mut self) {
+        self.asks = Asks::new(&self.settings, &self.held, true);
+        self.warm = true;
+    }
+
+    fn connect(&self, id: usize) -> io::Result<Client> {
+        let servers = &self.settings.servers;
+        let moved = self.moves.get(id).copied().unwrap_or(0);
+        let server = servers.get((id + moved) % servers.len().max(1)).copied();
+        let server = server.ok_or_else(|| io::Error::other("no server is named"))?;
+        Client::open(server, self.tls.as_ref(), id, self.settings.window)
     }
 
     fn open_more(&mut self) {
@@ -152,8 +176,8 @@ impl Pool {
         while self.opening < self.settings.opening
             && let Some((_, id)) = pop_if(&mut self.to_open, |(due, _)| *due <= now)
         {
-            let opened = Client::open(self.settings.server, id, self.settings.window).and_then(|client| {
-                epoll::add(&self.epoll, client.socket.as_fd(), epoll::EventData::new_u64(id as u64), both())?;
+            let opened = self.connect(id).and_then(|client| {
+                epoll::add(&self.epoll, client.line.as_fd(), epoll::EventData::new_u64(id as u64), both())?;
                 Ok(client)
             });
             match opened {
@@ -264,7 +288,7 @@ impl Pool {
         }
         if client.connected != was_connected || client.writing != was_writing {
             let wanted = if client.writing { both() } else { epoll::EventFlags::IN };
-            let modified = epoll::modify(&self.epoll, client.socket.as_fd(), epoll::EventData::new_u64(token), wanted);
+            let modified = epoll::modify(&self.epoll, client.line.as_fd(), epoll::EventData::new_u64(token), wanted);
             done = done.and_then(|progress| modified.map(|()| progress).map_err(Into::into));
         }
         // Not when it is connected: the kernel does that, and forgets who does not fit into the server's accept queue.
@@ -312,9 +336,12 @@ impl Pool {
         }
     }
 
-    /// A connection is lost; its client comes back after 0.5 to 1 s, as an Envoy does.
+    /// A connection is lost; its client comes back after 0.5 to 1 s, as an Envoy does, and to the next server.
     fn fault(&mut self, id: usize, error: &io::Error) {
         self.totals.lost += 1;
+        if let Some(moves) = self.moves.get_mut(id) {
+            *moves += 1;
+        }
         let pause = 500 * MILLISECOND + (id as u64 * 7_919 % 500) * MILLISECOND;
         self.to_open.push_back((clock::now() + pause, id));
         if self.faults.len() < 20 {

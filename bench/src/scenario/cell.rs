@@ -100,7 +100,8 @@ impl Stage {
             format!("resources={}", cell.resources),
             cell.asks.words(),
         ];
-        let mut load = Generator::start(&setup.dir, &[&words, more].concat())?;
+        let tls: Vec<String> = server.tls.iter().map(|dir| format!("tls={}", dir.display())).collect();
+        let mut load = Generator::start(&setup.dir, &[&words, more, &tls].concat())?;
         load.order("scout")?;
         std::thread::sleep(Duration::from_millis(300));
         let empty = server.process.memory("VmRSS")?;

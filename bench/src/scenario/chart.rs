@@ -11,7 +11,7 @@ const TOP: f64 = 44.0;
 
 fn colour(kind: Kind) -> &'static str {
     match kind {
-        Kind::Tidegate | Kind::TidegateEtcd => "#1f6feb",
+        Kind::Tidegate | Kind::TidegateTls | Kind::TidegateEtcd => "#1f6feb",
         Kind::Floor => "#8c959f",
         Kind::Naive => "#bf8700",
         Kind::Baseline => "#cf222e",

@@ -1,19 +1,18 @@
 //! The load generator's process, and its answers.
 
-use std::{
-    io::{BufRead, BufReader, Write},
-    path::Path,
-    process::ChildStdout,
-};
+use std::{io::Write, path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::process::{LOAD, Process};
+use super::process::{LOAD, Lines, Process};
+
+/// For an answer; the generator itself gives up after three minutes.
+const LIMIT: Duration = Duration::from_secs(240);
 
 pub struct Generator {
     pub process: Process,
-    answers: BufReader<ChildStdout>,
+    answers: Lines,
 }
 
 impl Generator {
@@ -24,7 +23,7 @@ impl Generator {
     pub fn start(dir: &Path, words: &[String]) -> Result<Self> {
         let program = beside("xds-load")?;
         let mut process = Process::start("xds-load", LOAD, dir, &[&[program], words].concat())?;
-        let answers = BufReader::new(process.child.stdout.take().context("no standard output")?);
+        let answers = process.lines()?;
         Ok(Self { process, answers })
     }
 
@@ -43,9 +42,8 @@ impl Generator {
     /// # Errors
     /// As [`Generator::order`].
     pub fn answer(&mut self) -> Result<Value> {
-        let mut line = String::new();
-        self.answers.read_line(&mut line)?;
-        let answer: Value = serde_json::from_str(&line).with_context(|| format!("the generator ended: {line:?}"))?;
+        let line = self.answers.next(LIMIT)?;
+        let answer: Value = serde_json::from_str(&line).with_context(|| format!("no answer: {line:?}"))?;
         if answer.get("failed").is_some() || answer["complete"] == false {
             bail!("a failed run: {answer}");
         }

@@ -2,8 +2,10 @@
 
 use std::{
     fs::File,
+    io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
+    sync::mpsc::{Receiver, sync_channel},
     time::{Duration, Instant},
 };
 
@@ -55,6 +57,31 @@ impl Process {
         Ok(Self { child, name: name.to_owned() })
     }
 
+    /// What it says on standard output, line by line; once.
+    ///
+    /// # Errors
+    /// They were asked for before.
+    pub fn lines(&mut self) -> Result<Lines> {
+        let output = self.child.stdout.take().context("no standard output")?;
+        let (said, lines) = sync_channel(16);
+        // Ends with the process, or with whoever listens.
+        std::thread::spawn(move || {
+            let lines = BufReader::new(output).lines().map_while(Result::ok);
+            lines.take_while(|line| said.send(line.clone()).is_ok()).for_each(drop);
+        });
+        Ok(Lines { name: self.name.clone(), lines })
+    }
+
+    /// Ends it at once, as a crash does.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn kill(&mut self) -> Result<()> {
+        self.signal(Signal::KILL);
+        self.child.wait().with_context(|| format!("{} does not end", self.name))?;
+        Ok(())
+    }
+
     fn proc(&self, file: &str) -> Result<String> {
         let path = format!("/proc/{}/{file}", self.child.id());
         std::fs::read_to_string(&path).with_context(|| format!("{} is gone ({path})", self.name))
@@ -89,6 +116,23 @@ impl Process {
             // It may have ended by itself.
             let _ = kill_process(pid, signal);
         }
+    }
+}
+
+/// Lines of a process, none of which is waited for without end.
+pub struct Lines {
+    name: String,
+    lines: Receiver<String>,
+}
+
+impl Lines {
+    /// The next line.
+    ///
+    /// # Errors
+    /// None came within `limit`, or the process has ended.
+    pub fn next(&mut self, limit: Duration) -> Result<String> {
+        let name = &self.name;
+        self.lines.recv_timeout(limit).with_context(|| format!("{name} said nothing within {limit:?}, or has ended"))
     }
 }
 

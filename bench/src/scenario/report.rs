@@ -29,6 +29,13 @@ impl Table {
         }
     }
 
+    /// Says what could not be measured, and why; the rest goes on.
+    pub fn failed(&mut self, what: &str, error: &anyhow::Error) {
+        let words: String = format!("{error:#}").chars().take(400).collect();
+        eprintln!("{what}: {words}");
+        self.remarks.push(format!("{what}: failed: {words}"));
+    }
+
     pub fn markdown(&self) -> String {
         let mut out = format!("## {}\n\n{}\n\n", self.title, self.note);
         let _ = writeln!(out, "| {} |", self.head.join(" | "));
@@ -97,8 +104,8 @@ impl Report {
         let _ = writeln!(head, "- {go}; go-control-plane v0.14.0, GOGC default, GOMAXPROCS 1 by its one core");
         let only = plan.only.as_ref().map(|only| format!(" BENCH={only}")).unwrap_or_default();
         let _ = writeln!(head, "- command: `make bench{only} SCALE={} RUNS={}`", plan.scale, plan.runs);
-        head.push_str("- server on core 0, generator, etcd and the scenario itself on core 1, plain text, a connection per client, loopback; \
-                       medians, in parentheses least and most\n\n");
+        head.push_str("- server on core 0, generator, etcd and the scenario itself on core 1, plain text where it does not say TLS, a connection per client, \
+                       loopback; medians, in parentheses least and most\n\n");
         Self { head, tables: Vec::new(), failed: Vec::new(), out: plan.out.clone() }
     }
 

@@ -11,6 +11,7 @@ use super::{
     cell::{Asks, Cell, Measured, Stage, measure, middle, number, prepare},
     report::{Report, Table},
     server::{Change, Kind, Setup, folder},
+    storms,
 };
 
 /// What to run, from the environment.
@@ -29,15 +30,24 @@ pub struct Plan {
 }
 
 impl Plan {
-    fn clients(&self, full: usize) -> usize {
+    pub fn clients(&self, full: usize) -> usize {
         ((full as f64 * self.scale) as usize).max(20)
     }
 }
 
 type Scenario = fn(&Plan, &Setup) -> Result<Table>;
 
-const SCENARIOS: [(&str, Scenario); 8] =
-    [("S1", s1), ("S2", s2), ("S3", s3), ("S4", s4), ("S5", s5), ("S6", s6), ("S8", s8), ("etcd", etcd)];
+const SCENARIOS: [(&str, Scenario); 9] = [
+    ("S1", s1),
+    ("S2", s2),
+    ("S3", s3),
+    ("S4", s4),
+    ("S5", storms::cold),
+    ("S6", storms::warm),
+    ("S7", storms::failover),
+    ("S8", s8),
+    ("etcd", etcd),
+];
 
 /// Runs what the plan says, and writes the report.
 ///
@@ -98,7 +108,7 @@ fn alternate(cells: &[Cell], plan: &Plan, setup: &Setup) -> Vec<(Cell, Vec<Measu
 }
 
 /// Median, with least and most in parentheses where they differ.
-fn spread(values: Vec<f64>, digits: usize) -> String {
+pub fn spread(values: Vec<f64>, digits: usize) -> String {
     let (low, high) = values.iter().fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(*v), high.max(*v)));
     let shown = |value: f64| format!("{value:.digits$}");
     let middle = shown(middle(values.clone()));
@@ -175,9 +185,10 @@ fn cells(title: &str, note: &str, cells: &[Cell], plan: &Plan, setup: &Setup) ->
 
 fn s1(plan: &Plan, setup: &Setup) -> Result<Table> {
     let cell = |kind, asks| Cell { kind, asks, clients: plan.clients(10_000), resources: 1_000, rounds: 20 };
-    let all = [Asks::Cds, Asks::Eds].map(|asks| [cell(Kind::Floor, asks), cell(Kind::Tidegate, asks)]);
+    let all = [Asks::Cds, Asks::Eds]
+        .map(|asks| [Kind::Floor, Kind::Tidegate, Kind::TidegateTls].map(|kind| cell(kind, asks)));
     let note = "One change, all get it. Targets at N = 10,000: last ACK ≤ 400 ms; CPU ≤ 30 µs per delivery; ≤ 2 × the \
-                floor; ≤ 32 KiB per idle stream.";
+                floor; ≤ 32 KiB per idle stream, ≤ 40 KiB by TLS.";
     Ok(cells("S1: one change for all", note, all.as_flattened(), plan, setup))
 }
 
@@ -306,8 +317,10 @@ fn s3(plan: &Plan, setup: &Setup) -> Result<Table> {
                 // It has no pacing: it would only queue.
                 continue;
             }
-            let runs = (0..plan.runs).map(|_| churn(&cell, setup, rate, 10, 0)).collect::<Result<Vec<_>>>()?;
-            table.rows.push(churn_row(kind, 0, rate, &runs));
+            match (0..plan.runs).map(|_| churn(&cell, setup, rate, 10, 0)).collect::<Result<Vec<_>>>() {
+                Ok(runs) => table.rows.push(churn_row(kind, 0, rate, &runs)),
+                Err(error) => table.failed(&format!("{} at {rate} changes/s", kind.name()), &error),
+            }
         }
     }
     Ok(table)
@@ -334,68 +347,5 @@ fn s4(plan: &Plan, setup: &Setup) -> Result<Table> {
     table.remarks.push(format!("p99 moves by {:+.0} %", (p99(&with) / p99(&without) - 1.0) * 100.0));
     table.rows.push(churn_row(cell.kind, 0, 10, &without));
     table.rows.push(churn_row(cell.kind, cell.clients / 20, 10, &with));
-    Ok(table)
-}
-
-fn s5(plan: &Plan, setup: &Setup) -> Result<Table> {
-    let note = "All connect at once and want 1,000 clusters. Target at N = 10,000: ≤ 25 s, RSS peak ≤ 1 GiB.";
-    let head = ["server", "N", "seconds", "server CPU s", "MB sent", "RSS peak MiB", "connections lost"];
-    let mut table = Table::new("S5: cold storm", note, &head);
-    for kind in [Kind::Floor, Kind::Tidegate] {
-        let cell = Cell { kind, asks: Asks::Cds, clients: plan.clients(10_000), resources: 1_000, rounds: 0 };
-        let mut runs = Vec::new();
-        for _ in 0..plan.runs {
-            prepare(cell.resources, setup)?;
-            let mut stage = Stage::set(&cell, setup, &["opening=4096".to_owned()])?;
-            let before = stage.server.process.cpu()?;
-            let loaded = stage.load.order("open cold")?;
-            let cpu = stage.server.process.cpu()?.since(before).total();
-            let peak = stage.server.process.memory("VmHWM")? as f64 / 1048576.0;
-            let total = |field: &str| number(&loaded["totals"][field]);
-            runs.push([number(&loaded["seconds"]), cpu, total("bytes") / 1e6, peak, total("lost")]);
-        }
-        let of = |index: usize, digits| spread(runs.iter().map(|run| run[index]).collect(), digits);
-        table.rows.push(vec![
-            kind.name().to_owned(),
-            cell.clients.to_string(),
-            of(0, 1),
-            of(1, 1),
-            of(2, 0),
-            of(3, 0),
-            of(4, 0),
-        ]);
-    }
-    Ok(table)
-}
-
-fn s6(plan: &Plan, setup: &Setup) -> Result<Table> {
-    let note = "All connections break; one assignment changes; all come back at once, naming 1,000 clusters and 1,000 \
-                assignments with the versions that they hold. Target at N = 10,000: ≤ 10 s, < 1 % of the cold bytes; the \
-                one changed resource is all that is sent.";
-    let head =
-        ["server", "N", "cold s", "warm s", "warm CPU s", "% of the cold bytes", "resources sent per client", "lost"];
-    let mut table = Table::new("S6: warm reconnect", note, &head);
-    let cell =
-        Cell { kind: Kind::Tidegate, asks: Asks::Eds, clients: plan.clients(10_000), resources: 1_000, rounds: 0 };
-    let mut runs = Vec::new();
-    for _ in 0..plan.runs {
-        let mut stage = Stage::set(&cell, setup, &[])?;
-        let cold = stage.load.order("open cold")?;
-        stage.load.order("drop")?;
-        stage.load.order("opening 4096")?;
-        std::thread::sleep(Duration::from_secs(2));
-        let before = stage.server.process.cpu()?;
-        stage.server.change(Change::Endpoints, 0)?;
-        stage.load.order("open warm")?;
-        let warm = stage.load.answer()?;
-        let cpu = stage.server.process.cpu()?.since(before).total();
-        let count = |field: &str| number(&warm["totals"][field]) - number(&cold["totals"][field]);
-        let percent = count("bytes") / number(&cold["totals"]["bytes"]) * 100.0;
-        let each = count("resources") / cell.clients as f64;
-        runs.push([number(&cold["seconds"]), number(&warm["seconds"]), cpu, percent, each, count("lost")]);
-    }
-    let of = |index: usize, digits| spread(runs.iter().map(|run| run[index]).collect(), digits);
-    let fixed = [cell.kind.name().to_owned(), cell.clients.to_string()];
-    table.rows.push(fixed.into_iter().chain([of(0, 1), of(1, 1), of(2, 1), of(3, 2), of(4, 2), of(5, 0)]).collect());
     Ok(table)
 }

@@ -1,17 +1,18 @@
 //! A server under measurement: how it starts, and how it is told to change a resource.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::Write,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    process::ChildStdout,
+    process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 
 use super::{
     generator::beside,
-    process::{Process, SERVER},
+    process::{Lines, Process, SERVER},
     tidegate::{Driver, Etcd},
 };
 
@@ -19,6 +20,8 @@ use super::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Tidegate,
+    /// Tidegate, by mutual TLS.
+    TidegateTls,
     /// Tidegate, with etcd as its store and `etcdctl put` as the change.
     TidegateEtcd,
     Floor,
@@ -32,6 +35,7 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Tidegate => "tidegate",
+            Self::TidegateTls => "tidegate, TLS",
             Self::TidegateEtcd => "tidegate+etcd",
             Self::Floor => "floor",
             Self::Naive => "naive",
@@ -42,7 +46,7 @@ impl Kind {
     }
 
     fn ours(self) -> bool {
-        matches!(self, Self::Tidegate | Self::TidegateEtcd)
+        matches!(self, Self::Tidegate | Self::TidegateTls | Self::TidegateEtcd)
     }
 }
 
@@ -71,16 +75,66 @@ impl Setup {
     }
 }
 
+/// For a reference or a peer to make a change.
+const LIMIT: Duration = Duration::from_secs(60);
+
 enum Hand {
     /// Lines on standard input, answered by lines.
-    Lines(BufReader<ChildStdout>),
+    Lines(Lines),
     Tidegate(Box<Driver>),
+}
+
+/// A replica of Tidegate that was started, and where it listens.
+pub struct Started {
+    pub process: Process,
+    pub xds: SocketAddr,
+    pub api: SocketAddr,
+    pub http: SocketAddr,
+}
+
+impl Started {
+    /// Starts it; it need not be ready yet.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn new(setup: &Setup, name: &str, store: &str, certificates: Option<&Path>) -> Result<Self> {
+        let (xds, api, http) = (free_port()?, free_port()?, free_port()?);
+        let mut words = vec![setup.tidegate.display().to_string()];
+        // All connections come from one address.
+        let caps = ["--max-connections", "30000", "--max-connections-per-address", "30000"];
+        let flags = ["--log-level", "warn", "serve", "--replica", name, "--store", store];
+        words.extend(flags.iter().chain(&caps).map(|word| (*word).to_owned()));
+        for (flag, at) in [("--xds-listen", xds), ("--api-listen", api), ("--http-listen", http)] {
+            words.extend([flag.to_owned(), at.to_string()]);
+        }
+        if let Some(dir) = certificates {
+            let own = dir.join("control-plane/cp1");
+            let files = [("cert", own.join("tls.crt")), ("key", own.join("tls.key")), ("ca", dir.join("ca.crt"))];
+            words.extend(files.iter().flat_map(|(what, at)| [format!("--xds-{what}"), at.display().to_string()]));
+        }
+        let process = Process::start(name, SERVER, &setup.dir, &words)?;
+        Ok(Self { process, xds, api, http })
+    }
+}
+
+/// The folder of the run's certificates, made by Tidegate itself.
+fn certificates(setup: &Setup) -> Result<PathBuf> {
+    let dir = setup.dir.join("certs");
+    let made = Command::new(&setup.tidegate)
+        .arg("dev-certs")
+        .arg(&dir)
+        .args(["--site", "core1:core", "--control-plane", "cp1"])
+        .output()?;
+    ensure!(made.status.success(), "dev-certs: {}", String::from_utf8_lossy(&made.stderr));
+    Ok(dir)
 }
 
 /// A running server.
 pub struct Server {
     pub process: Process,
     pub xds: SocketAddr,
+    /// The folder of the clients' certificate.
+    pub tls: Option<PathBuf>,
     hand: Hand,
     _etcd: Option<Etcd>,
 }
@@ -91,10 +145,10 @@ impl Server {
     /// # Errors
     /// In words.
     pub fn start(kind: Kind, setup: &Setup, count: usize) -> Result<Self> {
-        let xds = free_port()?;
         if kind.ours() {
-            return Self::start_tidegate(kind, setup, count, xds);
+            return Self::start_tidegate(kind, setup, count);
         }
+        let xds = free_port()?;
         let (program, mode) = match kind {
             Kind::GoLinear | Kind::GoSnapshot => {
                 let program = setup.go.as_ref().context("there is no Go peer")?.display().to_string();
@@ -105,27 +159,21 @@ impl Server {
         let file = setup.resources(count).display().to_string();
         let words = [program, mode.to_owned(), xds.to_string(), file];
         let mut process = Process::start(&kind.name().replace(' ', "-"), SERVER, &setup.dir, &words)?;
-        let mut lines = BufReader::new(process.child.stdout.take().context("no standard output")?);
-        let mut line = String::new();
-        lines.read_line(&mut line)?;
+        let mut lines = process.lines()?;
+        let line = lines.next(LIMIT)?;
         ensure!(line.trim() == "ready", "{} does not start: {line:?}", kind.name());
-        Ok(Self { process, xds, hand: Hand::Lines(lines), _etcd: None })
+        Ok(Self { process, xds, tls: None, hand: Hand::Lines(lines), _etcd: None })
     }
 
-    fn start_tidegate(kind: Kind, setup: &Setup, count: usize, xds: SocketAddr) -> Result<Self> {
-        let (api, http) = (free_port()?, free_port()?);
+    fn start_tidegate(kind: Kind, setup: &Setup, count: usize) -> Result<Self> {
         let etcd = (kind == Kind::TidegateEtcd).then(|| Etcd::start(&setup.dir)).transpose()?;
         let store = etcd.as_ref().map_or("memory".to_owned(), |etcd| format!("etcd:{}", etcd.url));
-        // All connections come from one address.
-        let caps = ["--max-connections", "30000", "--max-connections-per-address", "30000"];
-        let flags = ["--log-level", "warn", "serve", "--store", &store].into_iter().chain(caps).map(str::to_owned);
-        let ports = [("--xds-listen", xds), ("--api-listen", api), ("--http-listen", http)];
-        let ports = ports.iter().flat_map(|(flag, at)| [(*flag).to_owned(), at.to_string()]);
-        let words: Vec<String> = [setup.tidegate.display().to_string()].into_iter().chain(flags).chain(ports).collect();
-        let process = Process::start("tidegate", SERVER, &setup.dir, &words)?;
-        let mut driver = Driver::connect(api, http, etcd.as_ref().map(|etcd| etcd.url.clone()))?;
+        let certificates = (kind == Kind::TidegateTls).then(|| certificates(setup)).transpose()?;
+        let started = Started::new(setup, "tidegate", &store, certificates.as_deref())?;
+        let mut driver = Driver::connect(started.api, started.http, etcd.as_ref().map(|etcd| etcd.url.clone()))?;
         driver.load(count)?;
-        Ok(Self { process, xds, hand: Hand::Tidegate(Box::new(driver)), _etcd: etcd })
+        let tls = certificates.map(|dir| dir.join("core/core1"));
+        Ok(Self { process: started.process, xds: started.xds, tls, hand: Hand::Tidegate(Box::new(driver)), _etcd: etcd })
     }
 
     /// Stamps resource number `index` and publishes it; returns when that has been taken.
@@ -139,8 +187,7 @@ impl Server {
                 let stdin = self.process.child.stdin.as_mut().context("no standard input")?;
                 let kind = if change == Change::Cluster { "cds" } else { "eds" };
                 writeln!(stdin, "{kind} {index}")?;
-                let mut line = String::new();
-                lines.read_line(&mut line)?;
+                let line = lines.next(LIMIT)?;
                 ensure!(line.trim() == "done", "the server says {line:?}");
                 Ok(())
             }

@@ -25,6 +25,8 @@ use crate::{clock, stamp};
 const ENDPOINTS: usize = 20;
 /// Manifests of one request.
 const BATCH: usize = 200;
+/// For one call of the API.
+const CALL: Duration = Duration::from_secs(60);
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Source {
@@ -137,7 +139,7 @@ impl Driver {
     /// # Errors
     /// It does not get ready in time.
     pub fn connect(api: SocketAddr, http: SocketAddr, etcd: Option<String>) -> Result<Self> {
-        wait_for("tidegate is ready", || page(http, "/readyz").is_ok_and(|text| text.starts_with("HTTP/1.1 200")))?;
+        wait_ready(http)?;
         // A thread of its own: the connection answers PINGs while nobody calls.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let channel = runtime.block_on(Channel::from_shared(format!("http://{api}"))?.connect())?;
@@ -160,10 +162,10 @@ impl Driver {
         let request = ApplyRequest { sources: vec![Source { name: "-".to_owned(), text }] };
         let path = PathAndQuery::from_static("/tidegate.v1.Operator/Apply");
         let grpc = &mut self.grpc;
-        let response = self.runtime.block_on(async {
+        let response = within(&self.runtime, async {
             grpc.ready().await?;
             let codec = ProstCodec::<ApplyRequest, ApplyResponse>::default();
-            anyhow::Ok(grpc.unary(tonic::Request::new(request), path, codec).await?.into_inner())
+            Ok(grpc.unary(tonic::Request::new(request), path, codec).await?.into_inner())
         })?;
         ensure!(response.faults.is_empty(), "refused: {:?}", response.faults.first());
         Ok(())
@@ -185,7 +187,7 @@ impl Driver {
             self.registration = Some(self.register(request(index))?);
         }
         let Some(Registration { requests, answers }) = &mut self.registration else { bail!("no registration") };
-        self.runtime.block_on(async {
+        within(&self.runtime, async {
             requests.send(request(index)).await?;
             answers.message().await?.context("the registration ended")?;
             Ok(())
@@ -196,17 +198,22 @@ impl Driver {
         let (requests, queue) = mpsc::channel(4);
         let path = PathAndQuery::from_static("/tidegate.v1.Operator/Register");
         let grpc = &mut self.grpc;
-        let answers = self.runtime.block_on(async {
+        let answers = within(&self.runtime, async {
             requests.send(first).await?;
             grpc.ready().await?;
             let codec = ProstCodec::<RegisterRequest, RegisterResponse>::default();
             let request = tonic::Request::new(ReceiverStream::new(queue));
             let mut answers = grpc.streaming(request, path, codec).await?.into_inner();
             answers.message().await?;
-            anyhow::Ok(answers)
+            Ok(answers)
         })?;
         Ok(Registration { requests, answers })
     }
+}
+
+/// Waits for a call, but not without end.
+fn within<T>(runtime: &Runtime, call: impl Future<Output = Result<T>>) -> Result<T> {
+    runtime.block_on(async { tokio::time::timeout(CALL, call).await.context("the API does not answer")? })
 }
 
 fn request(index: usize) -> RegisterRequest {
@@ -261,6 +268,14 @@ fn put(url: &str, key: &str, value: &str) -> Result<()> {
     let output = command.output().context("cannot run etcdctl")?;
     ensure!(output.status.success(), "etcdctl: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
+}
+
+/// Waits until the Tidegate whose plain port that is is ready.
+///
+/// # Errors
+/// It does not get ready in time.
+pub fn wait_ready(http: SocketAddr) -> Result<()> {
+    wait_for("tidegate is ready", || page(http, "/readyz").is_ok_and(|text| text.starts_with("HTTP/1.1 200")))
 }
 
 fn page(http: SocketAddr, path: &str) -> Result<String> {

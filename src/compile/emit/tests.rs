@@ -202,6 +202,16 @@ fn every_resource_keeps_the_rules_that_envoy_checks() {
     }
 }
 
+/// Envoy goes by the payload's name, we and the protocol by the other.
+#[test]
+fn every_resource_is_called_as_its_payload_calls_itself() {
+    for resource in all() {
+        let payload = crate::xds::json::to_json(full_name(resource.kind), &resource.payload).unwrap();
+        let name = payload.get("clusterName").or(payload.get("name")).and_then(|name| name.as_str());
+        assert_eq!(name, Some(&*resource.name), "{resource:?}");
+    }
+}
+
 #[test]
 fn equal_plans_give_equal_bytes() {
     let first = all();

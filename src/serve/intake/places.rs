@@ -57,7 +57,7 @@ impl Places {
 }
 
 /// Whoever has one address of an IPv6 network of 64 bits has them all.
-fn one_host(address: IpAddr) -> IpAddr {
+pub(super) fn one_host(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();

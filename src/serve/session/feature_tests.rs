@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
+use ResourceType::{Cluster, Endpoints, Listener, Route, Secret, VirtualHost};
 
 use super::{world::*, *};
 use crate::{
@@ -175,6 +175,17 @@ fn heartbeats_move_no_cursor() {
     });
     let send = send.unwrap();
     assert_eq!((&*send.frame.resources[0].name, send.frame.resources[0].payload.len()), ("a", 0));
+}
+
+#[test]
+fn virtual_hosts_have_no_time_to_live() {
+    let mut world = World::new();
+    world.publish(vec![resource(VirtualHost, "r/h", "1").lasting(TTL)], &[]);
+    world.subscribe(VirtualHost, &["r/h"]);
+    let send = world.poll().unwrap();
+    assert_eq!(send.frame.resources[0].body, resource(VirtualHost, "r/h", "1").lasting(TTL).body);
+    world.ack(VirtualHost);
+    assert_eq!((world.after(100), world.session.next_deadline()), (vec![], None));
 }
 
 fn errors(send: &Send) -> Vec<(String, Why)> {

@@ -29,7 +29,7 @@ fn the_first_wildcard_is_answered_even_if_empty_and_an_empty_named_list_is_not()
     for kind in ResourceType::ALL {
         world.subscribe(kind, &[]);
     }
-    assert_eq!(world.out(), ["CDS", "LDS", "SRDS"]);
+    assert_eq!(world.out(), ["CDS", "LDS", "SRDS", "VHDS"]);
     world.publish(vec![cluster("a", "1"), eds("a", "1")], &[]);
     world.ack(Cluster);
     assert_eq!(world.out(), ["CDS +a"]);

@@ -401,6 +401,10 @@ impl Kind {
             // What is asked for and not in the set is not there: that is an answer.
             self.again.clear();
         }
+        if flight.set.is_some() {
+            // A whole set answers every name, one that does not exist by its absence.
+            self.again.clear();
+        }
         self.flight = Some(flight);
         self.dirty = true;
     }

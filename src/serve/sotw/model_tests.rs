@@ -17,9 +17,8 @@ use self::desired::{Desired, Op, ROUTES, Replica, op, text};
 use super::*;
 use crate::{
     feedback::ProxyId,
-    model::{Audience, Revision, Sites, Watermarks},
+    model::{Role, Sites, Watermarks},
     serve::doubts::Doubts,
-    snapshot::{Publish, Reader, Views},
 };
 
 const KINDS: [ResourceType; 5] = [Cluster, Endpoints, Listener, Secret, Route];

@@ -1,8 +1,10 @@
 //! Claims about state-of-the-world streams.
 
+mod rules;
+
 use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
 
-use super::*;
+use super::{gate::LINGER, *};
 use crate::{
     model::{Audience, Revision, Role, Sites, Watermarks},
     snapshot::{Publish, Reader, Views},

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
+use ResourceType::{Cluster, Listener, Route, Secret};
 use proptest::prelude::*;
 
 use crate::{
