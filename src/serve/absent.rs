@@ -15,6 +15,10 @@ use tonic::Code;
 use super::wire::put;
 use crate::xds::{ResourceType, name};
 
+/// As many are told in one response. In delta the others are only called removed, which says the same; in state of the
+/// world they follow.
+pub(super) const MOST: usize = 1000;
+
 /// A name without a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Absent {

@@ -42,7 +42,6 @@ use super::{
 };
 use crate::{
     feedback,
-    model::Role,
     snapshot::{Content, Seq},
     xds::{Resource, ResourceType, Version},
 };

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     serve::{
-        absent::Absent,
+        absent::{self, Absent},
         fanout::{self, Frame},
     },
     snapshot::{Content, Seq},
@@ -329,7 +329,8 @@ impl Session {
                     resources.push(hosts::answer(name, content));
                 }
                 None => {
-                    let asked = state.subscription.names().contains(name) && !name::is_glob(name);
+                    let told = errors.len() < absent::MOST;
+                    let asked = told && state.subscription.names().contains(name) && !name::is_glob(name);
                     let error = || Absent::of(state.kind, state.spelled(name), self.client.proven);
                     errors.extend(asked.then(error));
                     removed.push(Arc::clone(name));

@@ -10,7 +10,7 @@ use super::{Response, Session, kind::Kind};
 use crate::{
     model::Role,
     serve::{
-        absent::{Absent, Why},
+        absent::{Absent, MOST, Why},
         session::{Moment, Trust, tiers},
     },
     snapshot::Content,
@@ -42,6 +42,7 @@ impl Session {
                 absent.push((Arc::clone(name), Absent::of(kind, state.spelled(name), self.client.proven)));
             }
         }
+        absent.truncate(MOST);
         let (names, errors): (Vec<_>, Vec<_>) = absent.into_iter().unzip();
         state.told.retain(|name| state.collections.contains(name) || content.get(kind, name).is_none());
         state.told.extend(names);
