@@ -11,7 +11,7 @@ export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-setup: ## protoc, etcd and Envoy, where they are missing
+setup: ## protoc, etcd, Envoy and a gRPC client, where they are missing
 	@scripts/setup.sh
 
 build: setup ## the library and the binary

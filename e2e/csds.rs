@@ -24,7 +24,7 @@ fn runtime() -> Runtime {
 }
 
 /// Every resource of every proxy, by the proxy's id.
-fn ask(control: &Tidegate) -> BTreeMap<String, Vec<GenericXdsConfig>> {
+pub(crate) fn ask(control: &Tidegate) -> BTreeMap<String, Vec<GenericXdsConfig>> {
     let answer = runtime().block_on(async {
         let channel = Channel::from_shared(control.api()).unwrap().connect().await.unwrap();
         let mut csds = ClientStatusDiscoveryServiceClient::new(channel);

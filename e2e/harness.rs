@@ -1,4 +1,4 @@
-//! The tools of the end-to-end tests: child processes that die with their handle, etcd, Envoy, Tidegate, back ends,
+//! The tools of the end-to-end tests: child processes that die with their handle, etcd, Envoy, gRPC, Tidegate, back ends,
 //! a client and a load generator. Nothing here waits without a deadline, and nothing listens outside 127.0.0.0/8.
 #![allow(dead_code, reason = "a tool box: not every tool is in use at every time")]
 #![allow(unused_imports, reason = "as above: the names of the tool box")]
@@ -9,6 +9,7 @@ mod client;
 mod cluster;
 mod envoy;
 mod etcd;
+mod grpc;
 mod link;
 mod load;
 mod process;
@@ -24,6 +25,7 @@ pub(crate) use client::{Connection, Request, Response, Tls};
 pub(crate) use cluster::Cluster;
 pub(crate) use envoy::Envoy;
 pub(crate) use etcd::Etcd;
+pub(crate) use grpc::{GrpcClient, GrpcService};
 pub(crate) use link::Link;
 pub(crate) use load::{Load, Report, Running};
 pub(crate) use process::{Process, wait_for};

@@ -15,6 +15,7 @@ mod features;
 mod fleet;
 mod flow;
 mod forms;
+mod grpc;
 mod hostile;
 mod https;
 mod load;

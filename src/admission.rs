@@ -107,10 +107,14 @@ fn units_of(object: &Object, next: &Configuration) -> Vec<Unit> {
         Spec::Service(service) => service
             .ports
             .iter()
-            .map(|port| Unit {
-                kind: ResourceType::Cluster,
-                name: format!("{}/{}:{}", reference.namespace, reference.name, port.port).into(),
-                scope: Scope::Role(Role::Core),
+            .flat_map(|port| {
+                let name = format!("{}/{}:{}", reference.namespace, reference.name, port.port);
+                // A gRPC client has none where the port does not speak HTTP/2.
+                [Role::Core, Role::Grpc].map(|role| Unit {
+                    kind: ResourceType::Cluster,
+                    name: name.as_str().into(),
+                    scope: Scope::Role(role),
+                })
             })
             .collect(),
         Spec::Certificate(_) => {

@@ -292,7 +292,7 @@ async fn start_http(
     Ok(address)
 }
 
-/// The Envoy bootstrap that `tidegate proxy bootstrap` prints.
+/// The bootstrap that `tidegate proxy bootstrap` prints, of an Envoy or of a gRPC client.
 ///
 /// # Errors
 /// In words: what of the arguments makes no bootstrap.
@@ -314,6 +314,7 @@ pub fn bootstrap_yaml(args: &BootstrapArgs) -> Result<String> {
         drain_time: args.drain_time,
         max_heap_bytes: args.max_heap_mib << 20,
         max_connections: args.max_connections,
+        service_ca: args.service_ca.clone(),
         ..Options::new(&args.id, &args.site, args.role, servers)
     })?)
 }

@@ -1,4 +1,7 @@
-//! An Envoy bootstrap: the one part of a proxy's configuration that xDS cannot change later.
+//! An Envoy bootstrap: the one part of a proxy's configuration that xDS cannot change later. And that of a gRPC client,
+//! which is much less.
+
+mod grpc;
 
 use std::{
     fmt,
@@ -95,7 +98,7 @@ pub struct Options {
     pub id: String,
     /// Name of the `Site`; becomes `locality.sub_zone`.
     pub site: String,
-    /// Role of that site; becomes the node's cluster.
+    /// Role of that site, or `grpc` for a client at a core; becomes the node's cluster.
     pub role: Role,
     /// `locality.region`; may be empty.
     pub region: String,
@@ -116,6 +119,8 @@ pub struct Options {
     pub max_heap_bytes: u64,
     /// Most connections of clients; default 50,000.
     pub max_connections: u32,
+    /// Authorities of services that speak TLS, for a gRPC client; default the system's.
+    pub service_ca: String,
 }
 
 impl Options {
@@ -134,6 +139,7 @@ impl Options {
             drain_time: Duration::from_secs(600),
             max_heap_bytes: 2 << 30,
             max_connections: 50_000,
+            service_ca: "/etc/ssl/certs/ca-certificates.crt".to_owned(),
         }
     }
 }
@@ -153,18 +159,27 @@ pub enum BootstrapError {
     /// The limits allow nothing.
     #[error("heap limit, connection limit and drain time must be above zero")]
     ZeroLimit,
+    /// A gRPC client with file SDS.
+    #[error("a gRPC client reads no identity/ folder: give it --ca, --cert and --key")]
+    NoSds,
+    /// It could not be written as JSON.
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
     /// It could not be written as YAML.
     #[error("{0}")]
     Yaml(#[from] serde_saphyr::ser_error::Error),
 }
 
-/// The bootstrap as YAML, with a comment on how to run it.
+/// The bootstrap as YAML, with a comment on how to run it; that of a gRPC client as JSON.
 pub fn bootstrap(options: &Options) -> Result<String, BootstrapError> {
     if options.servers.is_empty() {
         return Err(BootstrapError::NoServers);
     }
     if options.id.is_empty() || options.site.is_empty() {
         return Err(BootstrapError::Nameless);
+    }
+    if options.role == Role::Grpc {
+        return grpc::bootstrap(options);
     }
     if !options.admin.ip().is_loopback() {
         return Err(BootstrapError::AdminNotLoopback(options.admin));

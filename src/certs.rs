@@ -50,7 +50,7 @@ pub enum CertError {
 /// year: ECDSA P-256, for clients and servers alike.
 ///
 /// Each identity has a folder named as the path of its SPIFFE id (`spiffe://<trust domain>/edge/<site>`,
-/// `/core/<site>`, `/operator/<name>`, `/control-plane/<name>`) that holds `tls.crt`, `tls.key` (mode 0600) and
+/// `/core/<site>`, `/grpc/<site>`, `/operator/<name>`, `/control-plane/<name>`) that holds `tls.crt`, `tls.key` (mode 0600) and
 /// `ca.crt`. A control plane's certificate also bears the given DNS names and IP addresses. A site's folder is the
 /// working directory of its Envoys: its `identity/identity.yaml` and `identity/trust.yaml` are what compiled TLS
 /// contexts name for file SDS. When it runs again, running Envoys take the new certificates (one that reads between
@@ -104,7 +104,7 @@ fn write_identities(
         write(&folder.join("tls.key"), &key.serialize_pem(), 0o600)?;
         write(&folder.join("tls.crt"), &certificate.pem(), 0o644)?;
         write(&folder.join("ca.crt"), &ca, 0o644)?;
-        if Role::parse(kind).is_some() {
+        if matches!(Role::parse(kind), Some(Role::Edge | Role::Core)) {
             let identity = folder.join("identity");
             make_dir(&identity)?;
             write(&identity.join("identity.yaml"), IDENTITY, 0o644)?;

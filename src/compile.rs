@@ -157,6 +157,10 @@ fn build(unit: &Unit, reader: &Reader<'_>) -> Option<Resource> {
         Plan::Group(plan) => emit::group_endpoints(&plan),
         Plan::Service(plan) => emit::service_cluster(&plan),
         Plan::Endpoints(plan) => emit::service_endpoints(&plan),
+        Plan::ApiListener(plan) => emit::api_listener(&plan),
+        Plan::ApiRoute(plan) => emit::api_route(&plan),
+        Plan::ClientService(plan) => emit::client_cluster(&plan),
+        Plan::ClientEndpoints(plan) => emit::client_endpoints(&plan),
         Plan::Secret(secret) => emit::secret(name, &secret.spec, &secret.source),
     })
 }

@@ -19,6 +19,9 @@ use crate::{
     xds::{ResourceType, Seq, Subscription, Version},
 };
 
+/// From how many bytes on a set that goes whole is worth an alarm: gRPC clients take no message above 4 MiB.
+pub const LARGE_SET: usize = 3 << 20;
+
 /// A proxy: its site (as claimed, while it is refused) and its node id, which is unique at the site.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProxyId {
@@ -54,6 +57,8 @@ pub struct TypeState {
     pub behind: Option<Seq>,
     /// Names that it refuses.
     pub parked: Arc<BTreeMap<Arc<str>, Parked>>,
+    /// Bytes, about, of the set that it was sent last, where that goes whole (state of the world, LDS and CDS); else 0.
+    pub set: usize,
 }
 
 /// Whether a proxy has taken one name.
@@ -154,6 +159,7 @@ impl TypeState {
             subscription.set_wildcard(true);
         }
         self.sent = self.sent.min(other.sent);
+        self.set = self.set.max(other.set);
         self.acked = self.acked.min(other.acked);
         self.behind = self.behind.into_iter().chain(other.behind).min();
         Arc::make_mut(&mut self.pending).extend(other.pending.iter().cloned());
@@ -255,7 +261,9 @@ fn speaker(streams: &[Arc<ProxyState>]) -> Option<ProxyView> {
     let whole = served().find(|stream| !partial(stream));
     let newest = whole.or_else(|| served().next()).or_else(|| streams.last())?;
     let mut view = newest.view();
-    let parts: Vec<_> = served().filter(partial).collect();
+    // Who bears the same name and is somebody else, a gRPC client beside a gateway, speaks for itself alone.
+    let who = newest.audience();
+    let parts: Vec<_> = served().filter(partial).filter(|stream| stream.audience() == who).collect();
     if !parts.is_empty() {
         let beside = parts.iter().filter(|part| !Arc::ptr_eq(part, newest));
         beside.for_each(|part| view.join(part.view().types));
@@ -325,6 +333,31 @@ mod tests {
     }
 
     #[test]
+    fn the_streams_of_a_grpc_client_say_together_what_it_has_and_nothing_of_a_gateway_of_its_name() {
+        let feedback = Arc::new(Feedback::default());
+        let gateway = Audience { site: "fra".into(), role: Role::Core, proven: true, cohort: "".into(), delta: true };
+        let client = Audience { role: Role::Grpc, delta: false, ..gateway.clone() };
+        let connect = |who: &Audience, name: &str| {
+            let proxy = feedback.connect(id("a"), SystemTime::now(), Ok(who.clone()));
+            proxy.set_partial(who.role == Role::Grpc);
+            let mut subscription = Subscription::default();
+            subscription.insert(name.into());
+            proxy.set(Cluster, TypeState { subscription: Arc::new(subscription), ..TypeState::default() });
+            proxy
+        };
+        let _streams = (connect(&client, "one"), connect(&client, "two"));
+        let asked = || {
+            let proxies = feedback.proxies();
+            let names = proxies[0].types[&Cluster].subscription.names().iter().map(ToString::to_string);
+            (proxies[0].audience.clone(), names.collect::<Vec<_>>())
+        };
+        assert_eq!(asked(), (Some(client.clone()), vec!["one".to_owned(), "two".to_owned()]));
+        let _gateway = connect(&gateway, "three");
+        let _third = connect(&client, "four");
+        assert_eq!(asked(), (Some(gateway), vec!["three".to_owned()]));
+    }
+
+    #[test]
     fn acknowledged_means_subscribed_covered_and_no_exception() {
         let feedback = Arc::new(Feedback::default());
         let proxy = feedback.connect(id("a"), SystemTime::now(), Err(String::new()));
@@ -341,6 +374,7 @@ mod tests {
                 pending: Arc::new(vec!["late".into()]),
                 behind: None,
                 parked: Arc::new([("bad".into(), parked)].into()),
+                set: 0,
             },
         );
         assert_eq!(proxy.acked(Cluster, "a", Seq(5)), Acked::Acked);

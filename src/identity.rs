@@ -20,6 +20,12 @@ impl Peer {
     pub fn plain(address: IpAddr) -> Self {
         Self { spiffe: None, loopback: address.to_canonical().is_loopback() }
     }
+
+    /// Its certificate is that of a gRPC client, of whatever trust domain.
+    pub fn is_grpc(&self) -> bool {
+        let role = self.spiffe.as_deref().and_then(|uri| uri.strip_prefix("spiffe://")?.split('/').nth(1));
+        role.and_then(Role::parse) == Some(Role::Grpc)
+    }
 }
 
 /// What a proxy says of itself in its first request.
@@ -31,6 +37,8 @@ pub struct NodeClaim {
     pub cluster: String,
     /// `node.locality.sub_zone`, the site.
     pub site: String,
+    /// It is a gRPC client and no proxy.
+    pub grpc: bool,
     /// `cohort` of `node.metadata["tidegate.dev"]`; empty without.
     pub cohort: String,
     /// Its stream is one of delta xDS.
@@ -71,6 +79,9 @@ pub enum Refusal {
     /// The site goes away.
     #[error("Site {0:?} is being deleted")]
     DeletingSite(String),
+    /// A gRPC client at an edge.
+    #[error("Site {0:?} is an edge, where services are reached through core gateways only: a gRPC client needs a core")]
+    ClientAtEdge(String),
 }
 
 /// An operator or control plane, for the operators' API.
@@ -96,6 +107,10 @@ impl std::fmt::Display for Principal {
 }
 
 /// The only maker of an [`Audience`].
+///
+/// A proxy's certificate is of its site's role. A gRPC client's is `spiffe://<trust domain>/grpc/<site>`, with which
+/// nobody is a gateway on the backbone; the certificate of the core site itself, which sees more, will do too. So
+/// whoever says falsely that it is a gRPC client, or that it is none, is refused or is shown less.
 ///
 /// # Errors
 /// [`Refusal`] in words: a claim that differs from the certificate, an unknown or deleting site, no proof.
@@ -124,14 +139,19 @@ pub fn resolve(peer: &Peer, node: &NodeClaim, sites: &Sites, allow_unproven: boo
     if site.state == SiteState::Deleting {
         return Err(Refusal::DeletingSite(node.site.clone()));
     }
-    if let Some((role, _)) = proof
-        && role != site.role
+    if node.grpc && site.role == Role::Edge {
+        return Err(Refusal::ClientAtEdge(node.site.clone()));
+    }
+    let role = if node.grpc { Role::Grpc } else { site.role };
+    if let Some((proven, _)) = proof
+        && proven != role
+        && proven != site.role
     {
-        let (claim, proven) = (site.role.as_str().to_owned(), role.as_str().to_owned());
-        return Err(Refusal::Differs { claimed: "a site of role", claim, proven });
+        let (claim, proven) = (role.as_str().to_owned(), proven.as_str().to_owned());
+        return Err(Refusal::Differs { claimed: "the role", claim, proven });
     }
     let cohort = node.cohort.as_str().into();
-    Ok(Audience { site: name.clone(), role: site.role, proven: proof.is_some(), cohort, delta: node.delta })
+    Ok(Audience { site: name.clone(), role, proven: proof.is_some(), cohort, delta: node.delta })
 }
 
 /// Who calls the operators' API.
@@ -224,6 +244,31 @@ mod tests {
         assert!(matches!(other_site, Err(Refusal::Differs { claimed: "site", .. })));
         let other_role = ask(Some("spiffe://tidegate.local/core/fra"), true, "fra");
         assert!(matches!(other_role, Err(Refusal::Differs { .. })));
+    }
+
+    #[test]
+    fn a_grpc_client_is_one_whatever_it_says_and_only_at_a_core() {
+        let ask = |spiffe: &str, grpc, site: &str| {
+            let peer = Peer { spiffe: Some(format!("spiffe://{DOMAIN}/{spiffe}")), loopback: false };
+            let node = NodeClaim { id: "shop-1".into(), site: site.into(), grpc, ..NodeClaim::default() };
+            resolve(&peer, &node, &sites(), false)
+        };
+        for certificate in ["grpc/dc1", "grpc/dc1/shop", "core/dc1"] {
+            let audience = ask(certificate, true, "dc1").unwrap();
+            assert_eq!((audience.role, audience.proven), (Role::Grpc, true), "{certificate}");
+            let peer = Peer { spiffe: Some(format!("spiffe://{DOMAIN}/{certificate}")), loopback: false };
+            assert_eq!(peer.is_grpc(), certificate.starts_with("grpc"), "{certificate}");
+        }
+        // Its certificate makes it no gateway, and an edge's no client.
+        for (certificate, grpc, site) in [("grpc/dc1", false, "dc1"), ("edge/dc1", true, "dc1")] {
+            let refused = ask(certificate, grpc, site);
+            assert!(matches!(refused, Err(Refusal::Differs { claimed: "the role", .. })), "{certificate}: {refused:?}");
+        }
+        assert!(matches!(ask("grpc/dc2", true, "dc1"), Err(Refusal::Differs { claimed: "site", .. })));
+        for certificate in ["grpc/fra", "edge/fra"] {
+            assert_eq!(ask(certificate, true, "fra"), Err(Refusal::ClientAtEdge("fra".into())));
+        }
+        assert!(matches!(ask("grpc/fra", false, "fra"), Err(Refusal::Differs { .. })));
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub use engine::{Delta, Engine};
 use crate::{
     catalog::{Catalog, Changed, Configuration, Read, Runtime, Unagreed},
     compile::{self, Reader, Unit},
-    model::{Audience, Freshness, Problem, Revision, Scope, Sites, Watermarks},
+    model::{Audience, Freshness, Problem, Revision, Role, Scope, Sites, Watermarks},
     snapshot::{Origin, Publish, Seq, Views},
     store::{Change, Feed, Listing},
     xds::ResourceType,
@@ -320,15 +320,18 @@ impl Pipeline {
             let Read::Endpoints { site, service } = read else { continue };
             let stored = progress.published.get(&service);
             let Some(spec) = stored.and_then(|stored| stored.service()) else { continue };
-            for view in views.iter().filter(|view| *view.audience().site == *site) {
+            // A gRPC client goes to the other sites of its region too: it has the name, or not.
+            let concerned = |audience: &Audience| audience.role == Role::Grpc || *audience.site == *site;
+            for view in views.iter().filter(|view| concerned(view.audience())) {
+                let here = Arc::clone(&view.audience().site);
+                let scope = match view.audience().role {
+                    Role::Grpc => Scope::Clients(here),
+                    Role::Edge | Role::Core => Scope::Site(here),
+                };
                 for port in &spec.ports {
                     let name = format!("{}/{}:{}", service.namespace, service.name, port.port);
                     if view.read().get(ResourceType::Endpoints, &name).is_some() {
-                        let unit = Unit {
-                            kind: ResourceType::Endpoints,
-                            name: name.into(),
-                            scope: Scope::Site(Arc::clone(&view.audience().site)),
-                        };
+                        let unit = Unit { kind: ResourceType::Endpoints, name: name.into(), scope: scope.clone() };
                         let reader = Reader::new(&progress.published, self.catalog.runtime());
                         let outcome = compile::compile(&unit, &reader);
                         let delta = deltas.entry(view.audience().clone()).or_default();

@@ -16,7 +16,7 @@ pub use watermarks::{SiteReport, merge_watermarks, watermarks};
 use self::groups::{Group, groups};
 use crate::{
     feedback::{Acked, Feedback},
-    model::{Audience, ObjectRef},
+    model::{Audience, ObjectRef, Role},
     snapshot::Views,
     xds::ResourceType,
 };
@@ -86,9 +86,14 @@ fn count(object: &ObjectRef, group: &Group, standing: &mut Standing) {
     let mut carried = false;
     let mut worst = Worst::Acked;
     for (name, entry, contributed) in content.carriers(object) {
-        carried = true;
         let (kind, proxy) = (entry.resource.kind, &group.one);
-        let error = match proxy.taken(kind, name, entry.resource.version, entry.seq) {
+        let taken = proxy.taken(kind, name, entry.resource.version, entry.seq);
+        if audience.role == Role::Grpc && taken == Acked::NotSubscribed {
+            // It asks for the services that it calls, and for no other.
+            continue;
+        }
+        carried = true;
+        let error = match taken {
             Acked::Acked => continue,
             // Only those whose changes are refused are shown the refusal; for others it is not theirs to mend.
             Acked::Refused(error) if proxy.parked(kind, name).is_some_and(|p| contributed >= p.since) => {

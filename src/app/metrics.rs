@@ -65,6 +65,12 @@ fn proxies(context: &Context, registry: &Registry) {
     for entry in rows.iter().flat_map(|row| row.types.iter()) {
         *counts.entry((entry.kind, entry.state)).or_default() += 1;
     }
+    let sets = registry.gauges::<Labels>("largest_set_bytes", "Largest set that goes whole to a client, by type");
+    for kind in [ResourceType::Cluster, ResourceType::Listener] {
+        let proxies = context.feedback.proxies();
+        let largest = proxies.iter().filter_map(|proxy| proxy.types.get(&kind)).map(|state| state.set).max();
+        sets.get_or_create(&vec![("type", kind.short().to_owned())]).set(number(largest.unwrap_or(0) as u64));
+    }
     let states = registry.gauges::<Labels>("proxies", "Connected proxies by type and state");
     for ((kind, state), count) in counts {
         let labels = vec![("type", kind.short().to_owned()), ("state", state.to_owned())];

@@ -17,11 +17,13 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 fn example(role: Role) -> Options {
     let site = if role == Role::Edge { "edge-1" } else { "core-1" };
     let servers = ["127.0.0.1:18000".parse().unwrap()].to_vec();
+    let files = || TlsSource::Files { ca: "ca.crt".into(), cert: "tls.crt".into(), key: "tls.key".into() };
+    let (source, what) = if role == Role::Grpc { (files(), "client") } else { (TlsSource::Identity, "envoy") };
     Options {
         region: "local".into(),
         zone: "a".into(),
-        tls: Some(Tls { trust_domain: "tidegate.local".into(), source: TlsSource::Identity }),
-        ..Options::new(&format!("{site}-envoy-1"), site, role, servers)
+        tls: Some(Tls { trust_domain: "tidegate.local".into(), source }),
+        ..Options::new(&format!("{site}-{what}-1"), site, role, servers)
     }
 }
 
@@ -51,8 +53,8 @@ fn accepted(envoy: &Path, role: Role, yaml: &str) {
 
 #[test]
 fn the_files_in_envoy_configs_are_what_the_function_writes() {
-    for role in [Role::Edge, Role::Core] {
-        let path = Path::new(ROOT).join(format!("envoy-configs/{}.yaml", role.as_str()));
+    for (role, file) in [(Role::Edge, "edge.yaml"), (Role::Core, "core.yaml"), (Role::Grpc, "grpc-client.json")] {
+        let path = Path::new(ROOT).join("envoy-configs").join(file);
         let yaml = bootstrap(&example(role)).unwrap();
         if std::env::var_os("TIDEGATE_BLESS").is_some() {
             fs::write(&path, &yaml).unwrap();
@@ -75,6 +77,24 @@ fn stock_envoy_accepts_each_bootstrap() {
         let other = Options { tls: None, servers, cohort: "canary: 1".into(), id: "#!\"'".into(), ..example };
         accepted(&envoy, role, &bootstrap(&other).unwrap());
     }
+}
+
+#[test]
+fn a_grpc_client_is_told_where_it_is_and_spreads_over_the_replicas() {
+    let servers: Vec<HostPort> = ["10.0.0.1:1", "10.0.0.2:1", "[::1]:1"].iter().map(|s| s.parse().unwrap()).collect();
+    let written = |id: &str| -> Value {
+        let options = Options { id: id.into(), servers: servers.clone(), ..example(Role::Grpc) };
+        serde_json::from_str(&bootstrap(&options).unwrap()).unwrap()
+    };
+    let first = |id: &str| written(id)["xds_servers"][0]["server_uri"].as_str().unwrap().to_owned();
+    assert_eq!(["a", "b", "c"].map(first).into_iter().collect::<std::collections::BTreeSet<_>>().len(), 3);
+    let one = written("a");
+    assert_eq!(one["node"]["locality"]["sub_zone"], "core-1");
+    assert_eq!(one["xds_servers"][2]["channel_creds"][0]["config"]["certificate_file"], "tls.crt");
+    assert!(one["certificate_providers"][grpc::SERVICE_AUTHORITIES]["config"]["ca_certificate_file"].is_string());
+    let identity = Some(Tls { trust_domain: "t".into(), source: TlsSource::Identity });
+    let refused = bootstrap(&Options { tls: identity, ..example(Role::Grpc) });
+    assert!(matches!(refused, Err(BootstrapError::NoSds)), "{refused:?}");
 }
 
 #[test]

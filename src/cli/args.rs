@@ -342,7 +342,7 @@ pub struct BootstrapArgs {
     /// Take both by file SDS from identity/ in Envoy's working directory, as the backbone does: files that are replaced take effect at once
     #[arg(long, conflicts_with_all = ["client_ca", "client_cert", "client_key"])]
     pub identity: bool,
-    /// What the proxies of the site do: edge or core
+    /// What it is there: a proxy of the site (edge or core), or a gRPC client at a core site (grpc), whose bootstrap is JSON and takes no setting of Envoy's
     #[arg(long, default_value = "edge", value_parser = parse_role, value_name = "ROLE")]
     pub role: Role,
     /// Region written into the node's locality
@@ -369,7 +369,13 @@ pub struct BootstrapArgs {
     /// Trust domain of the fleet's identities
     #[arg(long, default_value = "tidegate.local", value_name = "DOMAIN")]
     pub trust_domain: String,
+    /// Authorities of the services that speak TLS, for a gRPC client, as a path on its host
+    #[arg(long, default_value = SERVICE_CA, value_name = "FILE")]
+    pub service_ca: String,
 }
+
+/// Where Debian keeps the public authorities.
+const SERVICE_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// `tidegate store …`.
 #[derive(Subcommand, Debug)]
@@ -435,7 +441,7 @@ pub struct DevCertsArgs {
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
     /// A site and its role; may be repeated
-    #[arg(long = "site", value_name = "NAME:edge|core")]
+    #[arg(long = "site", value_name = "NAME:edge|core|grpc")]
     pub sites: Vec<NamedSite>,
     /// An operator; may be repeated
     #[arg(long = "operator", value_name = "NAME")]

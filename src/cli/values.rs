@@ -50,7 +50,8 @@ impl std::str::FromStr for NamedSite {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (name, role) = text.split_once(':').ok_or_else(|| format!("{text:?}: NAME:edge or NAME:core expected"))?;
+        let (name, role) =
+            text.split_once(':').ok_or_else(|| format!("{text:?}: NAME:edge, NAME:core or NAME:grpc expected"))?;
         let role = parse_role(role)?;
         if name.is_empty() {
             return Err(format!("{text:?} names no site"));
@@ -59,12 +60,13 @@ impl std::str::FromStr for NamedSite {
     }
 }
 
-/// Reads `edge` or `core`.
+/// Reads `edge`, `core` or `grpc`.
 pub(crate) fn parse_role(text: &str) -> Result<Role, String> {
     match text {
         "edge" => Ok(Role::Edge),
         "core" => Ok(Role::Core),
-        other => Err(format!("{other:?} is no role; it is edge or core")),
+        "grpc" => Ok(Role::Grpc),
+        other => Err(format!("{other:?} is no role; it is edge or core, or grpc for a gRPC client at a core")),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Plans → xDS resources: decides nothing about objects, only how Envoy is told.
 
 mod backbone;
+mod clients;
 mod cluster;
 mod endpoints;
 mod headers;
@@ -22,6 +23,7 @@ use bytes::Bytes;
 use prost::{Message, Name};
 
 pub use backbone::{core_listener, core_route_configuration};
+pub use clients::{api_listener, api_route, client_cluster, client_endpoints};
 pub use cluster::{group_cluster, service_cluster};
 pub use endpoints::{group_endpoints, service_endpoints};
 pub use listener::edge_listener;

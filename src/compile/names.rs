@@ -36,6 +36,8 @@ impl Unit {
 /// Everything that an audience has, sorted, each once. `None`: its Site is unknown, being deleted or of another role;
 /// its proxies are answered with silence, never with an empty set and never with removals.
 ///
+/// A gRPC client has, for each service port that it can call, all from the API listener to the load assignment.
+///
 /// An unproven audience has neither Secrets nor what hangs on them (HTTPS listeners, their route configurations and
 /// groups). A core that lists no gateways has its services, but no listener and no route configuration: no edge can
 /// reach it.
@@ -53,12 +55,13 @@ pub fn names(audience: &Audience, reader: &Reader) -> Option<Vec<Unit>> {
 /// As [`names`], but for what the route configurations of an edge lead to: the groups that their virtual hosts name.
 pub fn roots(audience: &Audience, reader: &Reader) -> Option<Vec<Unit>> {
     let (site, spec) = reader.site(&audience.site)?;
-    if spec.role != audience.role || !resolve::in_service(spec) {
+    if spec.role != audience.role.of_site() || !resolve::in_service(spec) {
         return None;
     }
     let units = match audience.role {
         Role::Edge => edge(site, spec, audience, reader),
         Role::Core => core(&audience.site, reader),
+        Role::Grpc => clients(&audience.site, reader),
     };
     Some(units.into_iter().collect())
 }
@@ -87,6 +90,22 @@ fn edge(site: &Stored, spec: &SiteSpec, audience: &Audience, reader: &Reader) ->
         if serves {
             unit(ResourceType::Listener, &format!("gateway/{number}"), &scope);
         }
+    }
+    units
+}
+
+/// What gRPC clients of a core site have: never a Secret, for they take certificates from files.
+fn clients(site: &Arc<str>, reader: &Reader) -> BTreeSet<Unit> {
+    let mut units = BTreeSet::new();
+    let everywhere = Scope::Role(Role::Grpc);
+    for (cluster, listeners) in resolve::calls(site, reader) {
+        let mut unit = |kind, name: &str, scope: &Scope| {
+            units.insert(Unit { kind, name: name.into(), scope: scope.clone() });
+        };
+        listeners.iter().for_each(|name| unit(ResourceType::Listener, name, &everywhere));
+        listeners.iter().take(1).for_each(|name| unit(ResourceType::Route, name, &everywhere));
+        unit(ResourceType::Cluster, &cluster, &everywhere);
+        unit(ResourceType::Endpoints, &cluster, &Scope::Clients(site.clone()));
     }
     units
 }

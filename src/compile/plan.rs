@@ -189,6 +189,41 @@ pub struct EndpointsPlan {
     pub sources: Vec<ObjectRef>,
 }
 
+/// An API listener: the name by which a gRPC client calls a service port.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApiListenerPlan {
+    /// `<service>.<namespace>:<port>`, or without the port.
+    pub name: String,
+    /// The route configuration behind it.
+    pub route_configuration: String,
+    /// The Service.
+    pub source: ObjectRef,
+}
+
+/// The route configuration behind API listeners: all calls go to one cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApiRoutePlan {
+    /// `<service>.<namespace>:<port>`.
+    pub name: String,
+    /// `<ns>/<service>:<port>`.
+    pub cluster: String,
+    /// The longest that a call may take, where the Service says it; never zero.
+    pub request_timeout: Option<Duration>,
+    /// The Service.
+    pub source: ObjectRef,
+}
+
+/// The endpoints of a service port for the gRPC clients of a site.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClientEndpointsPlan {
+    /// The cluster's name.
+    pub name: String,
+    /// By priority, and in each by site: those with endpoints. No address stands in it twice.
+    pub priorities: Vec<Vec<EndpointsPlan>>,
+    /// EndpointSets.
+    pub sources: Vec<ObjectRef>,
+}
+
 /// The backbone listener of a core site.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CoreListenerPlan {

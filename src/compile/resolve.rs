@@ -5,6 +5,7 @@
 
 mod attach;
 mod backbone;
+mod clients;
 mod hostname;
 mod ports;
 pub mod problems;
@@ -17,23 +18,25 @@ mod tests;
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use crate::{
-    model::{CertificateSpec, Kind, ListenerProtocol, ObjectRef, Scope},
+    model::{CertificateSpec, Kind, ListenerProtocol, ObjectRef, Role, Scope},
     xds::ResourceType,
 };
 
 use super::{
     names::Unit,
     plan::{
-        ChainPlan, CoreListenerPlan, EndpointsPlan, GroupPlan, ListenerPlan, ListenerShape, RouteConfigurationPlan,
-        ServiceClusterPlan, VirtualHostPlan,
+        ApiListenerPlan, ApiRoutePlan, ChainPlan, ClientEndpointsPlan, CoreListenerPlan, EndpointsPlan, GroupPlan,
+        ListenerPlan, ListenerShape, RouteConfigurationPlan, ServiceClusterPlan, VirtualHostPlan,
     },
     reader::Reader,
 };
 
 pub use backbone::{core_listener, endpoints, group, service_cluster};
+pub use clients::{api_listener, api_route, client_cluster, client_endpoints};
 pub use ports::GATEWAY_CLASS;
 pub(crate) use {
     backbone::in_service,
+    clients::calls,
     ports::{Port, port, ports_at, streamed},
     routes::groups,
 };
@@ -63,6 +66,14 @@ pub enum Plan {
     Endpoints(EndpointsPlan),
     /// SDS.
     Secret(SecretPlan),
+    /// LDS of gRPC clients.
+    ApiListener(ApiListenerPlan),
+    /// RDS of gRPC clients.
+    ApiRoute(ApiRoutePlan),
+    /// CDS of gRPC clients.
+    ClientService(Box<ServiceClusterPlan>),
+    /// EDS of gRPC clients.
+    ClientEndpoints(ClientEndpointsPlan),
 }
 
 /// A server certificate for edges.
@@ -80,6 +91,14 @@ pub struct SecretPlan {
 pub fn plan(unit: &Unit, reader: &Reader) -> Option<Plan> {
     let name = unit.name.as_ref();
     match (unit.kind, &unit.scope) {
+        (ResourceType::Listener, Scope::Role(Role::Grpc)) => api_listener(name, reader).map(Plan::ApiListener),
+        (ResourceType::Route, Scope::Role(Role::Grpc)) => api_route(name, reader).map(Plan::ApiRoute),
+        (ResourceType::Cluster, Scope::Role(Role::Grpc)) => {
+            client_cluster(name, reader).map(|plan| Plan::ClientService(Box::new(plan)))
+        }
+        (ResourceType::Endpoints, Scope::Clients(site)) => {
+            client_endpoints(name, site, reader).map(Plan::ClientEndpoints)
+        }
         (ResourceType::Listener, Scope::Site(site)) => core_listener(site, reader).map(Plan::CoreListener),
         (ResourceType::Listener, scope) => listener(scope, reader).map(Plan::Listener),
         (ResourceType::Route, Scope::Role(_)) => (name == BACKBONE).then_some(Plan::CoreRoutes),

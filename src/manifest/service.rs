@@ -87,10 +87,7 @@ fn read_ports(fields: &Fields<'_>) -> Vec<ServicePort> {
 fn read_protocol(at: &At<'_>) -> Option<AppProtocol> {
     match at.text()? {
         "http" | "kubernetes.io/http" => Some(AppProtocol::Http),
-        "h2c" | "http2" | "grpc" | "kubernetes.io/h2c" => {
-            at.fault("H2C back ends are not supported yet (feature HTTPRouteBackendProtocolH2C)");
-            None
-        }
+        "h2c" | "http2" | "grpc" | "kubernetes.io/h2c" => Some(AppProtocol::H2c),
         "ws" | "wss" | "websocket" | "kubernetes.io/ws" | "kubernetes.io/wss" => {
             at.fault("WebSocket back ends are not supported yet (feature HTTPRouteBackendProtocolWebSocket)");
             None
@@ -100,7 +97,7 @@ fn read_protocol(at: &At<'_>) -> Option<AppProtocol> {
             None
         }
         other => {
-            at.fault(format!("{other:?} is no protocol that is supported: write `http`"));
+            at.fault(format!("{other:?} is no protocol that is supported: write `http`, `h2c` or `grpc`"));
             None
         }
     }

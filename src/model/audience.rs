@@ -19,21 +19,32 @@ impl fmt::Display for Revision {
     }
 }
 
-/// What a site, and each proxy of it, does.
+/// What a site, and each client of it, does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// Terminates clients and routes them to core sites.
     Edge,
     /// Runs services.
     Core,
+    /// A gRPC client at a core site that calls services without a proxy; never the role of a site.
+    Grpc,
 }
 
 impl Role {
-    /// `edge` or `core`, as in SPIFFE ids and manifests.
+    /// `edge`, `core` or `grpc`, as in SPIFFE ids; a manifest's is one of the first two.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Edge => "edge",
             Self::Core => "core",
+            Self::Grpc => "grpc",
+        }
+    }
+
+    /// The role of the sites at which a client of this one stands.
+    pub fn of_site(self) -> Self {
+        match self {
+            Self::Grpc => Self::Core,
+            proxy => proxy,
         }
     }
 
@@ -42,6 +53,7 @@ impl Role {
         match text {
             "edge" => Some(Self::Edge),
             "core" => Some(Self::Core),
+            "grpc" => Some(Self::Grpc),
             _ => None,
         }
     }
@@ -52,7 +64,7 @@ impl Role {
 pub struct Audience {
     /// Name of the proxy's `Site`.
     pub site: Arc<str>,
-    /// Role of that site.
+    /// What the client is there: a proxy of the site's own role, or a gRPC client.
     pub role: Role,
     /// A certificate proved the site: only then are Secrets served.
     pub proven: bool,
@@ -67,10 +79,12 @@ pub struct Audience {
 pub enum Scope {
     /// Nothing: one copy for everyone (Secrets).
     Global,
-    /// The role alone (a core's clusters and its route configuration).
+    /// The role alone (a core's clusters and its route configuration; all of a gRPC client but its assignments).
     Role(Role),
-    /// One site (an edge's groups, every load assignment, a core's listener).
+    /// One site (an edge's groups, every load assignment of a proxy, a core's listener).
     Site(Arc<str>),
+    /// The gRPC clients of one site (their load assignments).
+    Clients(Arc<str>),
     /// The Gateways that share an (address, port): an edge's listeners, route configurations, virtual hosts.
     Gateways {
         /// The address that the listener binds.

@@ -44,7 +44,7 @@ pub struct ServicePort {
 pub enum AppProtocol {
     #[default]
     Http,
-    /// HTTP/2 with prior knowledge. Accepted on a Service by no route yet.
+    /// HTTP/2 with prior knowledge, gRPC among it. gRPC clients call it; no route leads to it yet.
     H2c,
 }
 

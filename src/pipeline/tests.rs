@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use super::*;
 use crate::{
     catalog::testing::*,
-    model::{Keyspace, Role, SiteState},
+    model::{AppProtocol, Keyspace, Role, ServiceSpec, SiteState},
     snapshot::Reader,
     store::{
         Batch as Changes, Change, Embedded, KeyValue, LeaseId, Op, Store, StoreError, Transaction, TxnOutcome, Watcher,
@@ -163,6 +163,28 @@ async fn a_view_of_an_unknown_site_stays_pending_and_one_of_a_site_that_goes_kee
         (listeners(&known), listeners(&unknown)),
         (vec!["gateway/80".to_owned()], vec!["gateway/80".to_owned()])
     );
+}
+
+#[tokio::test]
+async fn live_endpoints_reach_grpc_clients_in_their_own_form_before_the_configuration_that_came_with_them() {
+    let line = line();
+    let speaks = |spec: &mut ServiceSpec| spec.ports[0].app_protocol = AppProtocol::H2c;
+    let mut world = World::of([core("c1"), service("a/s", &[80]).service(speaks), set("a/s", "c1")]);
+    let audience = Audience { site: "c1".into(), role: Role::Grpc, proven: true, cohort: "".into(), delta: false };
+    let client = line.views.open(&audience);
+    line.feed(reset(&world)).await;
+    ready(&client).await;
+    let before = world.listing().revision;
+    world.live("c1", "a/s", "x", Some("10.9.9.9:80"));
+    world.put(service("a/other", &[80]));
+    let Listing { revision, entries, .. } = world.listing();
+    let changes = entries.into_iter().filter(|entry| entry.mod_revision > before).map(Change::Put).collect();
+    line.feed(Feed::Batch(Changes { revision, changes })).await;
+    line.at(revision.0).await;
+    let content = client.view().read();
+    let entry = content.get(ResourceType::Endpoints, "a/s:80").unwrap();
+    assert!(String::from_utf8_lossy(&entry.resource.payload).contains("10.9.9.9"));
+    assert!(entry.content < content.seq(), "what was sent first is what the configuration says too");
 }
 
 #[tokio::test]

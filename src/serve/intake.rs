@@ -108,6 +108,10 @@ impl Default for Limits {
     }
 }
 
+/// A gRPC client has a stream for each service that it calls, all on one connection, and those above its server's limit
+/// wait without a word: of clients that are proven to be such, more are taken.
+const CLIENT_STREAMS: u32 = 1_000;
+
 /// HTTP/2, hardened: what no client of ours needs is refused, and what a hostile one can make us keep is bounded.
 fn hardened() -> http2::Builder<TokioExecutor> {
     let mut http = http2::Builder::new(TokioExecutor::new());
@@ -263,9 +267,9 @@ impl Intake {
         peer: Peer,
         arrival: Arrival,
     ) -> Result<(), tonic::codegen::StdError> {
-        let (intake, known) = (Arc::clone(self), arrival.clone());
+        let (intake, who, known) = (Arc::clone(self), peer.clone(), arrival.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(peer.clone());
+            request.extensions_mut().insert(who.clone());
             request.extensions_mut().insert(known.clone());
             // Routes are always ready.
             let response = intake.routes.clone().call(request);
@@ -275,7 +279,11 @@ impl Intake {
                 Ok::<_, Infallible>(response.map(|body| Outgoing::new(body, arrival, &intake.turns, &intake.reaper)))
             }
         });
-        let mut connection = pin!(self.http.serve_connection(TokioIo::new(connection), service));
+        let mut http = self.http.clone();
+        if peer.is_grpc() {
+            http.max_concurrent_streams(CLIENT_STREAMS);
+        }
+        let mut connection = pin!(http.serve_connection(TokioIo::new(connection), service));
         tokio::select! {
             ended = connection.as_mut() => return Ok(ended?),
             () = arrival.evicted() => return Err("nothing of what there is for it was taken".into()),

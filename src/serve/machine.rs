@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{
     session::{self, Moment, Violation},
     sotw,
-    wire::{Ask, world_response},
+    wire::{Ask, Features, world_response},
 };
 use crate::{
     feedback::TypeState,
@@ -33,11 +33,11 @@ pub(super) enum Out {
 }
 
 impl Out {
-    /// The message behind its gRPC prefix.
-    pub(super) fn bytes(&self, identifier: &str) -> Bytes {
+    /// The message behind its gRPC prefix, for a client that can do `features`.
+    pub(super) fn bytes(&self, identifier: &str, features: Features) -> Bytes {
         match self {
             Self::Frame(send) => send.frame.bytes().clone(),
-            Self::Own(response) => world_response(response, identifier),
+            Self::Own(response) => world_response(response, identifier, features),
         }
     }
 }

@@ -188,11 +188,11 @@ impl Inner {
         new
     }
 
-    /// Registers a stream of `id`; beyond two that are aggregated the oldest is closed. Of the others a proxy needs one
-    /// for each resource (O26); the connection limits them.
-    pub(super) fn admit(self: &Arc<Self>, id: &ProxyId, aggregated: bool) -> Admitted {
+    /// Registers a stream of `id`; beyond two that speak for the `whole` proxy the oldest is closed. Of the others it
+    /// needs one for each resource (O26) or target; the connection limits them.
+    pub(super) fn admit(self: &Arc<Self>, id: &ProxyId, whole: bool) -> Admitted {
         let token = CancellationToken::new();
-        if !aggregated {
+        if !whole {
             return Admitted { inner: Arc::clone(self), id: id.clone(), token };
         }
         let mut streams = self.streams.entry(id.clone()).or_default();

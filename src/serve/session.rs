@@ -235,6 +235,8 @@ impl Session {
             return Ok(());
         };
         let seed = (self.client.expires && beats::beats(kind)).then_some(self.started);
+        // An empty list is nothing to gRPC clients (rule 46).
+        let legacy = kind.empty_is_all() && self.client.role != Role::Grpc;
         let slot = self.slot(kind);
         let first = slot.is_none();
         let state = slot.get_or_insert_with(|| Kind::new(kind, request.initial, seed));
@@ -244,7 +246,7 @@ impl Session {
             let error = request.error.as_deref();
             state.resolve(nonce, error, content, now)
         });
-        if first && kind.empty_is_all() && request.subscribe.is_empty() && request.unsubscribe.is_empty() {
+        if first && legacy && request.subscribe.is_empty() && request.unsubscribe.is_empty() {
             state.start_wildcard(true, content);
         }
         state.subscribe(&request.subscribe, first, content);

@@ -7,8 +7,8 @@
 //! in the set until nothing that the client has acknowledged names it.
 //!
 //! What it cannot promise, unlike delta:
-//! - CDS, LDS and SRDS responses are always the whole set: they cannot be split, cost as much as there is, and bring what
-//!   was refused again whenever anything else changes.
+//! - CDS, LDS and SRDS responses are always the whole set: they cannot be split, cost as much as there is (gRPC
+//!   clients take 4 MiB; from 3 MiB on there is an alarm), and bring what was refused again whenever anything else changes.
 //! - There is no list of removals. That a name of another type is not there is said in `resource_errors` alone; a client
 //!   that does not read them waits for its own timer.
 //! - A client that reconnects says one version for a type, not which resources it has. Equal sets are not sent again
@@ -42,9 +42,13 @@ use super::{
 };
 use crate::{
     feedback,
+    model::Role,
     snapshot::{Content, Seq},
     xds::{Resource, ResourceType, Version},
 };
+
+/// Bytes of a response that can be split (rule 107). LDS and CDS cannot.
+const SPLIT: usize = 1 << 20;
 
 /// One `DiscoveryRequest`, as far as it concerns us.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -172,6 +176,9 @@ impl Session {
         let Some(kind) = ResourceType::from_url(&request.url).filter(|kind| !kind.delta_only()) else { return Ok(()) };
         let seed = self.expires().then_some(self.started);
         let state = self.kinds.entry(kind).or_insert_with(|| Kind::new(kind, request.version.clone(), seed));
+        if self.client.role == Role::Grpc {
+            state.means_it();
+        }
         // An answer to an older response is not looked at: one to the last will come, with all names. Not from a client
         // that asks for nothing any more, though: it drops what is on its way without a word (O12).
         if state.stale(&request.nonce) && !(request.names.is_empty() && state.asked_for_names()) {
@@ -320,7 +327,7 @@ impl Session {
 
     /// The other types: what the client lacks or has in another version, and what has to follow its parent.
     fn changed(&mut self, state: &mut Kind, content: &Content, moment: &Moment<'_>, delayed: &mut bool) -> Option<Due> {
-        let mut sent = Vec::new();
+        let (mut sent, mut size) = (Vec::new(), 0);
         for (name, entry) in state.wanted(content) {
             let resource = &entry.resource;
             let old = state.held.get(&name);
@@ -334,6 +341,12 @@ impl Session {
                 *delayed = true;
                 continue;
             }
+            if size > 0 && size + resource.body.len() > SPLIT {
+                // The rest goes when this is answered: what a response lacks, of these types, the client keeps.
+                *delayed = true;
+                break;
+            }
+            size += resource.body.len();
             sent.push(Arc::clone(resource));
         }
         while sent.is_empty()

@@ -20,12 +20,12 @@ use super::{
     service::{Admitted, Fleet, Inner, Method},
     session::{Client, Moment, Session, Violation},
     sotw,
-    wire::{Ask, Variant},
+    wire::{Ask, Features, Variant},
 };
 use crate::{
-    feedback::{Connected, ProxyId},
+    feedback::{self, Connected, ProxyId},
     identity::{self, NodeClaim, Peer},
-    model::{Audience, Sites},
+    model::{Audience, Role, Sites},
     snapshot::{Reader, Seq},
     xds::ResourceType,
 };
@@ -62,8 +62,8 @@ pub(super) async fn run(
     let Some(mut first) = first else { return Ok(()) };
     // The node is only guaranteed in the first request; a later, different one is ignored.
     let node = first.take_node().unwrap_or_default();
-    let (claim, drain) = (NodeClaim { delta: service.variant == Variant::Delta, ..node.claim()? }, node.drain_time());
-    let [expires, unwraps] = ["xds.config.supports-resource-ttl", "xds.config.resource-in-sotw"].map(|it| node.can(it));
+    let (claim, drain, features) =
+        (NodeClaim { delta: service.variant == Variant::Delta, ..node.claim()? }, node.drain_time(), node.features());
     // Its metadata would keep the bytes of the whole request for as long as the stream lives.
     drop(node);
     let who = Who { inner, peer, claim };
@@ -74,7 +74,9 @@ pub(super) async fn run(
     let resolved = who.resolve(&mut fleet.sites);
     let mut kept = vec![first];
     let proxy = who.inner.shared.feedback.connect(id.clone(), SystemTime::now(), resolved.clone());
-    proxy.set_partial(service.only.is_some());
+    // A gRPC client has a stream for each of its targets; a proxy, perhaps, one for each type. All speak for it.
+    let one_of_many = service.only.is_some() || who.claim.grpc;
+    proxy.set_partial(one_of_many);
     let audience = match resolved {
         Ok(audience) => audience,
         Err(reason) => {
@@ -87,9 +89,14 @@ pub(super) async fn run(
     };
     tracing::debug!(node = %id.node, site = %id.site, "a stream begins");
     // Only now: nobody may push out the streams of a proxy that it merely claims to be.
-    let admitted = who.inner.admit(&id, service.only.is_none());
+    let admitted = who.inner.admit(&id, !one_of_many);
     let reader = who.inner.shared.views.open(&audience);
-    let drain = drain.unwrap_or_else(|| fleet.sites.borrow().drain_time);
+    let drain = match audience.role {
+        // It has no listener whose connections could drain.
+        Role::Grpc => Duration::ZERO,
+        Role::Edge | Role::Core => drain.unwrap_or_else(|| fleet.sites.borrow().drain_time),
+    };
+    let (expires, unwraps) = (features.expires, features.wrapped);
     let client = Client { role: audience.role, proven: audience.proven, drain, expires, unwraps };
     let doubt = who.inner.doubts.of(&id);
     let session = match service.variant {
@@ -111,8 +118,10 @@ pub(super) async fn run(
         proxy,
         admitted,
         frames,
+        features,
         active: true,
         complete: false,
+        alarmed: false,
         confirming: None,
         ends: None,
         told: None,
@@ -192,10 +201,14 @@ struct Stream {
     proxy: Connected,
     admitted: Admitted,
     frames: mpsc::Sender<Bytes>,
+    /// What the client can do.
+    features: Features,
     /// False while its site is unknown or being deleted.
     active: bool,
     /// The proxy has acknowledged everything once.
     complete: bool,
+    /// It was said that a set of it is large.
+    alarmed: bool,
     /// The question whether the replica has read everything.
     confirming: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
     /// When it ends so that the proxy is compared anew.
@@ -323,10 +336,11 @@ impl Stream {
             }
             // Encoded outside the lock, by whoever is first.
             for (room, send) in out {
-                room.send(send.bytes(&self.who.inner.shared.identifier));
+                room.send(send.bytes(&self.who.inner.shared.identifier, self.features));
             }
         }
         for (kind, state) in self.session.reports() {
+            self.alarm(kind, state.set);
             self.proxy.set(kind, state);
         }
         if complete {
@@ -337,6 +351,17 @@ impl Stream {
             self.confirm(Duration::ZERO);
         }
         full
+    }
+
+    /// A set that cannot be split comes near to what gRPC clients take; said once for each stream.
+    fn alarm(&mut self, kind: ResourceType, bytes: usize) {
+        if bytes > feedback::LARGE_SET && !std::mem::replace(&mut self.alarmed, true) {
+            let ProxyId { site, node } = &self.proxy.id;
+            tracing::warn!(
+                %node, %site, kind = kind.short(), bytes,
+                "a response that cannot be split is larger than 3 MiB; gRPC clients take 4 MiB: ask for fewer names, or by delta"
+            );
+        }
     }
 
     /// A proxy that was compared with a view of unknown age is compared anew when the replica is fresh again; that is

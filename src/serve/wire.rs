@@ -51,6 +51,8 @@ pub(super) struct Node {
     metadata: Bytes,
     #[prost(message, optional, tag = "4")]
     locality: Option<Locality>,
+    #[prost(string, tag = "6")]
+    user_agent_name: String,
     #[prost(string, repeated, tag = "10")]
     client_features: Vec<String>,
 }
@@ -64,8 +66,25 @@ struct Locality {
 /// The key of our part of the node metadata: a struct of `cohort` and `drain_time_s`.
 const METADATA: &str = "tidegate.dev";
 
+/// With this the name of the client begins, which a gRPC library writes by itself in every language (gRFC A27).
+const GRPC: &str = "gRPC";
+
+/// It takes each resource of a state-of-the-world response inside a `Resource`.
+const RESOURCE_IN_SOTW: &str = "xds.config.resource-in-sotw";
+/// It knows times to live.
+const RESOURCE_TTL: &str = "xds.config.supports-resource-ttl";
+
 /// Bytes of a node's metadata.
 const METADATA_MAX: usize = 64 << 10;
+
+/// What one client can do and another cannot (xDS: "client features").
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Features {
+    /// A state-of-the-world response may carry each resource inside a `Resource`, with its name and version (rule 39).
+    pub(super) wrapped: bool,
+    /// It forgets what has a time to live and is not renewed (rule 90).
+    pub(super) expires: bool,
+}
 
 impl Node {
     /// Our part of the metadata.
@@ -92,7 +111,13 @@ impl Node {
             _ => String::new(),
         };
         let site = self.locality.as_ref().map(|l| l.sub_zone.clone()).unwrap_or_default();
-        Ok(NodeClaim { id: self.id.clone(), cluster: self.cluster.clone(), site, cohort, delta: false })
+        let grpc = self.user_agent_name.starts_with(GRPC);
+        Ok(NodeClaim { id: self.id.clone(), cluster: self.cluster.clone(), site, grpc, cohort, delta: false })
+    }
+
+    /// What it says that it can do beyond what all can, as far as that matters to what is sent.
+    pub(super) fn features(&self) -> Features {
+        Features { wrapped: self.can(RESOURCE_IN_SOTW), expires: self.can(RESOURCE_TTL) }
     }
 
     /// Whether the client says that it can do `feature`.
@@ -149,25 +174,29 @@ impl From<WorldRequest> for sotw::Request {
     }
 }
 
+/// `envoy.service.discovery.v3.Resource`, as the type of what an `Any` holds.
+const RESOURCE_URL: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";
+
 /// The encoded `DiscoveryResponse` behind its gRPC prefix.
-pub(super) fn world_response(response: &sotw::Response, identifier: &str) -> Bytes {
+pub(super) fn world_response(response: &sotw::Response, identifier: &str, features: Features) -> Bytes {
     let url = response.kind.url();
-    let bodies: usize = response.resources.iter().map(|r| r.payload.len() + url.len() + 16).sum();
+    let parts = |resource: &Resource| match features.wrapped {
+        true if response.wraps && resource.ttl.is_some() => (RESOURCE_URL, resource.expiring().wrapped()),
+        true => (RESOURCE_URL, resource.wrapped()),
+        false => (url, resource.payload.clone()),
+    };
+    let bodies: usize = response.resources.iter().map(|r| parts(r)).map(|(url, it)| url.len() + it.len() + 16).sum();
     let mut out = BytesMut::with_capacity(bodies + url.len() + identifier.len() + 64);
     begin_message(&mut out);
     put(1, response.version.to_string().as_bytes(), &mut out);
-    let (wrapped, bare): (Vec<_>, Vec<_>) =
-        response.resources.iter().partition(|resource| response.wraps && resource.ttl.is_some());
-    for resource in wrapped {
-        wrap(resource, &mut out);
-    }
-    for resource in bare {
+    for resource in &response.resources {
         // An `Any`, without copying the payload first.
+        let (url, payload) = parts(resource);
         let size = |length: usize| 1 + encoding::encoded_len_varint(length as u64) + length;
         encoding::encode_key(2, WireType::LengthDelimited, &mut out);
-        encoding::encode_varint((size(url.len()) + size(resource.payload.len())) as u64, &mut out);
+        encoding::encode_varint((size(url.len()) + size(payload.len())) as u64, &mut out);
         put(1, url.as_bytes(), &mut out);
-        put(2, &resource.payload, &mut out);
+        put(2, &payload, &mut out);
     }
     put(4, url.as_bytes(), &mut out);
     put(5, format!("{:x}", response.nonce).as_bytes(), &mut out);
@@ -176,19 +205,6 @@ pub(super) fn world_response(response: &sotw::Response, identifier: &str) -> Byt
     put(6, &control_plane, &mut out);
     response.errors.iter().for_each(|error| error.encode(7, &mut out));
     end_message(out)
-}
-
-/// A resource in its wrapper, as one more `Any` of a state-of-the-world response.
-fn wrap(resource: &Resource, out: &mut BytesMut) {
-    const WRAPPER: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";
-    // The body is the wrapper already, behind the key and length of a field.
-    let mut body = resource.expiring().body;
-    let skipped = encoding::decode_key(&mut body).and_then(|_| encoding::decode_varint(&mut body));
-    debug_assert!(skipped.is_ok(), "a body begins with its key and length");
-    let mut any = BytesMut::with_capacity(body.len() + WRAPPER.len() + 16);
-    put(1, WRAPPER.as_bytes(), &mut any);
-    put(2, &body, &mut any);
-    put(2, &any, out);
 }
 
 /// Bytes before a gRPC message: a flag, and the length.
@@ -271,6 +287,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::serve::absent::Absent;
+    use crate::xds::{ResourceType, Version};
 
     #[test]
     fn a_real_node_message_is_read_without_its_extensions() {
@@ -306,5 +324,43 @@ mod tests {
         assert_eq!(said, ["envoy-1", "edge", "fra", "canary"]);
         assert_eq!(node.drain_time(), Some(Duration::from_secs(30)));
         assert_eq!(Node::default().drain_time(), None);
+    }
+
+    #[test]
+    fn a_client_of_grpc_is_told_by_the_name_that_its_library_writes() {
+        let grpc = |name: &str| {
+            let node = Node { user_agent_name: name.into(), ..Node::default() };
+            node.claim().unwrap().grpc
+        };
+        assert!(["gRPC C-core linux", "gRPC Go", "gRPC Java", "gRPC Node Pure JS"].into_iter().all(grpc));
+        assert!(!["envoy", "", "my gRPC"].into_iter().any(grpc));
+    }
+
+    #[test]
+    fn resources_are_wrapped_for_those_alone_who_can_unwrap_them() {
+        use envoy_types::pb::envoy::service::discovery::v3::{DiscoveryResponse, Resource as Wrapped};
+        let kind = ResourceType::Cluster;
+        let resource = Resource::new(kind, "shop/web:80", Bytes::from_static(b"payload"));
+        let resource = resource.lasting(std::time::Duration::from_secs(30));
+        let version = resource.version.to_string();
+        let resources = vec![std::sync::Arc::new(resource)];
+        let errors = vec![Absent::of(kind, "x".into(), true)];
+        let response = sotw::Response { kind, version: Version::of(b"all"), nonce: 7, resources, errors, wraps: true };
+        let read = |feature: &str| {
+            let node = Node { client_features: vec![feature.into()], ..Node::default() };
+            let bytes = world_response(&response, "cp1", node.features());
+            let mut decoded = DiscoveryResponse::decode(&bytes[PREFIX..]).unwrap();
+            let error = decoded.resource_errors.remove(0);
+            assert_eq!(error.resource_name.unwrap().name, "x");
+            assert_eq!(error.error_detail.unwrap().code, i32::from(tonic::Code::NotFound));
+            decoded.resources.remove(0)
+        };
+        let (bare, any) = (read("other"), read("xds.config.resource-in-sotw"));
+        assert_eq!((bare.type_url.as_str(), &*bare.value), (kind.url(), &b"payload"[..]));
+        assert_eq!(any.type_url, RESOURCE_URL);
+        let wrapped = Wrapped::decode(&*any.value).unwrap();
+        assert_eq!((wrapped.name.as_str(), wrapped.version), ("shop/web:80", version));
+        assert_eq!(wrapped.ttl.map(|ttl| ttl.seconds), Some(30));
+        assert_eq!(wrapped.resource, Some(bare));
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::groups::{Group, groups};
 use crate::{
     feedback::{Acked, Feedback, ProxyView, TypeState},
-    model::Audience,
+    model::{Audience, Role},
     snapshot::{Content, Seq, Views},
     xds::ResourceType,
 };
@@ -93,7 +93,12 @@ type Counts = BTreeMap<&'static str, u32>;
 struct Bare(BTreeMap<(Audience, Seq, ResourceType, u64, Seq), Counts>);
 
 fn type_row(kind: ResourceType, audience: &Audience, proxy: &ProxyView, content: &Content, bare: &mut Bare) -> TypeRow {
+    // A gRPC client asks for the services that it calls: what it does not ask for is not its own.
+    let by_name = audience.role == Role::Grpc;
     let Some(state) = proxy.types.get(&kind) else {
+        if by_name {
+            return TypeRow { kind, state: "SYNCED", resources: 0, errors: Vec::new() };
+        }
         let resources = u32::try_from(content.entries(kind).count()).unwrap_or(u32::MAX);
         let word = if resources == 0 { "SYNCED" } else { "NOT_SUBSCRIBED" };
         return TypeRow { kind, state: word, resources, errors: Vec::new() };
@@ -102,7 +107,7 @@ fn type_row(kind: ResourceType, audience: &Audience, proxy: &ProxyView, content:
     let key = (audience.clone(), content.seq(), kind, state.subscription.digest(), cursor);
     let mut counts = bare.0.entry(key).or_insert_with(|| count(kind, state, content)).clone();
     let errors = except(kind, proxy, state, content, &mut counts);
-    counts.retain(|_, count| *count > 0);
+    counts.retain(|word, count| *count > 0 && !(by_name && *word == "NOT_SUBSCRIBED"));
     let resources = counts.values().sum();
     let word = ["NACKED", "PENDING", "NOT_SUBSCRIBED"].into_iter().find(|word| counts.contains_key(word));
     TypeRow { kind, state: word.unwrap_or("SYNCED"), resources, errors }

@@ -344,3 +344,29 @@ fn a_watermark_names_a_hundred_refusals_and_then_that_there_are_more() {
     assert!(more.refuses("EDS", "never seen:80"));
     assert_eq!(merge_watermarks(&[("a".into(), more.clone())].into(), [])["a"].except, more.except);
 }
+
+#[test]
+fn a_grpc_client_counts_for_what_it_asks_for_and_never_as_a_gateway() {
+    let views = Views::default();
+    let client = Audience { role: Role::Grpc, ..audience() };
+    let reader = views.open(&client);
+    let upserts = vec![resource(Cluster, "called", &[("called", 1)]), resource(Cluster, "other", &[("other", 1)])];
+    reader.view().publish(Seq(1), Revision(1), Publish { upserts, removals: Vec::new() });
+    let fleet = Fleet { views, reader, feedback: Arc::default() };
+    let id = ProxyId { site: "e1".into(), node: "shop".into() };
+    let proxy = fleet.feedback.connect(id, SystemTime::now(), Ok(client));
+    let mut subscription = Subscription::default();
+    subscription.insert("called".into());
+    let state = TypeState { subscription: Arc::new(subscription), sent: Seq(1), ..TypeState::default() };
+    proxy.set(Cluster, state.clone());
+    assert_eq!(counts(&fleet.standing("called")), [1, 0, 0, 1]);
+    assert_eq!(counts(&fleet.standing("other")), [0, 0, 0, 0], "it does not call it");
+    proxy.set(Cluster, TypeState { acked: Seq(1), ..state });
+    proxy.set_complete();
+    assert_eq!(counts(&fleet.standing("called")), [1, 1, 0, 0]);
+    let rows = proxies(&fleet.views, &fleet.feedback);
+    let shown = |kind| rows[0].types.iter().find(|row| row.kind == kind).map(|row| (row.state, row.resources));
+    assert_eq!((shown(Cluster), shown(Route)), (Some(("SYNCED", 1)), Some(("SYNCED", 0))));
+    assert_eq!(rows[0].role, "grpc");
+    assert!(watermarks(&fleet.views, &fleet.feedback).is_empty());
+}

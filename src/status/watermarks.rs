@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     feedback::{Feedback, ProxyView},
-    model::{Revision, Watermark, Watermarks},
+    model::{Revision, Role, Watermark, Watermarks},
     snapshot::{Content, Seq, Views},
 };
 
@@ -29,7 +29,8 @@ pub fn watermarks(views: &Views, feedback: &Feedback) -> BTreeMap<Arc<str>, Site
     let mut sites: BTreeMap<Arc<str>, SiteReport> = BTreeMap::new();
     let open: BTreeMap<_, _> = views.all().into_iter().map(|view| (view.audience().clone(), view)).collect();
     for proxy in feedback.proxies() {
-        let Some(audience) = &proxy.audience else { continue };
+        // Who is no gateway says nothing of what gateways have.
+        let Some(audience) = proxy.audience.as_ref().filter(|audience| audience.role != Role::Grpc) else { continue };
         let report = sites.entry(Arc::clone(&audience.site)).or_default();
         report.gateways += 1;
         let Some(view) = open.get(audience).filter(|_| proxy.complete) else { continue };

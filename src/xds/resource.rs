@@ -330,6 +330,15 @@ impl Resource {
         let empty = Self::new(self.kind, &self.name, Bytes::new());
         Self { name: Arc::clone(&self.name), version: self.version, body, ttl: self.ttl, ..empty }
     }
+
+    /// The encoded `envoy.service.discovery.v3.Resource` alone, without the tag and length that `body` has.
+    pub fn wrapped(&self) -> Bytes {
+        let mut rest = self.body.clone();
+        // Written by `encode_body`: both are there.
+        let _ = encoding::decode_key(&mut rest);
+        let _ = encoding::decode_varint(&mut rest);
+        rest
+    }
 }
 
 /// The shortest time to live.

@@ -17,7 +17,8 @@ use crate::{
     xds::{Resource, ResourceType},
 };
 
-fn endpoint(at: SocketAddr, weight: u32) -> LbEndpoint {
+/// One endpoint; a weight of 0 would be refused.
+pub(super) fn endpoint(at: SocketAddr, weight: u32) -> LbEndpoint {
     LbEndpoint {
         host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
             address: Some(address(at.ip(), at.port())),

@@ -14,8 +14,9 @@ use prost::{Message, Name};
 use super::*;
 use crate::{
     compile::plan::{
-        BackendPlan, ChainPlan, CoreListenerPlan, EndpointsPlan, GroupPlan, GroupSite, HostAnswer, ListenerPlan,
-        ListenerShape, RoutePlan, ServiceClusterPlan, ServiceTarget, VirtualHostPlan,
+        ApiListenerPlan, ApiRoutePlan, BackendPlan, ChainPlan, ClientEndpointsPlan, CoreListenerPlan, EndpointsPlan,
+        GroupPlan, GroupSite, HostAnswer, ListenerPlan, ListenerShape, RoutePlan, ServiceClusterPlan, ServiceTarget,
+        VirtualHostPlan,
     },
     model::{
         AppProtocol, CertificateSpec, CircuitBreakers, Filter, HealthCheck, Kind, LbPolicy, OutlierDetection,

@@ -1,6 +1,7 @@
 //! Claims about what objects mean: a small world each, and what comes of it.
 
 mod backbone;
+mod clients;
 mod hosts;
 mod incremental;
 mod listeners;

@@ -134,7 +134,7 @@ fn our_kinds_check_their_fields() {
         ("Service", "{ports: [{port: 80}, {port: 81}]}", "of several ports each needs a `name`"),
         ("Service", "{ports: [{name: a, port: 80}, {name: a, port: 81}]}", "this port's name stands here twice"),
         ("Service", "{ports: [{port: 0}]}", "0 is not a whole number from 1 to 65535"),
-        ("Service", "{ports: [{port: 80, appProtocol: kubernetes.io/h2c}]}", "HTTPRouteBackendProtocolH2C"),
+        ("Service", "{ports: [{port: 80, appProtocol: spdy}]}", "write `http`, `h2c` or `grpc`"),
         ("Service", "{ports: [{port: 80, appProtocol: kubernetes.io/ws}]}", "HTTPRouteBackendProtocolWebSocket"),
         ("Service", "{ports: [{port: 80}], timeouts: {connect: 0s}}", "is no time at all"),
         ("Service", "{ports: [{port: 80}], tls: {serverName: a.example, caCertificates: x}}", "1 to 512 certificates"),

@@ -82,6 +82,7 @@ fn each_resource_is_synced_stale_not_sent_or_refused() {
         pending: Arc::new(vec!["warming".into()]),
         behind: None,
         parked: Arc::new([("refused".into(), parked.clone())].into()),
+        set: 0,
     };
     setup.connect("a").set(ResourceType::Cluster, state(seq, seq));
     let shown = setup.ask(&ClientStatusRequest::default());

@@ -399,7 +399,7 @@ fn judge_world(client: &mut Client, response: &sotw::Response) {
         assert!(asked.wants(name), "{what} {name} is not asked for");
     }
     for error in &response.errors {
-        assert!(asked.wants(&error.name) && !names.contains(&&error.name), "{what} {} is not missing", error.name);
+        assert!(asked.wants(&error.name) && !names.contains(&*error.name), "{what} {} is not missing", error.name);
     }
     let says = !names.is_empty() || !response.errors.is_empty();
     assert!(response.kind.wildcard() || says, "an empty response of {what}");

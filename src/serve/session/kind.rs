@@ -358,6 +358,7 @@ impl Kind {
             pending: Arc::new(pending),
             behind,
             parked: Arc::new(parked),
+            set: 0,
         };
         Some((self.kind, state))
     }

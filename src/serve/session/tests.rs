@@ -326,6 +326,16 @@ fn endpoints_of_a_cluster_that_the_proxy_has_are_not_called_absent() {
 }
 
 #[test]
+fn an_empty_first_list_of_a_grpc_client_is_nothing() {
+    let mut world = World::of(Role::Grpc);
+    world.publish(vec![cluster("a", "1")], &[]);
+    world.subscribe(Cluster, &[]);
+    assert_eq!(world.out(), NOTHING);
+    world.subscribe(Cluster, &["a"]);
+    assert_eq!(world.out(), ["CDS +a"]);
+}
+
+#[test]
 fn wildcard_and_names_live_side_by_side() {
     let mut world = World::running();
     world.subscribe(Cluster, &["a"]);

@@ -81,6 +81,8 @@ pub(super) struct Kind {
     acked: Seq,
     stirred: bool,
     dirty: bool,
+    /// Bytes of the set that was sent last, about.
+    set: usize,
 }
 
 impl Kind {
@@ -116,7 +118,13 @@ impl Kind {
             acked: Seq(0),
             stirred: true,
             dirty: true,
+            set: 0,
         }
+    }
+
+    /// An empty list is nothing from the first request on: gRPC clients know no wildcard (rule 46).
+    pub(super) fn means_it(&mut self) {
+        self.explicit = true;
     }
 
     /// A request that answers an older response than the last is ignored whole (rule 19). The first of a stream may
@@ -387,6 +395,9 @@ impl Kind {
 
     pub(super) fn launch(&mut self, flight: Flight, now: Instant) {
         (self.nonce, self.first, self.seen) = (flight.nonce, false, flight.seq);
+        if flight.set.is_some() {
+            self.set = flight.sent.iter().map(|resource| resource.body.len()).sum();
+        }
         for resource in &flight.sent {
             self.again.remove(&resource.name);
             self.since.remove(&resource.name);
@@ -464,6 +475,7 @@ impl Kind {
             pending: Arc::new(pending.into_iter().collect()),
             behind: self.behind.filter(|_| !self.since.is_empty()),
             parked: Arc::new(self.parked.clone()),
+            set: self.set,
         };
         Some((self.kind, state))
     }

@@ -36,11 +36,16 @@ fn naming(kind: ResourceType, name: &str, payload: &'static str, clusters: &[&st
 
 impl World {
     fn new(upserts: Vec<Resource>) -> Self {
+        Self::of(Role::Edge, upserts)
+    }
+
+    fn of(role: Role, upserts: Vec<Resource>) -> Self {
         let views = Views::default();
-        let audience = Audience { site: "fra".into(), role: Role::Edge, proven: true, cohort: "".into(), delta: true };
+        let audience = Audience { site: "fra".into(), role, proven: true, cohort: "".into(), delta: false };
         let reader = views.open(&audience);
         let now = Instant::now();
-        let world = Self { views, reader, session: Session::new(CLIENT, now), now };
+        let session = Session::new(Client { role, ..CLIENT }, now);
+        let world = Self { views, reader, session, now };
         world.publish(upserts, &[]);
         world
     }
@@ -312,6 +317,54 @@ fn a_client_that_has_something_waits_until_it_may_be_compared() {
     world.session.on_request(&request, &view.read(), world.now).unwrap();
     world.session.trust(true);
     world.sent(Cluster, &["a"]);
+}
+
+#[test]
+fn an_empty_list_of_a_grpc_client_is_never_everything() {
+    let mut world = World::of(Role::Grpc, vec![cluster("a", "1"), cluster("b", "1")]);
+    world.request(Cluster, &[], 0, None);
+    world.request(Listener, &[], 0, None);
+    world.quiet();
+    let response = world.takes(Cluster, &["a", "missing"], &["a"]);
+    world.request(Cluster, &[], response.nonce, None);
+    world.quiet();
+    world.publish(vec![cluster("a", "2")], &[]);
+    world.quiet();
+}
+
+#[test]
+fn names_that_went_and_came_back_are_followed_as_before() {
+    let mut world = World::of(Role::Grpc, vec![resource(Endpoints, "a", "1")]);
+    let first = world.takes(Endpoints, &["a"], &["a"]);
+    world.request(Endpoints, &[], first.nonce, None);
+    world.publish(vec![resource(Endpoints, "a", "2")], &[]);
+    world.quiet();
+    world.request(Endpoints, &["a"], first.nonce, None);
+    let second = world.sent(Endpoints, &["a"]);
+    world.request(Endpoints, &["a"], second.nonce, None);
+    world.publish(vec![resource(Endpoints, "a", "3")], &[]);
+    world.sent(Endpoints, &["a"]);
+}
+
+#[test]
+fn a_cluster_set_is_whole_however_large_and_assignments_come_in_parts() {
+    let large: &'static str = Box::leak("x".repeat(600 << 10).into_boxed_str());
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let both = names.iter().flat_map(|name| [cluster(name, large), resource(Endpoints, name, large)]).collect();
+    let mut world = World::of(Role::Grpc, both);
+    world.takes(Cluster, &names, &names);
+    let reported = world.session.reports();
+    let set = |kind| reported.iter().find(|(known, _)| *known == kind).map(|(_, state)| state.set);
+    assert!(set(Cluster).is_some_and(|bytes| bytes > feedback::LARGE_SET), "worth an alarm: {:?}", set(Cluster));
+    world.request(Endpoints, &names, 0, None);
+    for name in names {
+        let part = world.sent(Endpoints, &[name]);
+        assert!(!world.session.complete(&world.reader.view().read(), Some(Endpoints)), "the rest is to come");
+        world.request(Endpoints, &names, part.nonce, None);
+    }
+    world.quiet();
+    let content = Arc::clone(world.reader.view());
+    assert!(world.session.reports().iter().all(|(_, state)| state.acked == content.read().seq()));
 }
 
 #[test]

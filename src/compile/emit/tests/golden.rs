@@ -55,3 +55,40 @@ fn a_core_is_told_this() {
         ],
     );
 }
+
+#[test]
+fn a_grpc_client_is_told_this() {
+    let source = object(Kind::Service, "cart");
+    let listener = ApiListenerPlan {
+        name: "cart.shop".into(),
+        route_configuration: "cart.shop:50051".into(),
+        source: source.clone(),
+    };
+    let route = ApiRoutePlan {
+        name: "cart.shop:50051".into(),
+        cluster: "shop/cart:50051".into(),
+        request_timeout: Some(Duration::from_secs(30)),
+        source,
+    };
+    let mut secure = service(AppProtocol::H2c);
+    secure.spec.tls = full_service().spec.tls;
+    let near = EndpointsPlan { site: "ber".into(), ..endpoints(&["10.0.1.1:8080", "10.0.1.2:8080"]) };
+    let placed = ClientEndpointsPlan {
+        name: "shop/web:80".into(),
+        priorities: vec![vec![endpoints(&["10.0.0.1:8080"])], vec![near]],
+        sources: vec![object(Kind::EndpointSet, "web-fra")],
+    };
+    let nowhere = ClientEndpointsPlan { priorities: Vec::new(), ..placed.clone() };
+    let resources = [
+        api_listener(&listener),
+        api_route(&route),
+        client_cluster(&service(AppProtocol::H2c)),
+        client_cluster(&secure),
+        client_endpoints(&placed),
+        client_endpoints(&nowhere),
+    ];
+    for resource in &resources {
+        assert_eq!(validate(full_name(resource.kind), &resource.payload), [], "{resource:?}");
+    }
+    check("grpc-client", &resources);
+}
