@@ -28,15 +28,11 @@ mod model_tests;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use self::kind::{Flight, Kind};
 use super::{
-    absent::{Absent, Why},
+    absent::Absent,
     doubts::Doubt,
     session::{Client, MAX_NAME, MAX_NAMES, Moment, Trust, Violation},
 };

@@ -627,7 +627,7 @@ fn a_cluster_stays_while_a_scope_that_leads_to_it_is_not_acknowledged() {
     let mut world = scoped_world();
     world.settle();
     world.publish(vec![rds("2", &[])], &[(ScopedRoute, "scope"), (Cluster, "a"), (Endpoints, "a")]);
-    assert_eq!(world.out(), ["SRDS -scope", "RDS +r"]);
+    assert_eq!(world.out(), ["SRDS -scope", "RDS +r", "VHDS +r/h"]);
     world.ack(Route);
     assert_eq!(world.after(30), NOTHING);
     world.ack(ScopedRoute);

@@ -2,11 +2,14 @@
 
 mod rules;
 
+use std::{collections::BTreeSet, time::Duration};
+
 use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
 
 use super::{gate::LINGER, *};
 use crate::{
     model::{Audience, Revision, Role, Sites, Watermarks},
+    serve::absent::Why,
     snapshot::{Publish, Reader, Views},
 };
 
