@@ -1,6 +1,6 @@
 # The commands of this repository. `make demo` shows Tidegate at work, `make test` checks everything.
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo stack-up stack-down test lint fmt deny e2e bench benchtest
+.PHONY: help setup build demo stack-up stack-down test lint fmt deny e2e bench benchtest fuzz mutants
 
 DEMO_ARGS ?=
 PROFILE ?= dev
@@ -43,6 +43,18 @@ e2e: setup ## only the tests with real Envoys and etcd
 deny: ## licences, bans and sources of the dependencies (builds cargo-deny into .tools/ the first time: minutes)
 	@[ -x .tools/bin/cargo-deny ] || cargo install --quiet --locked --root .tools cargo-deny
 	.tools/bin/cargo-deny --log-level warn check bans licenses sources
+
+TARGET ?= sessions
+SECONDS ?= 60
+
+fuzz: ## libFuzzer for a while on the nightly compiler (see fuzz/README.md); TARGET=requests|sessions|manifests, SECONDS
+	@[ -x .tools/bin/cargo-fuzz ] || cargo install --quiet --locked --root .tools cargo-fuzz
+	PATH=$(CURDIR)/.tools/bin:$(PATH) cargo +nightly fuzz run --sanitizer none $(TARGET) -- -max_total_time=$(SECONDS)
+
+MUTANTS ?=
+
+mutants: ## mutation testing of the protocol engine, hours for all of it; MUTANTS='--file src/serve/sotw.rs', '--shard 0/20'
+	scripts/mutants.sh $(MUTANTS)
 
 BENCH ?=
 SCALE ?= 1

@@ -24,13 +24,13 @@
 //! | 19 | an answer is sent though its names are unsubscribed | `what_is_unsubscribed_while_it_waits_for_its_turn_is_not_sent` |
 //! | 20 | wildcard and names confuse each other | `wildcard_and_names_live_side_by_side`, `the_wildcard_outlives_names_and_ends_by_its_own_word_removing_nothing`, `the_wildcard_ends_with_the_first_list_of_names` |
 //! | 21 | an empty first list is taken for a wildcard | `the_first_wildcard_is_answered_even_if_empty_and_an_empty_named_list_is_not`, `names_that_are_all_dropped_and_asked_for_again_go_on_as_before` |
-//! | 22 | a second on-demand cluster never comes, or a full set wipes it | `clusters_that_are_asked_for_beside_the_wildcard_stand_in_every_set`, `wildcard_and_names_live_side_by_side` |
+//! | 22 | a second on-demand cluster never comes, or a full set wipes it | `a_first_request_to_a_cluster_that_the_proxy_does_not_know_yet_succeeds`, `clusters_that_are_asked_for_beside_the_wildcard_stand_in_every_set`, `wildcard_and_names_live_side_by_side` |
 //! | 23 | one bad resource keeps good ones away | `without_a_named_culprit_halves_are_tried_until_one_is_parked`, `culprits_named_in_the_error_go_alone_and_the_rest_together` |
 //! | 24 | an absent name is forgotten for a later one | `an_absent_name_is_not_forgotten_for_another_that_is_asked_for_later` |
-//! | 25 | messages beyond 4 MiB | `sixty_thousand_names_of_a_reconnect_are_let_in`, `the_first_cds_response_is_whole_and_later_ones_are_split` |
+//! | 25 | messages beyond 4 MiB | `sixty_thousand_names_of_a_reconnect_are_let_in`, `the_first_cds_response_is_whole_and_later_ones_are_split`, `a_cluster_set_is_whole_however_large_and_assignments_come_in_parts` |
 //! | 26 | a client asks for children without their parent | `what_is_asked_for_without_its_parent_is_answered_as_absent_and_does_not_loop`, `what_went_while_an_envoy_was_away_is_gone_and_a_refusal_is_mended` |
 //! | 27 | pushes of clusters starve one that warms | `a_new_service_serves_while_others_change_all_the_time` |
-//! | 28 | all names dropped and asked for again: out of step | `assignments_that_are_all_dropped_and_asked_for_again_go_on_as_before`, `names_that_are_all_dropped_and_asked_for_again_go_on_as_before` |
+//! | 28 | all names dropped and asked for again: out of step | `assignments_that_are_all_dropped_and_asked_for_again_go_on_as_before`, `names_that_are_all_dropped_and_asked_for_again_go_on_as_before`, `a_service_that_goes_and_comes_back_takes_its_calls_along` |
 //! | 29 | a half-open connection is kept for ever | `a_thousand_proxies_that_never_read_cost_little_delay_nobody_and_are_let_go` |
 //! | 30 | a response of a type that nobody watches is waited for | `a_dropped_subscription_frees_its_slot` |
 //! | 31 | two responses share a nonce | `no_nonce_comes_twice_on_a_stream`, `nonces_are_never_empty_and_come_once_in_a_stream_whatever_the_type_and_the_version` |

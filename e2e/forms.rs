@@ -23,7 +23,7 @@ fn world(edit: fn(String) -> String) -> World {
 }
 
 /// `cds_config` and `lds_config` with streams of their own; what they lead to stays on the aggregated one.
-fn of_one_type(bootstrap: String) -> String {
+pub(crate) fn of_one_type(bootstrap: String) -> String {
     let own = "    api_config_source:
       api_type: DELTA_GRPC
       grpc_services:

@@ -8,7 +8,7 @@
 # are already built.
 set -eu
 cd "$(dirname "$0")/.."
-root=$PWD engine=$PWD/target/engine
+root=$PWD engine=${ENGINE:-$PWD/target/engine}
 
 rm -rf "$engine/src"
 mkdir -p "$engine/src/serve"
@@ -33,7 +33,9 @@ printf '#[cfg(test)]\nmod fuzzing;\npub mod feedback;\npub mod identity;\npub mo
 printf 'pub mod fanout;\n#[cfg(any(test, fuzzing))]\npub mod fuzz;\nmod machine;\npub mod session;\npub mod sotw;\nmod wire;\n' >"$engine/src/serve.rs"
 
 if [ "${1:-}" = --assemble ]; then exit; fi
-mutants=$root/.mutants/bin/cargo-mutants
-[ -x "$mutants" ] || cargo install --quiet --locked --root "$root/.mutants" cargo-mutants
+PATH=$PATH:$root/.tools/bin
+command -v cargo-mutants >/dev/null || cargo install --quiet --locked --root "$root/.tools" cargo-mutants
 cd "$engine"
-CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target} PATH=$root/.mutants/bin:$PATH exec cargo mutants --in-place --no-shuffle --output "$root/target" "$@"
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$root/target}"
+exec cargo mutants --in-place --no-shuffle --baseline skip --timeout 60 --output "$root/target" "$@" \
+    -- --lib -- serve:: snapshot:: fuzzing

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use crate::{
     catalog::{Configuration, Runtime},
     compile::{self, Reader, Unit},
-    model::{Kind, Object, ObjectRef, Problem, Role, Scope, Severity, Spec},
+    model::{Kind, Object, ObjectRef, Problem, Role, Scope, Severity, Spec, VirtualHosts},
     xds::ResourceType,
 };
 
@@ -40,9 +40,40 @@ pub fn check(configuration: &Configuration, runtime: &Runtime, objects: &[Object
         let Some(object) = problem.object.filter(|o| named.contains(o)) else { continue };
         verdict.warnings.push(format!("{object}: {}: {}", problem.reason, problem.message));
     }
+    verdict.warnings.extend(many_hosts(objects, &next));
     verdict.faults.sort();
     verdict.faults.dedup();
     verdict
+}
+
+/// So many virtual hosts are better served one by one.
+const MANY_HOSTS: usize = 200;
+
+/// Gateways that the objects concern and that serve many virtual hosts whole.
+fn many_hosts(objects: &[Object], next: &Configuration) -> Vec<String> {
+    let gateways: BTreeSet<ObjectRef> = objects.iter().flat_map(gateways_of).collect();
+    let said = gateways.into_iter().filter_map(|gateway| {
+        let spec = next.get(&gateway)?.gateway()?;
+        let hosts = next.hosts_of(&gateway).count();
+        (spec.virtual_hosts == VirtualHosts::Whole && hosts > MANY_HOSTS).then(|| {
+            format!(
+                "{gateway}: ManyVirtualHosts: each edit of one of its {hosts} host names sends them all to every edge; \
+                 with the annotation tidegate.dev/virtual-hosts: streamed it sends one"
+            )
+        })
+    });
+    said.collect()
+}
+
+/// The Gateways that an object concerns.
+fn gateways_of(object: &Object) -> Vec<ObjectRef> {
+    match &object.spec {
+        Spec::Gateway(_) => vec![object.reference()],
+        Spec::HttpRoute(route) => {
+            route.parents.iter().map(|p| ObjectRef::new(Kind::Gateway, &p.namespace, &p.name)).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn compile_unit(
@@ -125,12 +156,9 @@ fn units_of(object: &Object, next: &Configuration) -> Vec<Unit> {
             let scope = Scope::Site(reference.name.as_str().into());
             vec![Unit { kind: ResourceType::Listener, name: "backbone".into(), scope }]
         }
-        Spec::Gateway(_) => gateway_units(&reference, next),
-        Spec::HttpRoute(route) => route
-            .parents
-            .iter()
-            .flat_map(|p| gateway_units(&ObjectRef::new(Kind::Gateway, &p.namespace, &p.name), next))
-            .collect(),
+        Spec::Gateway(_) | Spec::HttpRoute(_) => {
+            gateways_of(object).iter().flat_map(|gateway| gateway_units(gateway, next)).collect()
+        }
         _ => Vec::new(),
     }
 }

@@ -96,3 +96,14 @@ fn a_faulty_object_is_refused_beside_another_faulty_one_and_alone_of_a_change() 
     let mended = route("a/q", "a/g").rule(to("a/s", 80));
     assert_eq!(judged(&stored, &[good, mended], &[]).faults, []);
 }
+
+#[test]
+fn many_virtual_hosts_are_better_served_one_by_one() {
+    let names: Vec<String> = (0..=MANY_HOSTS).map(|number| format!("h{number}.test")).collect();
+    let hosts: Vec<&str> = names.iter().map(String::as_str).collect();
+    let many = route("a/q", "a/g").hosts(&hosts).rule(to("a/s", 80));
+    let said = judged(&world(), std::slice::from_ref(&many), &[]).warnings;
+    assert!(matches!(said.as_slice(), [one] if one.contains("ManyVirtualHosts")), "{said:?}");
+    let streamed = gateway("a/g", vec![http(80, None)]).gateway(|spec| spec.virtual_hosts = VirtualHosts::Streamed);
+    assert_eq!(judged(&world().with(many), &[streamed], &[]).warnings, [] as [&str; 0]);
+}

@@ -1,5 +1,8 @@
 //! Frames that streams share: one per (view, type, subscription, range), encoded once.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     borrow::Cow,
     collections::{HashMap, VecDeque},

@@ -16,7 +16,7 @@ use super::{
     machine::Machine,
     session::{Client, Moment, Session},
     sotw,
-    wire::{Ask, DeltaRequest, WorldRequest},
+    wire::{Ask, DeltaRequest, Features, WorldRequest},
 };
 use crate::{
     model::{Audience, Revision, Role, Sites, Watermarks},
@@ -77,7 +77,7 @@ fn hand_over(mut ask: Ask, machine: impl Fn(Role, Instant) -> Machine) {
     let (sites, watermarks) = (Sites::default(), Watermarks::new());
     let moment = Moment { now, fresh: true, sites: &sites, watermarks: &watermarks };
     let sends = std::iter::from_fn(|| machine.poll(&content, &moment)).take(SENDS_MAX);
-    let sent = sends.map(|out| out.bytes("fuzz", Default::default())).filter(|bytes| !bytes.is_empty()).count();
+    let sent = sends.map(|out| out.bytes("fuzz", Features::default())).filter(|bytes| !bytes.is_empty()).count();
     assert!(sent < SENDS_MAX, "a request that is answered without an end");
     machine.reports();
 }

@@ -69,13 +69,13 @@ pub struct Limits {
     pub connections: usize,
     /// Connections at a time from one address.
     pub per_address: usize,
-    /// Connections being opened at a time, until their first request is read. Each takes two to four round trips and
+    /// Connections being opened at a time, until their first request is read, or for as long as a handshake may take. Each takes two to four round trips and
     /// 0.1 to 0.4 ms of CPU, so that fewer would leave a core idle where clients are far away; and up to some 200 kB.
     pub openings: usize,
     /// Bytes of large responses under way at a time: 0.2 s of one core's work, and what 10 Gbit/s carry in as long, so
     /// that more would only make each of them later.
     pub under_way: usize,
-    /// For how long somebody slow keeps the next one waiting at either door.
+    /// For how long somebody who takes a large response slowly keeps the next one waiting.
     pub patience: Duration,
     /// For the first byte, and again for the HTTP/2 preface: keep-alive does not cover the time before it.
     pub preface: Duration,
@@ -159,7 +159,7 @@ pub async fn serve(
         routes: routes.prepare(),
         limits,
         http: hardened(),
-        openings: Gate::new(limits.openings, limits.patience, LONGEST_WAIT),
+        openings: Gate::new(limits.openings, limits.handshake, LONGEST_WAIT),
         turns: Gate::new(limits.under_way, limits.patience, LONGEST_WAIT),
         reaper: Reaper::default(),
         cancel,
@@ -267,7 +267,7 @@ impl Intake {
         peer: Peer,
         arrival: Arrival,
     ) -> Result<(), tonic::codegen::StdError> {
-        let (intake, who, known) = (Arc::clone(self), peer.clone(), arrival.clone());
+        let (intake, known, who) = (Arc::clone(self), arrival.clone(), peer.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(who.clone());
             request.extensions_mut().insert(known.clone());

@@ -8,9 +8,13 @@
 
 mod beats;
 #[cfg(test)]
+mod bounds_tests;
+#[cfg(test)]
 mod feature_tests;
 mod gate;
 mod hosts;
+#[cfg(test)]
+mod hosts_tests;
 mod kind;
 #[cfg(test)]
 mod model_tests;
@@ -24,18 +28,19 @@ mod tests;
 pub(super) mod tiers;
 #[cfg(test)]
 mod tiers_tests;
+mod touched;
 #[cfg(test)]
 mod world;
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use self::kind::Kind;
 pub(super) use self::{beats::interval, kind::mentions};
+use self::{kind::Kind, touched::Touched};
 use super::{
     doubts::Doubt,
     fanout::{Fanouts, Frame},
@@ -162,7 +167,7 @@ pub struct Session {
     /// with it.
     streamed: BTreeMap<Arc<str>, Seq>,
     /// Children whose parent was sent before the stream asked for their type.
-    touched: BTreeMap<ResourceType, BTreeSet<Arc<str>>>,
+    touched: BTreeMap<ResourceType, Touched>,
     /// Names of unknown types, to be answered as absent.
     unknown: Vec<(String, Vec<Arc<str>>)>,
     /// When LDS and RDS had acknowledged all that they were sent up to a seq.
@@ -254,7 +259,7 @@ impl Session {
         let names = state.subscription.names().len().max(state.strangers(content));
         let doubted = state.take_doubted();
         if kind == ResourceType::Route {
-            self.forget_routes();
+            self.forget_routes(&request.subscribe);
         }
         if names > MAX_NAMES {
             return Err(Violation::TooManyNames);
@@ -300,19 +305,19 @@ impl Session {
     /// published since then is not waited for: under churn something always is on its way, and the cursors speak of it.
     /// A stream that is of `only` one type answers for that.
     pub fn complete(&mut self, content: &Content, only: Option<ResourceType>) -> bool {
+        if self.stale() || !content.ready() {
+            return false;
+        }
         let seeded = |kind| self.kind(kind).filter(|k| k.seeded());
         if let Some(kind) = only {
             let target = self.target.unwrap_or(content.seq());
-            let complete = !self.stale() && content.ready() && seeded(kind).is_some_and(|k| k.has(target));
+            let complete = seeded(kind).is_some_and(|k| k.has(target));
             self.target = Some(target);
             return complete;
         }
         let [Some(clusters), Some(listeners)] = [ResourceType::Cluster, ResourceType::Listener].map(seeded) else {
             return false;
         };
-        if self.stale() || !content.ready() {
-            return false;
-        }
         let target = self.target.unwrap_or(content.seq());
         let asked = |(kind, name): &(ResourceType, Arc<str>)| {
             content.get(*kind, name).is_none() || self.kind(*kind).is_some_and(|k| k.subscription.contains(name))

@@ -62,8 +62,8 @@ pub(super) async fn run(
     let Some(mut first) = first else { return Ok(()) };
     // The node is only guaranteed in the first request; a later, different one is ignored.
     let node = first.take_node().unwrap_or_default();
-    let (claim, drain, features) =
-        (NodeClaim { delta: service.variant == Variant::Delta, ..node.claim()? }, node.drain_time(), node.features());
+    let (claim, drain) = (NodeClaim { delta: service.variant == Variant::Delta, ..node.claim()? }, node.drain_time());
+    let features = node.features();
     // Its metadata would keep the bytes of the whole request for as long as the stream lives.
     drop(node);
     let who = Who { inner, peer, claim };

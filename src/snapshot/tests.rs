@@ -1,5 +1,7 @@
 //! Claims about publishes, tombstones, the log and interest.
 
+mod waiting;
+
 use std::{sync::Arc, time::Duration};
 
 use super::*;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{read, rust_files};
 
 /// The parts that are still being built, as rows may name them.
-const PENDING: [&str; 3] = ["features", "vhds", "grpc"];
+const PENDING: [&str; 2] = ["features", "grpc"];
 /// Words in which a rule is said.
 const WORDS_MAX: usize = 12;
 

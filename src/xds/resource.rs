@@ -345,17 +345,18 @@ impl Resource {
 pub const TTL_MIN: Duration = Duration::from_secs(1);
 
 impl Resource {
-    /// The answer to a question for `asked`, which is only another name of `other`, or of nothing (rule 85).
-    pub fn alias(kind: ResourceType, asked: &str, other: Option<&Self>) -> Self {
-        let mut resource = other.cloned().unwrap_or_else(|| Self::new(kind, asked, Bytes::new()));
+    /// The answer to a question for each of `asked`, which are only other names of `other`, or of nothing (rule 85).
+    pub fn alias(kind: ResourceType, asked: &[&str], other: Option<&Self>) -> Self {
+        let first = asked.first().copied().unwrap_or_default();
+        let mut resource = other.cloned().unwrap_or_else(|| Self::new(kind, first, Bytes::new()));
         let mut inner = match other {
             Some(other) => fields(kind, &other.name, other.version, Some(&other.payload)),
             None => BytesMut::new(),
         };
         if other.is_none() {
-            encoding::string::encode(3, &asked.to_owned(), &mut inner);
+            encoding::string::encode(3, &first.to_owned(), &mut inner);
         }
-        encoding::string::encode(4, &asked.to_owned(), &mut inner);
+        asked.iter().for_each(|name| encoding::string::encode(4, &(*name).to_owned(), &mut inner));
         resource.body = framed(&inner);
         resource
     }

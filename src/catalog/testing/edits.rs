@@ -148,8 +148,10 @@ fn gateways() -> impl Strategy<Value = Object> {
         |(name, listeners, sites, odd)| {
             gateway(name, listeners).gateway(|spec| {
                 spec.sites = sites;
-                if odd == 0 {
-                    spec.class = "other".into();
+                match odd {
+                    0 => spec.class = "other".into(),
+                    1..4 => spec.virtual_hosts = VirtualHosts::Streamed,
+                    _ => {}
                 }
             })
         },

@@ -5,11 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     catalog::{Configuration, Runtime, Stored},
     compile::reader::Reader,
-    model::{AllowedKinds, EndpointSetSpec, GatewaySpec, HttpRouteSpec, Kind, Problem, Role, Severity, SiteSpec, Spec},
+    model::{
+        AllowedKinds, EndpointSetSpec, GatewaySpec, HttpRouteSpec, Kind, Problem, Role, Severity, SiteSpec, Spec,
+        VirtualHosts,
+    },
 };
 
 use super::{
-    ports::{Bound, GATEWAY_CLASS, port, ports_at, stands_at},
+    ports::{Bound, GATEWAY_CLASS, port, ports_at, stands_at, streamed},
     status::{Conflicts, bad_certificates, bad_references, refusal},
 };
 
@@ -78,10 +81,30 @@ fn gateway(stored: &Stored, spec: &GatewaySpec, conflicts: &Conflicts, reader: &
             );
         }
     }
+    if spec.virtual_hosts == VirtualHosts::Streamed
+        && let Some((port, site)) = whole_all_the_same(stored, reader)
+    {
+        let message = format!(
+            "virtual hosts of port {port} at Site {site} are served whole: not every Gateway that shares it is annotated \
+             tidegate.dev/virtual-hosts: streamed"
+        );
+        add(Severity::Warning, "VirtualHostsWhole", message);
+    }
     let stands = |site: &Stored| site.site().is_some_and(|site_spec| stands_at(spec, site, site_spec));
     if !reader.all(Kind::Site).any(stands) {
         add(Severity::Warning, "NoMatchingSite", "no edge Site is chosen (annotation tidegate.dev/sites)".into());
     }
+}
+
+/// A port, and a site, where the Gateway asks in vain for its virtual hosts to be streamed.
+fn whole_all_the_same<'a>(gateway: &Stored, reader: &Reader<'a>) -> Option<(u16, &'a str)> {
+    let name = (gateway.reference.namespace.clone(), gateway.reference.name.clone());
+    reader.all(Kind::Site).find_map(|site| {
+        let shared = ports_at(site, site.site()?, reader).into_iter();
+        let mut own = shared.filter(|(_, gateways)| gateways.contains(&name));
+        let (port, _) = own.find(|(_, gateways)| !streamed(gateways, reader))?;
+        Some((port, site.reference.name.as_str()))
+    })
 }
 
 fn endpoint_set(stored: &Stored, spec: &EndpointSetSpec, reader: &Reader, add: &mut Add<'_>) {

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     catalog::testing::{edits::*, *},
     compile::plan::UNRESOLVED,
-    model::{Kind, Object, ObjectRef, Role, Scope, SiteState},
+    model::{Kind, Object, ObjectRef, PathMatch, Role, Scope, SiteState, VirtualHosts},
     xds::ResourceType,
 };
 
@@ -21,7 +21,9 @@ fn audience(site: &str, role: Role, proven: bool) -> Audience {
 
 pub(in crate::pipeline) fn audiences() -> Vec<Audience> {
     let of = |site| {
-        [(Role::Edge, true), (Role::Edge, false), (Role::Core, true)].map(|(role, proven)| audience(site, role, proven))
+        let [edge, unproven, core] = [(Role::Edge, true), (Role::Edge, false), (Role::Core, true)]
+            .map(|(role, proven)| audience(site, role, proven));
+        [Audience { delta: false, ..edge.clone() }, edge, unproven, core]
     };
     SITES.into_iter().flat_map(of).collect()
 }
@@ -284,6 +286,55 @@ fn what_two_sites_read_alike_is_one_resource() {
     assert!(
         run.engine.units.keys().all(|unit| unit.kind != ResourceType::Route || !matches!(unit.scope, Scope::Site(_)))
     );
+}
+
+/// `count` routes of one Gateway, each with a host of its own.
+fn street(count: usize, virtual_hosts: VirtualHosts) -> World {
+    let mut world = shop();
+    world.put(gateway("a/g", vec![http(80, None)]).gateway(|spec| spec.virtual_hosts = virtual_hosts));
+    for number in 0..count {
+        world.put(route(&format!("a/r{number}"), "a/g").hosts(&[&format!("h{number}.test")]).rule(to("a/s", 80)));
+    }
+    world
+}
+
+#[test]
+fn an_edit_of_a_route_compiles_the_host_that_it_names_and_no_other() {
+    for (virtual_hosts, told) in
+        [(VirtualHosts::Streamed, "VHDS streamed/http/80/h7.test"), (VirtualHosts::Whole, "RDS http/80")]
+    {
+        let e1 = audience("e1", Role::Edge, true);
+        let mut run = Run::new(street(20, virtual_hosts));
+        run.update(&BTreeSet::new(), std::slice::from_ref(&e1));
+        let edited = route("a/r7", "a/g").hosts(&["h7.test"]).rule(rule("new", PathMatch::Exact("/new".into())));
+        let changed = run.world.put(edited).configuration;
+        let stale: Vec<Key> = run.engine.dependents.readers_of(&changed).into_iter().collect();
+        let [Key::Host(_, domain)] = stale.as_slice() else { panic!("{stale:?}") };
+        assert_eq!(&**domain, "h7.test");
+        let delta = run.update(&changed, &[]).remove(&e1).unwrap();
+        let shown: Vec<String> = delta.upserts.iter().map(|r| format!("{} {}", r.kind.short(), r.name)).collect();
+        assert_eq!(shown, [told]);
+        assert!(delta.removals.is_empty(), "{delta:?}");
+        let changed = run.world.remove(&ObjectRef::new(Kind::HttpRoute, "a", "r7"));
+        let gone = run.edit(changed).remove(&e1).unwrap().removals;
+        assert_eq!(gone.len(), usize::from(virtual_hosts == VirtualHosts::Streamed), "{gone:?}");
+    }
+}
+
+#[test]
+fn hosts_are_streamed_to_those_who_can_be_where_all_gateways_of_the_port_say_so() {
+    let e1 = audience("e1", Role::Edge, true);
+    let world = Audience { delta: false, ..e1.clone() };
+    let mut run = Run::new(street(1, VirtualHosts::Streamed));
+    run.update(&BTreeSet::new(), &[e1.clone(), world.clone()]);
+    let groups = ["CDS backbone/-/c1", "EDS backbone/-/c1", "LDS gateway/80"];
+    let hosts = ["RDS streamed/http/80", "VHDS streamed/http/80/*", "VHDS streamed/http/80/h0.test"];
+    assert_eq!(names(&run.clients[&e1]), [&groups[..], &hosts[..]].concat());
+    assert_eq!(names(&run.clients[&world]), EDGE);
+    let changed = run.world.put(gateway("a/h", vec![http(80, Some("h.test"))]));
+    run.edit(changed);
+    assert_eq!(names(&run.clients[&e1]), EDGE);
+    assert_eq!(run.clients[&e1], run.clients[&world]);
 }
 
 /// Edits around one port and two services that make resources fall back often, and mend them.

@@ -20,6 +20,8 @@ use crate::{
 
 /// What a client may ask for; the first ones are names that resources have.
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "", "*"];
+/// The same of virtual hosts: `<route configuration>/<domain>`.
+const HOSTS: [&str; 6] = ["a/x.example", "a/*.example", "b/x.example", "a/*", "a/y.example:80", "*"];
 const REAL: usize = 4;
 /// In the order in which the corpus numbers them: a further type comes last.
 const KINDS: [ResourceType; ResourceType::ALL.len()] = {
@@ -51,16 +53,20 @@ impl<'a> Script<'a> {
         usize::from(self.next()) % end
     }
 
-    /// Some of the names, each by a bit.
-    fn names(&mut self) -> Vec<String> {
+    /// Some of the names of a type, each by a bit.
+    fn names(&mut self, kind: ResourceType) -> Vec<String> {
         let bits = self.next();
-        chosen(&NAMES, bits).map(str::to_owned).collect()
+        chosen(names_of(kind), bits).map(str::to_owned).collect()
     }
 
     fn kind(&mut self) -> ResourceType {
         let at = self.below(KINDS.len());
         KINDS.get(at).copied().unwrap_or(ResourceType::Cluster)
     }
+}
+
+fn names_of(kind: ResourceType) -> &'static [&'static str] {
+    if kind == ResourceType::VirtualHost { &HOSTS } else { &NAMES }
 }
 
 fn chosen<'a>(names: &'a [&'a str], bits: u8) -> impl Iterator<Item = &'a str> {
@@ -211,7 +217,7 @@ impl Driver {
         let (mut upserts, mut removals) = (Vec::new(), Vec::new());
         for _ in 0..=script.below(4) {
             let (kind, at) = (script.kind(), script.below(REAL));
-            let name = NAMES.get(at).copied().unwrap_or_default();
+            let name = names_of(kind).get(at).copied().unwrap_or_default();
             let content = script.next();
             if content % 5 == 4 {
                 removals.push((kind, name.into()));
@@ -245,12 +251,12 @@ impl Driver {
 
     fn ask_delta(&mut self, script: &mut Script<'_>) {
         let kind = script.kind();
-        let (subscribe, unsubscribe, flags) = (script.names(), script.names(), script.next());
+        let (subscribe, unsubscribe, flags) = (script.names(kind), script.names(kind), script.next());
         let nonce = self.delta_client.nonce(kind, flags);
         let mut initial = HashMap::new();
         if flags & 64 != 0 {
             let version = Version::of(&[script.next()]).to_string();
-            initial = script.names().into_iter().map(|name| (name, version.clone())).collect();
+            initial = script.names(kind).into_iter().map(|name| (name, version.clone())).collect();
         }
         let url = if flags & 128 != 0 { "type.example/Unknown" } else { kind.url() };
         let request = session::Request {
@@ -269,7 +275,7 @@ impl Driver {
         let asked = self.delta_client.types.entry(kind).or_default();
         asked.open.retain(|open| Some(*open) != nonce);
         if !std::mem::replace(&mut asked.begun, true) && subscribe.is_empty() && unsubscribe.is_empty() {
-            asked.wildcard |= kind.wildcard();
+            asked.wildcard |= kind.empty_is_all();
         }
         asked.wildcard |= subscribe.iter().any(|name| name == "*");
         asked.wildcard &= !unsubscribe.iter().any(|name| name == "*");
@@ -283,7 +289,7 @@ impl Driver {
 
     fn ask_world(&mut self, script: &mut Script<'_>) {
         let kind = script.kind();
-        let (names, flags) = (script.names(), script.next());
+        let (names, flags) = (script.names(kind), script.next());
         let nonce = self.world_client.nonce(kind, flags);
         let request = sotw::Request {
             url: kind.url().into(),
@@ -378,9 +384,12 @@ fn judge_delta(client: &mut Client, send: &session::Send, content: &Content, sti
     let Some(asked) = client.types.get_mut(&kind) else { panic!("{what} was never asked for") };
     for resource in &send.frame.resources {
         let name = &resource.name;
-        assert!(asked.wants(name), "{what} {name} is not asked for");
+        // A host may answer for others that are asked for on demand.
+        let host = kind == ResourceType::VirtualHost;
+        assert!(host || asked.wants(name), "{what} {name} is not asked for");
         let newest = content.get(kind, name).map(|entry| entry.resource.version);
-        assert!(newest == Some(resource.version), "{what} {name} is not what there is");
+        let alias = newest.is_none() && host;
+        assert!(alias || newest == Some(resource.version), "{what} {name} is not what there is");
     }
     for name in &removed {
         assert!(asked.wants(name), "{what} -{name} is not asked for");

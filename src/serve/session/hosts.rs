@@ -2,7 +2,7 @@
 //! comes for a route configuration that it does not have: they follow it, all of them in one response, since it serves
 //! as soon as the first has come.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Session,
@@ -30,20 +30,31 @@ pub(super) fn answering<'c>(asked: &str, content: &'c Content) -> Option<&'c Ent
     find(host).or_else(|| patterns.find_map(|pattern| find(&pattern)))
 }
 
-/// The answer to a question for a host that is there under another name, or not at all: Envoy holds the request back
-/// until a resource comes that has the asked name as an alias; "removed" it does not take for an answer.
-pub(super) fn answer(asked: &str, content: &Content) -> Arc<Resource> {
-    let host = answering(asked, content).map(|entry| &*entry.resource);
-    Arc::new(Resource::alias(ResourceType::VirtualHost, asked, host))
+/// Adds the answers to questions for hosts that are there under another name, or not at all: Envoy holds the request back
+/// until a resource comes that has the asked name as an alias; "removed" it does not take for an answer. A host that
+/// answers for several stands there once, as Envoy refuses a response in which a name comes twice.
+pub(super) fn answer(asked: &[Arc<str>], content: &Content, resources: &mut Vec<Arc<Resource>>) {
+    let mut answers: BTreeMap<Arc<str>, (Option<&Resource>, Vec<&str>)> = BTreeMap::new();
+    for name in asked {
+        let host = answering(name, content).map(|entry| &*entry.resource);
+        let answer = answers.entry(host.map_or(name, |host| &host.name).clone()).or_insert((host, Vec::new()));
+        answer.1.push(name);
+    }
+    resources.retain(|resource| !answers.contains_key(&resource.name));
+    let answers = answers.values().map(|(host, asked)| Resource::alias(ResourceType::VirtualHost, asked, *host));
+    resources.extend(answers.map(Arc::new));
 }
 
 impl Session {
-    /// Route configurations go out: the hosts of those that have some follow.
+    /// Route configurations go out: the hosts of those that have some, and are new to the proxy, follow.
     pub(super) fn follow_routes(&mut self, sent: &[Arc<Resource>], content: &Content) {
         for routes in sent {
             let mut hosts = content.hosts(&routes.name).peekable();
             if hosts.peek().is_none() {
                 self.streamed.remove(&routes.name);
+                continue;
+            }
+            if self.streamed.contains_key(&routes.name) {
                 continue;
             }
             self.streamed.insert(Arc::clone(&routes.name), content.seq());
@@ -62,8 +73,9 @@ impl Session {
         self.streamed.extend(streamed.into_iter().map(|name| (name, Seq(0))));
     }
 
-    /// Only those count that the proxy still asks for.
-    pub(super) fn forget_routes(&mut self) {
+    /// Only those count that the proxy still asks for, and does not ask for anew: then it may have lost their hosts.
+    pub(super) fn forget_routes(&mut self, asked: &[String]) {
+        self.streamed.retain(|routes, _| !asked.iter().any(|asked| **asked == **routes));
         let Some(state) = self.kinds.get(ResourceType::Route) else { return };
         self.streamed.retain(|routes, _| state.subscription.contains(routes));
     }

@@ -11,12 +11,12 @@ use std::{
 
 pub(in crate::serve) use self::refuse::mentions;
 pub(super) use self::subscribe::collects;
-use super::{beats::Beats, gate::Hold};
+use super::{beats::Beats, gate::Hold, touched::Touched};
 use crate::{
     feedback,
     model::Revision,
     serve::fanout::{Fanout, Frame},
-    snapshot::{Content, Entry, Seq, Tombstone},
+    snapshot::{Content, Seq, Tombstone},
     xds::{Removal, ResourceType, Subscription, Version},
 };
 
@@ -84,7 +84,7 @@ impl Exception {
 #[derive(Debug, Default)]
 pub(super) struct Before {
     /// Children whose parents were sent before.
-    pub(super) touched: BTreeSet<Arc<str>>,
+    pub(super) touched: Touched,
     /// What the client may have without saying so.
     pub(super) doubted: BTreeSet<Arc<str>>,
     /// The view may be the older one.
@@ -140,6 +140,26 @@ pub(super) struct Kind {
     refused_since: BTreeMap<Arc<str>, Seq>,
     groups: u32,
     dirty: bool,
+}
+
+/// The names of a subscription, each with the version that the view has. A stream that comes back names a thousand, and
+/// both are sorted: they are walked side by side, unless there are few names of many.
+fn listed<'a>(
+    content: &Content,
+    kind: ResourceType,
+    subscription: &'a Subscription,
+) -> Vec<(&'a Arc<str>, Option<Version>)> {
+    let names = subscription.names();
+    let mut entries = content.entries(kind).map(|(name, entry)| (name, entry.resource.version)).peekable();
+    if names.len() < entries.size_hint().0 / 16 {
+        let version = |name| content.get(kind, name).map(|entry| entry.resource.version);
+        return names.iter().map(|name| (name, version(name))).collect();
+    }
+    let mut version = |wanted: &Arc<str>| {
+        while entries.next_if(|(name, _)| *name < wanted).is_some() {}
+        entries.next_if(|(name, _)| *name == wanted).map(|(_, version)| version)
+    };
+    names.iter().map(|name| (name, version(name))).collect()
 }
 
 impl Kind {
@@ -213,10 +233,11 @@ impl Kind {
         self.dirty = true;
         let want = |new| Exception::Wanted { new, group: None };
         let subscription = Arc::clone(&self.subscription);
-        for name in subscription.names() {
-            if content.get(self.kind, name).is_none() && !collects(content, self.kind, name) {
-                self.exceptions.entry(Arc::clone(name)).or_insert(want(!initial.contains_key(&**name)));
-            }
+        let listed = listed(content, self.kind, &subscription);
+        for (name, _) in
+            listed.iter().filter(|(name, version)| version.is_none() && !collects(content, self.kind, name))
+        {
+            self.exceptions.entry(Arc::clone(name)).or_insert(want(!initial.contains_key(&***name)));
         }
         self.doubted.clone_from(&before.doubted);
         for name in before.doubted.iter().filter(|name| subscription.contains(name) && !initial.contains_key(&***name))
@@ -228,14 +249,13 @@ impl Kind {
             return;
         }
         (self.sent, self.acked) = (content.seq(), content.seq());
-        let mut compare = |name: &Arc<str>, entry: &Entry| {
-            let version = entry.resource.version;
+        let mut compare = |name: &Arc<str>, version: Version| {
             if self.withheld.contains(name) {
                 return;
             }
             let reported = initial.get(&**name);
             if reported.is_some_and(|v| Version::parse(v) == Some(version)) && !touched.contains(name) {
-                self.beats.found(&entry.resource, now);
+                self.beats.found(content.get(self.kind, name), now);
                 return;
             }
             self.differed = true;
@@ -243,13 +263,10 @@ impl Kind {
             self.exceptions.entry(Arc::clone(name)).or_insert(want(reported.is_none()));
         };
         if subscription.named_only() {
-            for name in subscription.names() {
-                if let Some(entry) = content.get(self.kind, name) {
-                    compare(name, entry);
-                }
-            }
+            listed.iter().for_each(|(name, version)| version.iter().for_each(|version| compare(name, *version)));
         } else {
-            content.entries(self.kind).filter(|(n, _)| subscription.contains(n)).for_each(|(n, e)| compare(n, e));
+            let wanted = content.entries(self.kind).filter(|(name, _)| subscription.contains(name));
+            wanted.for_each(|(name, entry)| compare(name, entry.resource.version));
         }
         if !subscription.named_only() {
             // What is asked for by name alone has its answer; a host that is, though it may be under another name.

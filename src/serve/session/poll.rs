@@ -321,12 +321,17 @@ impl Session {
         mut removed: Vec<Arc<str>>,
     ) -> Vec<Arc<Frame>> {
         let (mut resources, mut errors) = (Vec::new(), Vec::new());
+        let (mut asked, mut later) = (Vec::new(), Vec::new());
         for name in names {
             match content.get(state.kind, name) {
                 Some(entry) => resources.push(state.beats.dress(&entry.resource)),
+                // A name is never in both halves: that it went is said first, and the question is answered next.
+                None if state.kind == ResourceType::VirtualHost && removed.contains(name) => {
+                    later.push(Arc::clone(name));
+                }
                 None if state.kind == ResourceType::VirtualHost => {
                     state.exceptions.remove(name);
-                    resources.push(hosts::answer(name, content));
+                    asked.push(Arc::clone(name));
                 }
                 None => {
                     let told = errors.len() < absent::MOST;
@@ -337,9 +342,10 @@ impl Session {
                 }
             }
         }
+        hosts::answer(&asked, content, &mut resources);
         removed.sort();
         removed.dedup();
-        for name in &removed {
+        for name in removed.iter().filter(|name| !later.contains(*name)) {
             let new = state.exceptions.remove(name).is_none_or(|e| e.is_new());
             if state.kind == ResourceType::Route && state.subscription.names().contains(name) && !name::is_glob(name) {
                 state.exceptions.insert(Arc::clone(name), Exception::Absent { new });
@@ -373,12 +379,11 @@ impl Session {
         if !matches!(kind, ResourceType::Cluster | ResourceType::Listener) {
             return;
         }
+        let whole = sent.len() >= content.entries(kind).size_hint().0;
         for (kind, name) in sent.iter().flat_map(|r| &r.children) {
             match self.slot(*kind) {
                 Some(child) if child.seeded() => child.follow(name, content),
-                _ => {
-                    self.touched.entry(*kind).or_default().insert(Arc::clone(name));
-                }
+                _ => self.touched.entry(*kind).or_default().add(name, whole),
             }
         }
     }

@@ -1,7 +1,8 @@
 //! Rules of the protocol that need no story: one test each, by their number in `docs/protocol.md`.
 
-use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
+use ResourceType::{Cluster, Endpoints, Listener, Route, Secret, VirtualHost};
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 
 use super::{world::*, *};
 use crate::feedback::Acked;
@@ -305,6 +306,80 @@ fn one_changed_cluster_among_many_is_one_resource_and_its_assignment() {
     world.settle();
     world.publish(vec![cluster("c7", "2")], &[]);
     assert_eq!(world.settle(), ["CDS +c7", "EDS +c7"]);
+}
+
+/// A route configuration whose hosts come one by one, and a proxy that asks for hosts.
+fn hosted() -> World {
+    let mut world = World::running();
+    world.subscribe(VirtualHost, &[]);
+    world.settle();
+    world.publish(vec![rds("2", &["a"]), resource(VirtualHost, "r/*.example", "1")], &[]);
+    assert_eq!(world.settle(), ["RDS +r", "VHDS +r/*.example"]);
+    world
+}
+
+/// The names and aliases of a response, as a client reads them.
+fn aliases(send: &Send) -> Vec<(String, Vec<String>, bool)> {
+    use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse;
+    let response: DeltaDiscoveryResponse = prost::Message::decode(&send.frame.bytes()[5..]).unwrap();
+    response.resources.into_iter().map(|r| (r.name, r.aliases, r.resource.is_some())).collect()
+}
+
+/// 85: the first request is empty and means all hosts.
+#[test]
+fn virtual_hosts_are_asked_for_by_an_empty_list_and_come_behind_their_route_configuration() {
+    let mut world = hosted();
+    world.publish(vec![resource(VirtualHost, "r/*.example", "2")], &[]);
+    assert_eq!(world.settle(), ["VHDS +r/*.example"]);
+    world.publish(vec![rds("3", &["a"])], &[]);
+    assert_eq!(world.settle(), ["RDS +r", "VHDS +r/*.example"]);
+}
+
+/// 71, 85
+#[test]
+fn a_host_that_is_asked_for_on_demand_is_answered_with_that_name_as_an_alias_be_there_one_or_not() {
+    let mut world = hosted();
+    world.subscribe(VirtualHost, &["r/a.example"]);
+    let send = world.poll().expect("an answer");
+    assert_eq!(aliases(&send), [("r/*.example".into(), vec!["r/a.example".into()], true)]);
+    world.ack(VirtualHost);
+    world.subscribe(VirtualHost, &["r/nothing"]);
+    let send = world.poll().expect("an answer");
+    assert_eq!(aliases(&send), [("r/nothing".into(), vec!["r/nothing".into()], false)]);
+    assert!(send.frame.removed.is_empty(), "that is no answer to an Envoy");
+    world.ack(VirtualHost);
+    assert_eq!(world.settle(), NOTHING);
+}
+
+/// 38: an Envoy refuses a response in which a name stands twice.
+#[test]
+fn two_hosts_that_one_answers_for_are_answered_without_its_name_twice() {
+    let mut world = hosted();
+    let asked = ["r/a.example", "r/b.example", "r/nothing"];
+    world.subscribe(VirtualHost, &asked);
+    let mut told = BTreeSet::new();
+    while let Some(send) = world.poll() {
+        let resources = aliases(&send);
+        let names: BTreeSet<_> = resources.iter().map(|(name, ..)| name.clone()).collect();
+        assert_eq!(names.len(), resources.len(), "{resources:?}");
+        told.extend(resources.into_iter().flat_map(|(_, aliases, _)| aliases));
+        world.ack(VirtualHost);
+    }
+    assert_eq!(told, asked.map(str::to_owned).into());
+}
+
+/// 64
+#[test]
+fn a_host_that_goes_while_it_is_asked_for_is_removed_and_then_answered() {
+    let mut world = hosted();
+    world.publish(vec![resource(VirtualHost, "r/b.example", "1")], &[]);
+    world.settle();
+    world.publish(vec![], &[(VirtualHost, "r/b.example"), (VirtualHost, "r/*.example")]);
+    world.subscribe(VirtualHost, &["r/b.example"]);
+    assert_eq!(world.out(), ["VHDS -r/*.example -r/b.example"]);
+    world.ack(VirtualHost);
+    let send = world.poll().expect("an answer");
+    assert_eq!(aliases(&send), [("r/b.example".into(), vec!["r/b.example".into()], false)]);
 }
 
 /// 111

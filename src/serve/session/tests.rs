@@ -424,7 +424,7 @@ fn unknown_types_are_absent_and_cost_nobody_else_anything() {
 fn streams_that_ask_for_the_same_share_a_frame_unless_an_exception_is_in_the_way() {
     let mut world = World::running();
     let shared = Arc::clone(&world.session.fanouts);
-    let mut other = Session::new(shared, client(crate::model::Role::Edge), world.now);
+    let mut other = Session::new(shared, client(Role::Edge), world.now);
     for kind in [Cluster, Listener] {
         let request = Request { url: kind.url().into(), ..Request::default() };
         other.on_request(request, &world.reader.view().read(), world.now).unwrap();
@@ -629,6 +629,7 @@ fn a_cluster_stays_while_a_scope_that_leads_to_it_is_not_acknowledged() {
     world.publish(vec![rds("2", &[])], &[(ScopedRoute, "scope"), (Cluster, "a"), (Endpoints, "a")]);
     assert_eq!(world.out(), ["SRDS -scope", "RDS +r", "VHDS +r/h"]);
     world.ack(Route);
+    world.ack(VirtualHost);
     assert_eq!(world.after(30), NOTHING);
     world.ack(ScopedRoute);
     assert_eq!(world.out(), NOTHING);

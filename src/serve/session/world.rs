@@ -136,6 +136,10 @@ impl World {
             send.frame.removed.iter().for_each(|n| line += &format!(" -{n}"));
             out.push(line);
         }
+        assert!(
+            self.session.next_deadline().is_none_or(|at| at > self.now),
+            "a time that is past is no time to wait for"
+        );
         out
     }
 

@@ -18,9 +18,9 @@ use crate::{
 };
 
 /// How long new content waits for the acknowledgement of the clusters that it needs.
-const WARM: Duration = Duration::from_secs(15);
+pub(super) const WARM: Duration = Duration::from_secs(15);
 /// A type that is not requested this long after the first acknowledgement will not be.
-const UNREQUESTED: Duration = Duration::from_secs(15);
+pub(super) const UNREQUESTED: Duration = Duration::from_secs(15);
 /// From the moment that nothing names a cluster to its removal: requests under way.
 pub(super) const LINGER: Duration = Duration::from_secs(5);
 

@@ -1,16 +1,21 @@
 //! Claims about state-of-the-world streams.
 
+mod bounds;
 mod rules;
 
 use std::{collections::BTreeSet, time::Duration};
 
 use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
 
-use super::{gate::LINGER, *};
+use super::{
+    gate::{LINGER, UNREQUESTED, WARM},
+    *,
+};
 use crate::{
     model::{Audience, Revision, Role, Sites, Watermarks},
     serve::absent::Why,
     snapshot::{Publish, Reader, Views},
+    xds::ServiceNeed,
 };
 
 /// Knows everything.
@@ -89,6 +94,10 @@ impl World {
     #[track_caller]
     fn quiet(&mut self) {
         assert!(self.poll().is_none_or(|response| panic!("{response:?}")));
+        assert!(
+            self.session.next_deadline().is_none_or(|at| at > self.now),
+            "a time that is past is no time to wait for"
+        );
     }
 
     /// Asks, is sent, acknowledges.

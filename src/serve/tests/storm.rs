@@ -121,7 +121,8 @@ async fn a_large_response_waits_for_its_turn_and_a_small_one_does_not() {
 
 #[tokio::test]
 async fn nobody_waits_for_one_that_is_slow() {
-    let limits = Limits { under_way: 1, openings: 1, patience: Duration::from_millis(50), ..Limits::default() };
+    let soon = Duration::from_millis(50);
+    let limits = Limits { under_way: 1, openings: 1, patience: soon, handshake: soon, ..Limits::default() };
     let server = server(limits).await;
     let _slow = stuck(&server, "slow", true).await;
     server.publish_large(1 << 20).await;
@@ -134,7 +135,7 @@ async fn nobody_waits_for_one_that_is_slow() {
 
 #[tokio::test]
 async fn so_many_connections_are_opened_at_a_time_and_a_silent_one_is_none_of_them() {
-    let server = server(Limits { openings: 1, patience: NEVER, preface: NEVER, ..Limits::default() }).await;
+    let server = server(Limits { openings: 1, handshake: NEVER, preface: NEVER, ..Limits::default() }).await;
     let _silent = TcpStream::connect(server.address).await.unwrap();
     let mut first = TcpStream::connect(server.address).await.unwrap();
     first.write_all(PREFACE).await.unwrap();
@@ -145,4 +146,15 @@ async fn so_many_connections_are_opened_at_a_time_and_a_silent_one_is_none_of_th
     server.until(|_| server.has("second")).await;
     let _third = timeout(SOON, server.client("third", "fra")).await.expect("one that has said who it is makes room");
     server.until(|_| server.has("third")).await;
+}
+
+#[tokio::test]
+async fn a_storm_that_nobody_accepts_yet_waits_and_is_not_forgotten() {
+    let listener = intake::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    for number in 0..500 {
+        let connected = timeout(SOON, TcpStream::connect(address)).await;
+        waiting.push(connected.unwrap_or_else(|_| panic!("connection {number} is not taken")).unwrap());
+    }
 }

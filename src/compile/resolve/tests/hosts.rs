@@ -38,7 +38,8 @@ proptest! {
             let Scope::Gateways { port: number, gateways, .. } = &unit.scope else { continue };
             let Some(plan) = super::super::route_configuration(&unit.name, &unit.scope, &reader) else { continue };
             let port = port(gateways, *number, &reader);
-            let own = unit.name.strip_prefix(&format!("https/{number}/"));
+            let name = unit.name.strip_prefix(super::super::STREAMED).unwrap_or(&unit.name);
+            let own = name.strip_prefix(&format!("https/{number}/"));
             for host in ["a.x.test", "q.x.test", "z.a.x.test", "x.test", "y.test"] {
                 let owner = best(port.serving.iter().map(|bound| bound.hostname()), host);
                 let found = answer(&plan, host);

@@ -182,3 +182,14 @@ fn an_edge_with_more_than_32_groups_is_warned_of() {
     }
     assert_eq!(found(&world), ["Site fra: TooManyGroups"]);
 }
+
+#[test]
+fn a_gateway_that_shares_a_port_with_one_whose_hosts_are_whole_is_told_so() {
+    let streamed = |name: &str, port, host| {
+        gateway(name, vec![http(port, Some(host))]).gateway(|spec| spec.virtual_hosts = VirtualHosts::Streamed)
+    };
+    let world = World::of([edge("fra"), streamed("infra/a", 80, "a.test"), streamed("infra/b", 80, "b.test")]);
+    assert_eq!(found(&world), [] as [&str; 0]);
+    let world = world.with(gateway("infra/c", vec![http(80, Some("c.test"))])).with(streamed("infra/d", 81, "d.test"));
+    assert_eq!(found(&world), ["Gateway infra/a: VirtualHostsWhole", "Gateway infra/b: VirtualHostsWhole"]);
+}

@@ -1,0 +1,93 @@
+//! What a stream may ask for at most, and what is told of it.
+
+use ResourceType::{Cluster, Endpoints, Listener, Route};
+
+use super::{world::*, *};
+
+const NOTHING: [&str; 0] = [];
+
+#[test]
+fn names_and_types_are_taken_up_to_their_limits_and_no_further() {
+    let world = World::running();
+    let url = || Endpoints.url().to_owned();
+    let request = |request: Request| {
+        let mut session = session(Role::Edge, world.now);
+        session.on_request(request, &world.reader.view().read(), world.now)
+    };
+    let many = |count: usize| (0..count).map(|n| n.to_string()).collect::<Vec<_>>();
+    let (full, long) = ("x".repeat(MAX_NAME), "x".repeat(MAX_NAME + 1));
+    let subscribe = |names: Vec<String>| Request { url: url(), subscribe: names, ..Request::default() };
+    let unsubscribe = |names: Vec<String>| Request { url: url(), unsubscribe: names, ..Request::default() };
+    let report = |names: Vec<String>| {
+        let initial = names.into_iter().map(|name| (name, String::new())).collect();
+        Request { url: url(), initial, ..Request::default() }
+    };
+    for form in [&subscribe as &dyn Fn(Vec<String>) -> Request, &unsubscribe, &report] {
+        assert_eq!(request(form(vec![full.clone()])), Ok(()));
+        assert_eq!(request(form(vec![long.clone()])), Err(Violation::LongName));
+    }
+    for form in [&subscribe as &dyn Fn(Vec<String>) -> Request, &report] {
+        assert_eq!(request(form(many(MAX_NAMES))), Ok(()));
+        assert_eq!(request(form(many(MAX_NAMES + 1))), Err(Violation::TooManyNames));
+    }
+    let unknown = |url: &str, names: Vec<String>| Request { url: url.into(), subscribe: names, ..Request::default() };
+    assert_eq!(request(unknown(&full, vec![])), Ok(()));
+    assert_eq!(request(unknown(&long, vec![])), Err(Violation::LongType));
+    assert_eq!(request(unknown("x", many(MAX_NAMES))), Ok(()));
+    assert_eq!(request(unknown("x", many(MAX_NAMES + 1))), Err(Violation::TooManyNames));
+    assert_eq!(request(unknown("", vec![])), Err(Violation::NoType));
+}
+
+#[test]
+fn names_of_unknown_types_are_counted_over_all_of_them_until_they_are_answered() {
+    let mut world = World::running();
+    let half = || (0..MAX_NAMES / 2).map(|n| n.to_string()).collect::<Vec<_>>();
+    let mut ask = |url: &str, subscribe: Vec<String>| {
+        let request = Request { url: url.into(), subscribe, ..Request::default() };
+        world.session.on_request(request, &world.reader.view().read(), world.now)
+    };
+    assert_eq!(ask("one", half()), Ok(()));
+    assert_eq!(ask("two", half()), Ok(()));
+    assert_eq!(ask("three", vec!["more".into()]), Err(Violation::TooManyNames));
+}
+
+#[test]
+fn a_stream_has_passed_a_removal_when_it_has_taken_it_over() {
+    let mut world = World::running();
+    let passed = |world: &World| {
+        let content = world.reader.view().read();
+        (world.session.passed(&content), content.seq())
+    };
+    let (before, seq) = passed(&world);
+    assert_eq!(before, seq);
+    world.publish(vec![], &[(Cluster, "a"), (Listener, "l")]);
+    assert_eq!(passed(&world).0, before);
+    world.out();
+    assert_eq!(passed(&world), (Seq(seq.0 + 1), Seq(seq.0 + 1)));
+    // Not while it may not remove: the tombstone is all that will tell it.
+    world.fresh = false;
+    world.publish(vec![], &[(Listener, "l"), (Route, "r")]);
+    world.out();
+    let content = world.reader.view().read();
+    assert!(world.session.passed(&content) <= content.seq());
+}
+
+#[test]
+fn a_stream_of_one_type_is_complete_when_that_is_taken() {
+    let mut world = World::new();
+    let complete = |world: &mut World| {
+        let view = Arc::clone(world.reader.view());
+        world.session.complete(&view.read(), Some(Endpoints))
+    };
+    world.subscribe(Endpoints, &["a"]);
+    assert!(!complete(&mut world), "the view is not ready");
+    world.publish(vec![eds("a", "1")], &[]);
+    assert!(!complete(&mut world));
+    assert_eq!(world.out(), ["EDS +a"]);
+    assert!(!complete(&mut world), "not answered");
+    world.ack(Endpoints);
+    assert_eq!(world.out(), NOTHING);
+    assert!(complete(&mut world));
+    world.session.trust(false);
+    assert!(!complete(&mut world), "it may have been left with something older");
+}

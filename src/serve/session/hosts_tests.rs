@@ -1,0 +1,139 @@
+//! Virtual hosts that come one by one: behind their route configuration, whole at first, and as careful as routes after.
+
+use ResourceType::{Cluster, Endpoints, Listener, Route, VirtualHost};
+
+use super::{hosts::answering, world::*, *};
+use crate::{
+    model::{Revision, Watermark},
+    xds::{NeedAt, Resource, ServiceNeed},
+};
+
+const NOTHING: [&str; 0] = [];
+
+fn host(name: &str, payload: &str, clusters: &[&str]) -> Resource {
+    let mut host = resource(VirtualHost, name, payload);
+    host.requires = clusters.iter().map(|c| (Cluster, (*c).into())).collect();
+    host
+}
+
+fn routes(name: &str) -> Resource {
+    Resource { name: name.into(), ..resource(Route, name, "vhds") }
+}
+
+fn listener(name: &str, routes: &str, payload: &str) -> Resource {
+    let mut listener = resource(Listener, name, payload);
+    listener.requires = vec![(Route, routes.into())];
+    listener
+}
+
+/// An edge that has the hosts `x` and `y`, and what they need.
+fn streaming() -> World {
+    let mut world = World::new();
+    let parents = vec![cluster("a", "1"), eds("a", "1"), listener("l", "r", "1"), routes("r")];
+    world.publish([parents, vec![host("r/x", "1", &["a"]), host("r/y", "1", &["a"])]].concat(), &[]);
+    world.subscribe(Cluster, &[]);
+    world.settle();
+    world.subscribe(Endpoints, &["a"]);
+    world.subscribe(Listener, &[]);
+    world.subscribe(Route, &["r"]);
+    world.settle();
+    world.subscribe(VirtualHost, &[]);
+    assert_eq!(world.settle(), ["VHDS +r/x +r/y"]);
+    world
+}
+
+#[test]
+fn an_edit_costs_one_host_and_its_removal_is_told_at_once() {
+    let mut world = streaming();
+    world.publish(vec![host("r/y", "2", &["a"]), routes("r")], &[]);
+    assert_eq!(world.settle(), ["VHDS +r/y"]);
+    world.publish(vec![host("r/z", "1", &["a"])], &[(VirtualHost, "r/x")]);
+    assert_eq!(world.settle(), ["VHDS +r/z -r/x"]);
+    world.publish(vec![resource(Route, "r", "other settings")], &[]);
+    assert_eq!(world.settle(), ["RDS +r"], "the proxy keeps its hosts");
+}
+
+#[test]
+fn a_host_that_names_a_new_cluster_waits_for_it_and_the_others_do_not() {
+    let mut world = streaming();
+    let news = vec![cluster("c", "1"), eds("c", "1"), host("r/x", "2", &["c"]), host("r/new", "1", &["c"])];
+    world.publish([news, vec![host("r/y", "2", &["a"])]].concat(), &[]);
+    assert_eq!(world.out(), ["CDS +c", "VHDS +r/y"]);
+    world.ack(VirtualHost);
+    assert_eq!(world.after(14), NOTHING);
+    world.ack(Cluster);
+    assert_eq!(world.out(), ["VHDS +r/new +r/x"]);
+}
+
+#[test]
+fn a_host_waits_for_its_services_at_the_cores() {
+    let mut world = streaming();
+    let at = |revision| Watermark { revision: Revision(revision), connected: true, except: [].into() };
+    world.site("core", Role::Core, at(1));
+    let sites = vec![NeedAt { site: "core".into(), revision: Revision(5) }];
+    let need = ServiceNeed { service: "a/s:80".into(), group: "a".into(), sites };
+    world.publish(vec![Resource { services: vec![need], ..host("r/new", "1", &["a"]) }], &[]);
+    assert_eq!(world.out(), NOTHING);
+    world.site("core", Role::Core, at(5));
+    assert_eq!(world.out(), ["VHDS +r/new"]);
+}
+
+#[test]
+fn hosts_of_a_route_configuration_that_the_proxy_does_not_have_follow_it() {
+    let mut world = streaming();
+    world.publish(vec![listener("m", "s", "1"), routes("s"), host("s/x", "1", &["a"]), host("r/y", "2", &["a"])], &[]);
+    assert_eq!(world.settle(), ["LDS +m", "VHDS +r/y"]);
+    world.subscribe(Route, &["s"]);
+    assert_eq!(world.settle(), ["RDS +s", "VHDS +s/x"]);
+    // A provider that begins anew has nothing.
+    world.unsubscribe(Route, &["s"]);
+    world.subscribe(Route, &["s"]);
+    assert_eq!(world.settle(), ["RDS +s", "VHDS +s/x"]);
+}
+
+#[test]
+fn a_proxy_that_comes_back_is_sent_what_differs_and_told_what_went() {
+    let mut world = streaming();
+    world.reconnect();
+    world.report(Cluster, &[], &[("a", "1")]);
+    world.report(Listener, &[], &[("l", "1")]);
+    world.report(Route, &["r"], &[("r", "vhds")]);
+    world.report(VirtualHost, &[], &[("r/x", "1"), ("r/y", "0"), ("r/old", "1")]);
+    assert_eq!(world.settle(), ["VHDS +r/y -r/old"]);
+    world.publish(vec![cluster("c", "1"), host("r/new", "1", &["c"])], &[]);
+    assert_eq!(world.out(), ["CDS +c"], "new among hosts that it has");
+}
+
+/// The listener goes over to another route configuration; connections of the old filter chain may still need the hosts.
+#[test]
+fn hosts_that_go_with_their_route_configuration_stay_until_the_proxy_lets_go_of_that() {
+    let mut world = streaming();
+    let gone = [(Route, "r"), (VirtualHost, "r/x"), (VirtualHost, "r/y")];
+    world.publish(vec![listener("l", "w", "2"), resource(Route, "w", "1")], &gone);
+    assert_eq!(world.settle(), ["LDS +l"]);
+    world.subscribe(Route, &["w"]);
+    assert_eq!(world.settle(), ["RDS +w"]);
+    world.unsubscribe(Route, &["r"]);
+    assert_eq!(world.settle(), ["VHDS -r/x -r/y"]);
+}
+
+#[test]
+fn a_host_that_is_asked_for_on_demand_is_answered_under_the_asked_name() {
+    let mut world = streaming();
+    world.publish(vec![host("r/*.wide", "1", &["a"]), host("r/*.x.wide", "1", &["a"])], &[]);
+    world.settle();
+    world.subscribe(VirtualHost, &["r/x"]);
+    assert_eq!(world.settle(), ["VHDS +r/x"]);
+    world.subscribe(VirtualHost, &["r/a.wide:8080"]);
+    assert_eq!(world.settle(), ["VHDS +r/*.wide"]);
+    world.subscribe(VirtualHost, &["r/nobody"]);
+    assert_eq!(world.settle(), ["VHDS +r/nobody"], "Envoy takes a removal for no answer");
+    let view = world.reader.view().read();
+    let found = |asked: &str| answering(asked, &view).map(|entry| entry.resource.name.to_string());
+    for (asked, name) in [("r/x:80", "r/x"), ("r/b.x.wide", "r/*.x.wide"), ("r/x.wide", "r/*.wide")] {
+        assert_eq!(found(asked).as_deref(), Some(name), "{asked}");
+    }
+    for asked in ["r/wide", "s/x", "r/x:", "x"] {
+        assert_eq!(found(asked), None, "{asked}");
+    }
+}
