@@ -1,6 +1,8 @@
 //! The xDS server: sessions decide, fan-outs share frames, the service moves bytes, the intake admits.
 
+mod absent;
 pub mod csds;
+mod doubts;
 pub mod fanout;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;

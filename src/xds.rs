@@ -3,6 +3,7 @@
 pub mod canonical;
 pub mod descriptor;
 pub mod json;
+pub mod name;
 pub mod redact;
 pub mod references;
 mod names;
@@ -12,6 +13,8 @@ mod seq;
 mod subscription;
 
 pub use names::Names;
-pub use resource::{ANY_SCOPE, NeedAt, PerType, Removal, Resource, ResourceType, ServiceNeed, Source, Version};
+pub use resource::{
+    ANY_SCOPE, NeedAt, PerType, Removal, Resource, ResourceType, ServiceNeed, Source, TTL_MIN, Version,
+};
 pub use seq::Seq;
 pub use subscription::Subscription;

@@ -14,7 +14,10 @@ use std::{
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::wire::{begin_message, end_message, put};
+use super::{
+    absent::Absent,
+    wire::{begin_message, end_message, put},
+};
 use crate::{
     snapshot::{Content, Group, Seq},
     xds::{Removal, Resource, ResourceType, Subscription},
@@ -40,6 +43,8 @@ pub struct Frame {
     pub resources: Vec<Arc<Resource>>,
     /// Names that are gone, or never were.
     pub removed: Vec<Arc<str>>,
+    /// Why some of those that are asked for by name are not there.
+    pub errors: Vec<Absent>,
     /// `system_version_info`: for people only.
     seq: Seq,
     identifier: Arc<str>,
@@ -60,10 +65,16 @@ impl Frame {
             url: url.into(),
             resources,
             removed,
+            errors: Vec::new(),
             seq,
             identifier: Arc::clone(identifier),
             bytes: OnceLock::new(),
         }
+    }
+
+    /// It only renews the time to live of what it names.
+    pub(super) fn renews(&self) -> bool {
+        !self.resources.is_empty() && self.resources.iter().all(|r| r.ttl.is_some() && r.payload.is_empty())
     }
 
     /// The encoded `DeltaDiscoveryResponse` behind its gRPC prefix, as it goes out.
@@ -82,6 +93,7 @@ impl Frame {
             for name in &self.removed {
                 put(6, name.as_bytes(), &mut out);
             }
+            self.errors.iter().for_each(|error| error.encode(9, &mut out));
             let mut control_plane = BytesMut::with_capacity(self.identifier.len() + 8);
             put(1, self.identifier.as_bytes(), &mut control_plane);
             put(7, &control_plane, &mut out);
@@ -151,7 +163,7 @@ impl Fanout {
         let first = from == Seq(0);
         let (kind, subscription) = (self.group.kind(), self.group.subscription());
         let resource = |name: &Arc<str>| content.get(kind, name).map(|e| Arc::clone(&e.resource));
-        let resources: Vec<_> = if first && !subscription.wildcard() {
+        let resources: Vec<_> = if first && subscription.named_only() {
             subscription.names().iter().filter_map(resource).collect()
         } else {
             let changed = content.changed(kind, from);

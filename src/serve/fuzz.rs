@@ -14,7 +14,7 @@ use self::driver::{Driver, Script};
 use super::{
     fanout::Fanouts,
     machine::Machine,
-    session::{Moment, Session},
+    session::{Client, Moment, Session},
     sotw,
     wire::{Ask, DeltaRequest, Features, WorldRequest},
 };
@@ -34,17 +34,22 @@ pub fn requests(data: &[u8]) {
         let again = DeltaRequest::decode(request.encode_to_vec().as_slice());
         assert_eq!(again.as_ref(), Ok(&request));
         hand_over(Ask::Delta(request), |role, now| {
-            Machine::Delta(Box::new(Session::new(Arc::new(Fanouts::new("fuzz".into())), role, DRAIN, now)))
+            Machine::Delta(Box::new(Session::new(Arc::new(Fanouts::new("fuzz".into())), client(role), now)))
         });
     }
     if let Ok(request) = WorldRequest::decode(data) {
         let again = WorldRequest::decode(request.encode_to_vec().as_slice());
         assert_eq!(again.as_ref(), Ok(&request));
-        hand_over(Ask::World(request), |role, now| Machine::World(Box::new(sotw::Session::new(role, DRAIN, now))));
+        hand_over(Ask::World(request), |role, now| Machine::World(Box::new(sotw::Session::new(client(role), now))));
     }
 }
 
 const DRAIN: Duration = Duration::from_secs(600);
+
+/// A client that can do everything.
+fn client(role: Role) -> Client {
+    Client { role, proven: true, drain: DRAIN, expires: true, unwraps: true }
+}
 
 fn hand_over(mut ask: Ask, machine: impl Fn(Role, Instant) -> Machine) {
     if let Some(node) = ask.take_node() {

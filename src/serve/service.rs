@@ -27,7 +27,7 @@ use tonic::{
     service::Routes,
 };
 
-use super::{fanout::Fanouts, intake::Arrival, requests::Requests, stream, wire::Variant};
+use super::{doubts::Doubts, fanout::Fanouts, intake::Arrival, requests::Requests, stream, wire::Variant};
 use crate::{
     feedback::{Feedback, ProxyId},
     identity::Peer,
@@ -145,8 +145,13 @@ struct Discovery<const SERVICE: usize> {
 
 /// The xDS services, aggregated and of one type each.
 pub fn routes(shared: Shared) -> Routes {
-    let inner =
-        Arc::new(Inner { shared, fanouts: Mutex::default(), streams: DashMap::new(), open: AtomicUsize::new(0) });
+    let inner = Arc::new(Inner {
+        shared,
+        fanouts: Mutex::default(),
+        doubts: Arc::default(),
+        streams: DashMap::new(),
+        open: AtomicUsize::new(0),
+    });
     Routes::new(Discovery::<0> { inner: Arc::clone(&inner) })
         .add_service(Discovery::<1> { inner: Arc::clone(&inner) })
         .add_service(Discovery::<2> { inner: Arc::clone(&inner) })
@@ -163,6 +168,8 @@ pub fn routes(shared: Shared) -> Routes {
 pub(super) struct Inner {
     pub(super) shared: Shared,
     fanouts: Mutex<std::collections::BTreeMap<Audience, Weak<Fanouts>>>,
+    /// What proxies may have half accepted.
+    pub(super) doubts: Arc<Doubts>,
     streams: DashMap<ProxyId, Vec<CancellationToken>>,
     /// Streams whose end is not sent yet.
     open: AtomicUsize,

@@ -7,8 +7,11 @@
 //!
 //! `docs/protocol.md` has the protocol's rules by number, each with the test that holds it.
 
+mod beats;
 #[cfg(test)]
 mod bounds_tests;
+#[cfg(test)]
+mod feature_tests;
 mod gate;
 mod hosts;
 #[cfg(test)]
@@ -33,18 +36,23 @@ mod wake_tests;
 mod world;
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+pub(super) use self::{beats::interval, kind::mentions};
 use self::{kind::Kind, touched::Touched};
-use super::fanout::{Fanouts, Frame};
+use super::{
+    doubts::Doubt,
+    fanout::{Fanouts, Frame},
+};
 use crate::{
     feedback,
     model::{Role, Sites, Watermarks},
     snapshot::{Content, Group, Seq},
-    xds::{PerType, Removal, ResourceType},
+    xds::{PerType, Removal, ResourceType, name},
 };
 
 /// Names per type and stream.
@@ -54,6 +62,21 @@ pub(super) const MAX_NAMES: usize = 100_000;
 pub(super) const STOOD: Duration = Duration::from_secs(1);
 /// Bytes per name.
 pub(super) const MAX_NAME: usize = 512;
+
+/// What a stream's client is, and what it says that it can do.
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    /// The role of its site.
+    pub role: Role,
+    /// It has shown a certificate.
+    pub proven: bool,
+    /// How long connections of a replaced listener live on at it.
+    pub drain: Duration,
+    /// It forgets what has a time to live and is not renewed (`xds.config.supports-resource-ttl`).
+    pub expires: bool,
+    /// It reads a resource in its wrapper in state of the world too (`xds.config.resource-in-sotw`).
+    pub unwraps: bool,
+}
 
 /// One `DeltaDiscoveryRequest`, as far as it concerns us.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -122,18 +145,27 @@ pub(super) enum Trust {
     Stale,
 }
 
+/// The normal form of a name; most are.
+fn normal(name: String) -> String {
+    let other = match name::normal(&name) {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(normal) => Some(normal),
+    };
+    other.unwrap_or(name)
+}
+
 /// One stream.
 #[derive(Debug)]
 pub struct Session {
     fanouts: Arc<Fanouts>,
-    role: Role,
+    client: Client,
+    /// What the proxy may have from other streams without saying so.
+    doubt: Option<Doubt>,
     trust: Trust,
     /// A type waits for `trust`.
     unsure: bool,
     /// Something waits for a watermark.
     awaits: bool,
-    /// How long connections of a replaced listener live on at this proxy.
-    drain: Duration,
     started: Instant,
     first_ack: Option<Instant>,
     kinds: PerType<Option<Kind>>,
@@ -156,15 +188,15 @@ pub struct Session {
 }
 
 impl Session {
-    /// A stream of a proxy of that role that begins now; `drain` is the proxy's `--drain-time-s`.
-    pub fn new(fanouts: Arc<Fanouts>, role: Role, drain: Duration, now: Instant) -> Self {
+    /// A stream of that client that begins now.
+    pub fn new(fanouts: Arc<Fanouts>, client: Client, now: Instant) -> Self {
         Self {
             fanouts,
-            role,
+            client,
+            doubt: None,
             trust: Trust::Unknown,
             unsure: false,
             awaits: false,
-            drain,
             started: now,
             first_ack: None,
             kinds: Default::default(),
@@ -179,11 +211,17 @@ impl Session {
         }
     }
 
+    /// With the memory of what its proxy may have half accepted.
+    #[must_use]
+    pub fn doubting(self, doubt: Doubt) -> Self {
+        Self { doubt: Some(doubt), ..self }
+    }
+
     /// Takes one request: an acknowledgement, a change of subscription, or both at once.
     ///
     /// # Errors
     /// [`Violation`]: the stream has to be closed.
-    pub fn on_request(&mut self, request: Request, content: &Content, now: Instant) -> Result<(), Violation> {
+    pub fn on_request(&mut self, mut request: Request, content: &Content, now: Instant) -> Result<(), Violation> {
         if request.url.is_empty() {
             return Err(Violation::NoType);
         }
@@ -194,6 +232,7 @@ impl Session {
         if names.any(|n| n.len() > MAX_NAME) {
             return Err(Violation::LongName);
         }
+        request.initial = request.initial.into_iter().map(|(name, version)| (normal(name), version)).collect();
         if request.initial.len() > MAX_NAMES {
             return Err(Violation::TooManyNames);
         }
@@ -209,16 +248,17 @@ impl Session {
             }
             return Ok(());
         };
+        let seed = (self.client.expires && beats::beats(kind)).then_some(self.started);
         // An empty list is nothing to gRPC clients (rule 46).
-        let legacy = kind.empty_is_all() && self.role != Role::Grpc;
+        let legacy = kind.empty_is_all() && self.client.role != Role::Grpc;
         let slot = self.slot(kind);
         let first = slot.is_none();
-        let state = slot.get_or_insert_with(|| Kind::new(kind, request.initial));
+        let state = slot.get_or_insert_with(|| Kind::new(kind, request.initial, seed));
         // A nonce that is not in flight is of another stream or of a dropped subscription: its ACK half is ignored,
         // its subscription half never (rule 58).
         let matched = u64::from_str_radix(&request.nonce, 16).is_ok_and(|nonce| {
             let error = request.error.as_deref();
-            state.resolve(nonce, error, content)
+            state.resolve(nonce, error, content, now)
         });
         if first && legacy && request.subscribe.is_empty() && request.unsubscribe.is_empty() {
             state.start_wildcard(true, content);
@@ -226,12 +266,16 @@ impl Session {
         state.subscribe(&request.subscribe, first, content);
         state.unsubscribe(&request.unsubscribe);
         state.asked.get_or_insert(now);
-        let names = state.subscription.names().len();
+        let names = state.subscription.names().len().max(state.strangers(content));
+        let doubted = state.take_doubted();
         if kind == ResourceType::Route {
             self.forget_routes(&request.subscribe);
         }
         if names > MAX_NAMES {
             return Err(Violation::TooManyNames);
+        }
+        if let Some((doubt, names)) = self.doubt.as_ref().zip(doubted) {
+            doubt.set(kind, &names);
         }
         if matched {
             self.first_ack.get_or_insert(now);
@@ -315,8 +359,8 @@ impl Session {
 
     /// Every tombstone up to here has been taken over.
     pub fn passed(&self, content: &Content) -> Seq {
-        let removes = self.kinds.iter().flatten().filter(|state| state.kind.removal() != Removal::Never);
-        removes.map(|state| state.removed).fold(content.seq(), Seq::min)
+        let tells = |k: &&Kind| k.kind.removal() != Removal::Never || !k.subscription.named_only();
+        self.kinds.iter().flatten().filter(tells).map(|k| k.removed).fold(content.seq(), Seq::min)
     }
 
     /// What feedback has to know of each type, where it changed since the last call.

@@ -1,43 +1,50 @@
 //! One state-of-the-world stream as a state machine without I/O: the older form of xDS, which gRPC clients speak.
 //!
-//! What it cannot promise, unlike delta: CDS, LDS and SRDS responses are always the whole set, so that they cannot be split
-//! and cost as much as there is (gRPC clients take 4 MiB; from 3 MiB on there is an alarm); a name of another type that
-//! does not exist is answered with silence, since there is no
-//! list of removals; and a reconnecting client says one version for a type, not which resources it has.
-//!
 //! `docs/protocol.md` has the protocol's rules by number, each with the test that holds it.
 //!
 //! Order is that of the delta session: clusters, what belongs to them, then what names them; a listener or route
 //! configuration whose new content needs a cluster that is not acknowledged waits for it, a cluster that is gone stays
 //! in the set until nothing that the client has acknowledged names it.
+//!
+//! What it cannot promise, unlike delta:
+//! - CDS, LDS and SRDS responses are always the whole set: they cannot be split, cost as much as there is (gRPC
+//!   clients take 4 MiB; from 3 MiB on there is an alarm), and bring what was refused again whenever anything else changes.
+//! - There is no list of removals. That a name of another type is not there is said in `resource_errors` alone; a client
+//!   that does not read them waits for its own timer.
+//! - A client that reconnects says one version for a type, not which resources it has. Equal sets are not sent again
+//!   (wildcard CDS, LDS and SRDS only); else a cluster that went while it was away leaves with the first set, before what
+//!   named it is replaced, since nobody here has its content any more; and a route configuration that it may have is
+//!   sent like one that it lacks, waiting for nothing.
+//! - Of a set that was refused without a name, all that was new counts as refused. A cluster of it that is then removed
+//!   goes back to the version that was accepted last until it may go.
+//! - Times to live are renewed by sending the resource again, whole sets whole: Envoy takes a heartbeat out of a set and
+//!   would remove what it stands for.
+//! - Collections and virtual hosts exist in delta only.
 
+mod gate;
 mod kind;
+#[cfg(test)]
+mod model_tests;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use self::kind::{Flight, Kind};
-use super::session::{MAX_NAME, MAX_NAMES, Moment, Trust, Violation, tiers};
+use super::{
+    absent::Absent,
+    doubts::Doubt,
+    session::{Client, MAX_NAME, MAX_NAMES, Moment, Trust, Violation},
+};
 use crate::{
     feedback,
     model::Role,
     snapshot::{Content, Group, Seq},
-    xds::{Resource, ResourceType, ServiceNeed, Version},
+    xds::{Resource, ResourceType, Version},
 };
 
-/// How long new content waits for the acknowledgement of the clusters that it needs.
-const WARM: Duration = Duration::from_secs(15);
-/// A type that is not requested this long after the first acknowledgement will not be.
-const UNREQUESTED: Duration = Duration::from_secs(15);
 /// Bytes of a response that can be split (rule 107). LDS and CDS cannot.
 const SPLIT: usize = 1 << 20;
-/// From the moment that nothing names a cluster to its removal: requests under way.
-const LINGER: Duration = Duration::from_secs(5);
 
 /// One `DiscoveryRequest`, as far as it concerns us.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,19 +72,23 @@ pub struct Response {
     pub nonce: u64,
     /// The whole set (CDS, LDS, SRDS), or what is new or changed.
     pub resources: Vec<Arc<Resource>>,
+    /// Names that it asks for and that are not there, each once.
+    pub errors: Vec<Absent>,
+    /// Resources with a time to live go in their wrapper.
+    pub wraps: bool,
 }
 
 /// One stream.
 #[derive(Debug)]
 pub struct Session {
-    role: Role,
+    client: Client,
+    /// What the client may have from other streams without saying so.
+    doubt: Option<Doubt>,
     trust: Trust,
     /// A type waits for `trust`.
     unsure: bool,
     /// Something waits for a watermark.
     awaits: bool,
-    /// How long connections of a replaced listener live on at this client.
-    drain: Duration,
     started: Instant,
     first_ack: Option<Instant>,
     kinds: BTreeMap<ResourceType, Kind>,
@@ -86,20 +97,26 @@ pub struct Session {
 }
 
 impl Session {
-    /// A stream of a client of that role that begins now; `drain` is how long its listeners drain.
-    pub fn new(role: Role, drain: Duration, now: Instant) -> Self {
+    /// A stream of that client that begins now.
+    pub fn new(client: Client, now: Instant) -> Self {
         Self {
-            role,
+            client,
+            doubt: None,
             trust: Trust::Unknown,
             unsure: false,
             awaits: false,
-            drain,
             started: now,
             first_ack: None,
             kinds: BTreeMap::new(),
             nonce: 0,
             deadline: None,
         }
+    }
+
+    /// With the memory of what its client may have half accepted.
+    #[must_use]
+    pub fn doubting(self, doubt: Doubt) -> Self {
+        Self { doubt: Some(doubt), ..self }
     }
 
     /// It has to be told, by [`Session::trust`], whether the view is as new as all that was written before the stream
@@ -153,11 +170,15 @@ impl Session {
         }
         // There is no way to say that an unknown type has nothing: silence (rule 5).
         let Some(kind) = ResourceType::from_url(&request.url).filter(|kind| !kind.delta_only()) else { return Ok(()) };
-        let state = self.kinds.entry(kind).or_insert_with(|| Kind::new(kind, request.version.clone()));
-        if self.role == Role::Grpc {
+        let seed = self.expires().then_some(self.started);
+        let state = self.kinds.entry(kind).or_insert_with(|| Kind::new(kind, request.version.clone(), seed));
+        if self.client.role == Role::Grpc {
             state.means_it();
         }
-        if state.stale(&request.nonce) {
+        // An answer to an older response is not looked at: one to the last will come, with all names. Not from a client
+        // that asks for nothing any more, though: it drops what is on its way without a word (O12).
+        if state.stale(&request.nonce) && !(request.names.is_empty() && state.asked_for_names()) {
+            state.waver(&request.names);
             return Ok(());
         }
         if state.answered(&request.nonce, request.error.as_deref(), content) {
@@ -165,6 +186,9 @@ impl Session {
         }
         state.subscribe(&request.names);
         state.asked.get_or_insert(now);
+        if let Some((doubt, names)) = self.doubt.as_ref().zip(state.take_doubted()) {
+            doubt.set(kind, &names);
+        }
         Ok(())
     }
 
@@ -174,25 +198,39 @@ impl Session {
         if !content.ready() {
             return None;
         }
-        for kind in ResourceType::WIRE {
-            // Taken out so that it can be held against the other types meanwhile.
-            let Some(mut state) = self.kinds.remove(&kind) else { continue };
-            let due = self.due(&mut state, content, moment);
-            let response = due.map(|(version, sent, set)| {
-                self.nonce += 1;
-                let seq = content.seq();
-                state.launch(Flight { nonce: self.nonce, version, seq, sent: sent.clone(), set });
-                Response { kind, version, nonce: self.nonce, resources: sent }
-            });
-            self.kinds.insert(kind, state);
-            if let Some(response) = response {
-                self.follow(&response, content);
-                return Some(response);
-            }
+        let mut response = ResourceType::WIRE.into_iter().find_map(|kind| self.turn(kind, content, moment));
+        if response.is_none() && self.kinds.get(&ResourceType::Cluster).is_some_and(|cds| cds.delayed) {
+            // What names a cluster was looked at after the clusters: perhaps nothing does any more.
+            response = self.turn(ResourceType::Cluster, content, moment);
         }
-        let joins: Vec<_> = self.kinds.values_mut().filter_map(|state| state.join(content, moment.now)).collect();
-        joins.into_iter().for_each(|at| self.wake_at(at, moment.now));
-        None
+        if response.is_none() {
+            let joins: Vec<_> = self.kinds.values_mut().filter_map(|state| state.join(content, moment.now)).collect();
+            joins.into_iter().for_each(|at| self.wake_at(at, moment.now));
+        }
+        response
+    }
+
+    /// What one type has to send.
+    fn turn(&mut self, kind: ResourceType, content: &Content, moment: &Moment<'_>) -> Option<Response> {
+        // Taken out so that it can be held against the other types meanwhile.
+        let mut state = self.kinds.remove(&kind)?;
+        let due = self.due(&mut state, content, moment);
+        let response = due.map(|Due { version, sent, set, errors }| {
+            self.nonce += 1;
+            let (nonce, seq) = (self.nonce, content.seq());
+            state.launch(Flight { nonce, version, seq, sent: sent.clone(), set }, moment.now);
+            Response { kind, version, nonce, resources: sent, errors, wraps: self.expires() }
+        });
+        self.kinds.insert(kind, state);
+        if let Some(response) = &response {
+            self.follow(response, content);
+        }
+        response
+    }
+
+    /// Times to live are for clients that know them, and read the wrapper in which they come.
+    fn expires(&self) -> bool {
+        self.client.expires && self.client.unwraps
     }
 
     /// By whose publishes it has to be polled: those that concern one of these groups; none, by all.
@@ -223,6 +261,10 @@ impl Session {
 
     /// What one type has to send: its version, the resources, and for CDS, LDS and SRDS the set that they are.
     fn due(&mut self, state: &mut Kind, content: &Content, moment: &Moment<'_>) -> Option<Due> {
+        if let Some(ends) = state.ends(content) {
+            self.wake_at(ends, moment.now);
+            state.renew(moment.now);
+        }
         if state.flying() || !state.stirred(content) {
             return None;
         }
@@ -233,10 +275,13 @@ impl Session {
         if state.reports() && self.trust != Trust::Confirmed {
             // The client has something, perhaps newer than what this replica knows (or it is not known yet).
             self.unsure = true;
+            state.offer(content);
             state.stir();
             return None;
         }
-        if state.resumes(content) {
+        // What a client half accepted is in no version that it says.
+        let doubted = self.doubt.as_ref().is_some_and(|doubt| !doubt.names(state.kind).is_empty());
+        if !doubted && state.resumes(content, moment.now) {
             return None;
         }
         let mut delayed = false;
@@ -269,18 +314,23 @@ impl Session {
                 None => {}
             }
         }
-        if state.kind == ResourceType::Cluster {
-            let gone: Vec<_> = state.held.iter().filter(|(name, _)| !set.contains_key(*name)).collect();
+        let frozen = !moment.fresh || self.trust == Trust::Stale;
+        if state.kind == ResourceType::Cluster || frozen {
+            let had = state.before.iter().filter(|(name, _)| self.sent_naming(name)).chain(&state.held);
+            let gone: BTreeMap<_, _> = had.filter(|(name, _)| !set.contains_key(*name)).collect();
             let gone: Vec<_> = gone.into_iter().map(|(name, old)| (Arc::clone(name), Arc::clone(old))).collect();
             for (name, old) in gone {
-                if state.wants(&name) && !self.may_go(state, &name, content, moment) {
+                if state.wants(&name) && (frozen || !self.may_go(state, &name, content, moment)) {
                     *delayed = true;
                     set.insert(name, old);
                 }
             }
         }
+        state.unused.retain(|name, _| content.get(state.kind, name).is_none());
+        let errors = self.absent(state, content, moment);
         let version = version_of(set.values());
-        state.due_again(version).then(|| (version, set.values().cloned().collect(), Some(set)))
+        let due = state.due_again(version) || !errors.is_empty();
+        due.then(|| Due { version, sent: set.values().cloned().collect(), set: Some(set), errors })
     }
 
     /// The other types: what the client lacks or has in another version, and what has to follow its parent.
@@ -290,7 +340,8 @@ impl Session {
             let resource = &entry.resource;
             let old = state.held.get(&name);
             let same = old.is_some_and(|old| old.version == resource.version);
-            if state.refuses(&name, resource.version) || (same && !state.again.contains(&name)) {
+            let settled = state.refuses(&name, resource.version) || (same && !state.again.contains(&name));
+            if settled || state.suspected(&name) {
                 continue;
             }
             // What the client lacks is never delayed: an empty route configuration is 404s.
@@ -306,105 +357,18 @@ impl Session {
             size += resource.body.len();
             sent.push(Arc::clone(resource));
         }
-        if sent.is_empty() {
+        while sent.is_empty()
+            && let Some(group) = state.next_suspects()
+        {
+            let entries = group.iter().filter_map(|name| content.get(state.kind, name));
+            sent.extend(entries.map(|entry| Arc::clone(&entry.resource)));
+        }
+        let errors = self.absent(state, content, moment);
+        if sent.is_empty() && errors.is_empty() {
             return None;
         }
         let all: Vec<_> = state.wanted(content).into_iter().map(|(_, entry)| &entry.resource).collect();
-        Some((version_of(all.into_iter()), sent, None))
-    }
-
-    /// Whether a listener or route configuration needs a cluster that the client has not acknowledged, or a service
-    /// that does not stand at the cores yet.
-    fn waits(&mut self, state: &mut Kind, resource: &Resource, content: &Content, moment: &Moment<'_>) -> bool {
-        if !ResourceType::NAMING.contains(&resource.kind) {
-            return false;
-        }
-        let now = moment.now;
-        let known = state.held.get(&resource.name).map(|old| &old.services);
-        let newly = |need: &&ServiceNeed| known.is_none_or(|known| !known.contains(need));
-        let uncovered = |need| tiers::uncovered(need, moment.watermarks);
-        let awaits = resource.services.iter().filter(newly).any(uncovered);
-        let mut lacks = awaits;
-        if let Some(cds) = self.kinds.get(&ResourceType::Cluster) {
-            content.reach(resource, &mut |cluster| {
-                lacks |= content.get(ResourceType::Cluster, cluster).is_some()
-                    && cds.wants(cluster)
-                    && !cds.held.contains_key(cluster)
-                    && !cds.refused_at_all(cluster);
-            });
-        }
-        if !lacks {
-            state.since.remove(&resource.name);
-            return false;
-        }
-        state.hold_back();
-        let (version, since) = state.since.entry(Arc::clone(&resource.name)).or_insert((resource.version, now));
-        if *version != resource.version {
-            (*version, *since) = (resource.version, now);
-        }
-        let until = *since + WARM;
-        self.wake_at(until, now);
-        self.awaits |= awaits && now < until;
-        now < until
-    }
-
-    /// Whether a cluster that the view lacks may leave the set.
-    fn may_go(&mut self, state: &mut Kind, name: &Arc<str>, content: &Content, moment: &Moment<'_>) -> bool {
-        let now = moment.now;
-        if !moment.fresh || self.trust == Trust::Stale || self.uses(name, content, now) {
-            state.unused.remove(name);
-            return false;
-        }
-        let drain = content.tombstone(ResourceType::Cluster, name).is_none_or(|tombstone| tombstone.drain);
-        let mut wait = if drain { self.drain.max(LINGER) } else { LINGER };
-        if self.role == Role::Core {
-            // The edges send requests there until they have heard of it, and their connections have drained.
-            wait = wait.max(moment.sites.drain_time);
-        }
-        let at = *state.unused.entry(Arc::clone(name)).or_insert(now) + wait;
-        self.wake_at(at, now);
-        if now < at {
-            return false;
-        }
-        state.unused.remove(name);
-        true
-    }
-
-    /// Whether the client may still send requests to a cluster: something that it has, or may have, names it.
-    fn uses(&mut self, cluster: &str, content: &Content, now: Instant) -> bool {
-        for kind in ResourceType::NAMING.into_iter().filter(|kind| !kind.delta_only()) {
-            let Some(state) = self.kinds.get(&kind) else {
-                if !kind.common() && content.entries(kind).next().is_none() {
-                    continue;
-                }
-                let at = self.first_ack.map_or(self.started + 4 * UNREQUESTED, |ack| ack + UNREQUESTED);
-                self.wake_at(at, now);
-                if now < at {
-                    return true;
-                }
-                continue;
-            };
-            let behind = state.flying() || state.seen < content.seq();
-            if behind || state.may_have().any(|r| r.requires.iter().any(|(_, name)| **name == *cluster)) {
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Assignments follow each new or changed Cluster, Secrets and filters each such Cluster and Listener (rules 36 and 79).
-    fn follow(&mut self, sent: &Response, content: &Content) {
-        let children: BTreeSet<_> = match self.kinds.get(&sent.kind) {
-            Some(parent) if sent.kind.wildcard() => parent.news().flat_map(|r| r.children.iter().cloned()).collect(),
-            _ => return,
-        };
-        for (kind, name) in children {
-            let child = self.kinds.get_mut(&kind).filter(|child| child.wants(&name));
-            if let Some(child) = child.filter(|_| content.get(kind, &name).is_some()) {
-                child.again.insert(name);
-                child.stir();
-            }
-        }
+        Some(Due { version: version_of(all.into_iter()), sent, set: None, errors })
     }
 
     fn wake_at(&mut self, at: Instant, now: Instant) {
@@ -414,8 +378,14 @@ impl Session {
     }
 }
 
-/// Version, resources, and the whole set where they are one.
-type Due = (Version, Vec<Arc<Resource>>, Option<BTreeMap<Arc<str>, Arc<Resource>>>);
+/// What one type has to send.
+struct Due {
+    version: Version,
+    sent: Vec<Arc<Resource>>,
+    /// The whole set, where a response is one.
+    set: Option<BTreeMap<Arc<str>, Arc<Resource>>>,
+    errors: Vec<Absent>,
+}
 
 /// Of a set of resources in order of their names: the same on every replica.
 fn version_of<'a>(resources: impl Iterator<Item = &'a Arc<Resource>>) -> Version {

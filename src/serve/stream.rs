@@ -20,7 +20,7 @@ use super::{
     machine::Machine,
     requests::Requests,
     service::{Admitted, Fleet, Inner, Method},
-    session::{Moment, Session, Violation},
+    session::{Client, Moment, Session, Violation},
     signals::{Signal, Signals},
     sotw,
     wire::{Ask, Features, Variant},
@@ -97,18 +97,8 @@ pub(super) async fn run(
     // Only now: nobody may push out the streams of a proxy that it merely claims to be.
     let admitted = who.inner.admit(&id, !one_of_many);
     let reader = who.inner.shared.views.open(&audience);
-    let drain = match audience.role {
-        // It has no listener whose connections could drain.
-        Role::Grpc => Duration::ZERO,
-        Role::Edge | Role::Core => drain.unwrap_or_else(|| fleet.sites.borrow().drain_time),
-    };
-    let session = match service.variant {
-        Variant::Delta => {
-            let fanouts = who.inner.fanouts(&audience);
-            Machine::Delta(Box::new(Session::new(fanouts, audience.role, drain, now())))
-        }
-        Variant::World => Machine::World(Box::new(sotw::Session::new(audience.role, drain, now()))),
-    };
+    let drain = drain.unwrap_or_else(|| fleet.sites.borrow().drain_time);
+    let session = machine(&who, service.variant, &audience, client(&audience, drain, features), &id);
     let signals = Signals::new(who.inner.shared.cancel.clone(), admitted.token.clone());
     let idle = idle();
     let stream = Stream {
@@ -135,6 +125,28 @@ pub(super) async fn run(
         told: None,
     };
     stream.run(requests, kept).await
+}
+
+/// What a session has to know of the client of its stream.
+fn client(audience: &Audience, drain: Duration, features: Features) -> Client {
+    let drain = match audience.role {
+        // It has no listener whose connections could drain.
+        Role::Grpc => Duration::ZERO,
+        Role::Edge | Role::Core => drain,
+    };
+    let (expires, unwraps) = (features.expires, features.wrapped);
+    Client { role: audience.role, proven: audience.proven, drain, expires, unwraps }
+}
+
+fn machine(who: &Who, variant: Variant, audience: &Audience, client: Client, id: &ProxyId) -> Machine {
+    let doubt = who.inner.doubts.of(id);
+    match variant {
+        Variant::Delta => {
+            let session = Session::new(who.inner.fanouts(audience), client, now());
+            Machine::Delta(Box::new(session.doubting(doubt)))
+        }
+        Variant::World => Machine::World(Box::new(sotw::Session::new(client, now()).doubting(doubt))),
+    }
 }
 
 /// Words of somebody else as far as they are kept: a claim that is longer is refused, but named.

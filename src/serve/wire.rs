@@ -71,6 +71,8 @@ const GRPC: &str = "gRPC";
 
 /// It takes each resource of a state-of-the-world response inside a `Resource`.
 const RESOURCE_IN_SOTW: &str = "xds.config.resource-in-sotw";
+/// It knows times to live.
+const RESOURCE_TTL: &str = "xds.config.supports-resource-ttl";
 
 /// Bytes of a node's metadata.
 const METADATA_MAX: usize = 64 << 10;
@@ -80,6 +82,8 @@ const METADATA_MAX: usize = 64 << 10;
 pub(super) struct Features {
     /// A state-of-the-world response may carry each resource inside a `Resource`, with its name and version (rule 39).
     pub(super) wrapped: bool,
+    /// It forgets what has a time to live and is not renewed (rule 90).
+    pub(super) expires: bool,
 }
 
 impl Node {
@@ -113,7 +117,7 @@ impl Node {
 
     /// What it says that it can do beyond what all can, as far as that matters to what is sent.
     pub(super) fn features(&self) -> Features {
-        Features { wrapped: self.can(RESOURCE_IN_SOTW) }
+        Features { wrapped: self.can(RESOURCE_IN_SOTW), expires: self.can(RESOURCE_TTL) }
     }
 
     /// Whether the client says that it can do `feature`.
@@ -177,6 +181,7 @@ const RESOURCE_URL: &str = "type.googleapis.com/envoy.service.discovery.v3.Resou
 pub(super) fn world_response(response: &sotw::Response, identifier: &str, features: Features) -> Bytes {
     let url = response.kind.url();
     let parts = |resource: &Resource| match features.wrapped {
+        true if response.wraps && resource.ttl.is_some() => (RESOURCE_URL, resource.expiring().wrapped()),
         true => (RESOURCE_URL, resource.wrapped()),
         false => (url, resource.payload.clone()),
     };
@@ -198,6 +203,7 @@ pub(super) fn world_response(response: &sotw::Response, identifier: &str, featur
     let mut control_plane = BytesMut::with_capacity(identifier.len() + 8);
     put(1, identifier.as_bytes(), &mut control_plane);
     put(6, &control_plane, &mut out);
+    response.errors.iter().for_each(|error| error.encode(7, &mut out));
     end_message(out)
 }
 
@@ -281,6 +287,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::serve::absent::Absent;
     use crate::xds::{ResourceType, Version};
 
     #[test]
@@ -334,19 +341,26 @@ mod tests {
         use envoy_types::pb::envoy::service::discovery::v3::{DiscoveryResponse, Resource as Wrapped};
         let kind = ResourceType::Cluster;
         let resource = Resource::new(kind, "shop/web:80", Bytes::from_static(b"payload"));
+        let resource = resource.lasting(std::time::Duration::from_secs(30));
         let version = resource.version.to_string();
         let resources = vec![std::sync::Arc::new(resource)];
-        let response = sotw::Response { kind, version: Version::of(b"all"), nonce: 7, resources };
+        let errors = vec![Absent::of(kind, "x".into(), true)];
+        let response = sotw::Response { kind, version: Version::of(b"all"), nonce: 7, resources, errors, wraps: true };
         let read = |feature: &str| {
             let node = Node { client_features: vec![feature.into()], ..Node::default() };
             let bytes = world_response(&response, "cp1", node.features());
-            DiscoveryResponse::decode(&bytes[PREFIX..]).unwrap().resources.remove(0)
+            let mut decoded = DiscoveryResponse::decode(&bytes[PREFIX..]).unwrap();
+            let error = decoded.resource_errors.remove(0);
+            assert_eq!(error.resource_name.unwrap().name, "x");
+            assert_eq!(error.error_detail.unwrap().code, i32::from(tonic::Code::NotFound));
+            decoded.resources.remove(0)
         };
         let (bare, any) = (read("other"), read("xds.config.resource-in-sotw"));
         assert_eq!((bare.type_url.as_str(), &*bare.value), (kind.url(), &b"payload"[..]));
         assert_eq!(any.type_url, RESOURCE_URL);
         let wrapped = Wrapped::decode(&*any.value).unwrap();
         assert_eq!((wrapped.name.as_str(), wrapped.version), ("shop/web:80", version));
+        assert_eq!(wrapped.ttl.map(|ttl| ttl.seconds), Some(30));
         assert_eq!(wrapped.resource, Some(bare));
     }
 }

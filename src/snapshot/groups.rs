@@ -104,17 +104,17 @@ impl Touches {
 /// By what a publish finds a group.
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum Key {
-    /// It asks for everything of a type.
+    /// It asks for everything of a type, or for collections.
     All(ResourceType),
     /// It asks for a name.
     Name(ResourceType, Arc<str>),
 }
 
-/// Under which keys a publish looks for whoever asks for this. A subscription to all names of a collection would be a
-/// key of its own kind, here and in [`Groups::touch`].
+/// Under which keys a publish looks for whoever asks for this. Who asks for collections is told of everything: they are
+/// few, and what concerns them is for them to find.
 fn keys(kind: ResourceType, subscription: &Subscription) -> impl Iterator<Item = Key> {
-    let all = subscription.wildcard().then_some(Key::All(kind));
-    let names = subscription.names().iter().filter(|_| !subscription.wildcard());
+    let all = (!subscription.named_only()).then_some(Key::All(kind));
+    let names = subscription.names().iter().filter(|_| subscription.named_only());
     all.into_iter().chain(names.map(move |name| Key::Name(kind, Arc::clone(name))))
 }
 

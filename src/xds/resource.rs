@@ -1,9 +1,9 @@
 //! Types, versions and the immutable resource.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use prost::{Message, encoding};
+use prost::encoding;
 
 use crate::model::{ObjectRef, Revision};
 
@@ -277,6 +277,9 @@ pub struct Resource {
     pub requires: Vec<(ResourceType, Arc<str>)>,
     /// The objects that it came from, sorted.
     pub sources: Vec<Source>,
+    /// Whoever can forget does so after this long without a renewal. None of our own resources: a stopped control plane
+    /// must not empty a proxy.
+    pub ttl: Option<Duration>,
     /// At an edge, the services that it names (route configurations only), each service and group once.
     pub services: Vec<ServiceNeed>,
 }
@@ -285,7 +288,7 @@ impl Resource {
     /// Builds a resource from canonical bytes.
     pub fn new(kind: ResourceType, name: &str, payload: Bytes) -> Self {
         let version = Version::of(&payload);
-        let body = encode_body(kind, name, version, &payload);
+        let body = encode_body(kind, name, version, Some(&payload), None);
         // As it stands in the body, before the name: kept once.
         let end = body.len() - 1 - encoding::encoded_len_varint(name.len() as u64) - name.len();
         let payload = body.slice(end - payload.len()..end);
@@ -298,8 +301,37 @@ impl Resource {
             children: Vec::new(),
             requires: Vec::new(),
             sources: Vec::new(),
+            ttl: None,
             services: Vec::new(),
         }
+    }
+
+    /// The same resource with a time to live, at least [`TTL_MIN`]. That is part of its version: another one has to be
+    /// sent.
+    #[must_use]
+    pub fn lasting(mut self, ttl: Duration) -> Self {
+        let ttl = ttl.max(TTL_MIN);
+        let mut hashed = self.payload.to_vec();
+        hashed.extend(ttl.as_nanos().to_le_bytes());
+        (self.ttl, self.version) = (Some(ttl), Version::of(&hashed));
+        self.body = encode_body(self.kind, &self.name, self.version, Some(&self.payload), None);
+        self
+    }
+
+    /// As it is sent to a client that knows times to live; to others it goes without.
+    #[must_use]
+    pub fn expiring(&self) -> Self {
+        let body = encode_body(self.kind, &self.name, self.version, Some(&self.payload), self.ttl);
+        Self { body, ..self.clone() }
+    }
+
+    /// What renews the time to live at a client that has this version: name, version and time, no content and nothing
+    /// that would have to follow.
+    #[must_use]
+    pub fn heartbeat(&self) -> Self {
+        let body = encode_body(self.kind, &self.name, self.version, None, self.ttl);
+        let empty = Self::new(self.kind, &self.name, Bytes::new());
+        Self { name: Arc::clone(&self.name), version: self.version, body, ttl: self.ttl, ..empty }
     }
 
     /// The encoded `envoy.service.discovery.v3.Resource` alone, without the tag and length that `body` has.
@@ -312,6 +344,9 @@ impl Resource {
     }
 }
 
+/// The shortest time to live.
+pub const TTL_MIN: Duration = Duration::from_secs(1);
+
 impl Resource {
     /// The answer to questions for `asked`, which are only other names of `other`; or to one for what is not there
     /// (rule 85).
@@ -319,7 +354,7 @@ impl Resource {
         let name = asked.first().copied().unwrap_or_default();
         let mut resource = other.cloned().unwrap_or_else(|| Self::new(kind, name, Bytes::new()));
         let mut inner = match other {
-            Some(other) => fields(kind, &other.name, other.version, &other.payload),
+            Some(other) => fields(kind, &other.name, other.version, Some(&other.payload)),
             None => BytesMut::new(),
         };
         if other.is_none() {
@@ -338,18 +373,29 @@ impl fmt::Debug for Resource {
     }
 }
 
-/// `Resource { name = 3, version = 1, resource = 2 }` as field 2 of a `DeltaDiscoveryResponse`.
-fn encode_body(kind: ResourceType, name: &str, version: Version, payload: &Bytes) -> Bytes {
-    framed(&fields(kind, name, version, payload))
+/// `Resource { version = 1, resource = 2, name = 3, ttl = 6 }` as field 2 of a `DeltaDiscoveryResponse`.
+fn encode_body(
+    kind: ResourceType,
+    name: &str,
+    version: Version,
+    payload: Option<&Bytes>,
+    ttl: Option<Duration>,
+) -> Bytes {
+    let mut inner = fields(kind, name, version, payload);
+    if let Some(ttl) = ttl {
+        encoding::message::encode(6, &prost_types::Duration::try_from(ttl).unwrap_or_default(), &mut inner);
+    }
+    framed(&inner)
 }
 
-fn fields(kind: ResourceType, name: &str, version: Version, payload: &Bytes) -> BytesMut {
-    let any = prost_types::Any { type_url: kind.url().to_owned(), value: payload.to_vec() };
-    let mut inner = BytesMut::with_capacity(payload.len() + name.len() + 128);
+fn fields(kind: ResourceType, name: &str, version: Version, payload: Option<&Bytes>) -> BytesMut {
+    let mut inner = BytesMut::with_capacity(payload.map_or(0, Bytes::len) + name.len() + 128);
     encoding::string::encode(1, &version.to_string(), &mut inner);
-    encoding::message::encode(2, &any, &mut inner);
+    if let Some(payload) = payload {
+        let any = prost_types::Any { type_url: kind.url().to_owned(), value: payload.to_vec() };
+        encoding::message::encode(2, &any, &mut inner);
+    }
     encoding::string::encode(3, &name.to_owned(), &mut inner);
-    debug_assert!(any.encoded_len() > 0);
     inner
 }
 

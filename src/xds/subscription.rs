@@ -5,13 +5,16 @@ use std::{
     sync::Arc,
 };
 
-use super::Names;
+use super::{Names, name};
 
-/// A wildcard, names, or both (xDS: "How the client specifies what resources to return").
+/// A wildcard, names, glob collections, or all of them (xDS: "How the client specifies what resources to return").
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Subscription {
     wildcard: bool,
+    /// Those of glob collections among them.
     names: Names,
+    /// How many of the names are collections.
+    globs: usize,
     /// Sum of the names' hashes: free of order, so that a set which grows name by name costs one hash a step.
     hash: u64,
 }
@@ -19,7 +22,17 @@ pub struct Subscription {
 impl Subscription {
     /// Whether a resource of that name is wanted.
     pub fn contains(&self, name: &str) -> bool {
-        self.wildcard || self.names.contains(name)
+        self.wildcard || self.names.contains(name) || self.collects(name)
+    }
+
+    /// Whether a collection that is asked for has a member of that name.
+    fn collects(&self, member: &str) -> bool {
+        self.globs > 0 && name::collection(member).is_some_and(|glob| self.names.contains(&glob))
+    }
+
+    /// All that is wanted is in [`Subscription::names`].
+    pub fn named_only(&self) -> bool {
+        !self.wildcard && self.globs == 0
     }
 
     /// Whether everything is wanted.
@@ -32,7 +45,7 @@ impl Subscription {
         std::mem::replace(&mut self.wildcard, on) != on
     }
 
-    /// The names that are asked for by name, sorted.
+    /// The names that are asked for by name, sorted; those of collections among them.
     pub fn names(&self) -> &Names {
         &self.names
     }
@@ -44,9 +57,10 @@ impl Subscription {
 
     /// Adds a name; false if it was there.
     pub fn insert(&mut self, name: Arc<str>) -> bool {
-        let hash = hash_of(&name);
+        let (hash, glob) = (hash_of(&name), name::is_glob(&name));
         let new = self.names.insert(name);
         if new {
+            self.globs += usize::from(glob);
             self.hash = self.hash.wrapping_add(hash);
         }
         new
@@ -56,6 +70,7 @@ impl Subscription {
     pub fn remove(&mut self, name: &str) -> bool {
         let had = self.names.remove(name);
         if had {
+            self.globs -= usize::from(name::is_glob(name));
             self.hash = self.hash.wrapping_sub(hash_of(name));
         }
         had
@@ -71,4 +86,23 @@ fn hash_of(name: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     name.hash(&mut hasher);
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_collection_holds_its_members_until_it_is_taken_out() {
+        let mut subscription = Subscription::default();
+        let glob = "xdstp://a/t/x/*?b=1";
+        assert!(subscription.insert(glob.into()) && !subscription.named_only());
+        assert!(subscription.contains("xdstp://a/t/x/y?b=1") && subscription.contains(glob));
+        for other in ["xdstp://a/t/x/y", "xdstp://a/t/x/y/z?b=1", "xdstp://b/t/x/y?b=1", "x/y"] {
+            assert!(!subscription.contains(other), "{other}");
+        }
+        assert!(subscription.remove(glob) && subscription.is_empty() && subscription.named_only());
+        assert!(!subscription.contains("xdstp://a/t/x/y?b=1"));
+        assert_eq!(subscription.digest(), Subscription::default().digest());
+    }
 }

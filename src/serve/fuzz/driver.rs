@@ -147,11 +147,11 @@ pub(super) struct Driver {
 }
 
 fn delta(role: Role, now: Instant) -> session::Session {
-    session::Session::new(Arc::new(Fanouts::new("fuzz".into())), role, super::DRAIN, now)
+    session::Session::new(Arc::new(Fanouts::new("fuzz".into())), super::client(role), now)
 }
 
 fn world(role: Role, now: Instant) -> sotw::Session {
-    sotw::Session::new(role, super::DRAIN, now)
+    sotw::Session::new(super::client(role), now)
 }
 
 impl Driver {
@@ -407,7 +407,11 @@ fn judge_world(client: &mut Client, response: &sotw::Response) {
     for name in &names {
         assert!(asked.wants(name), "{what} {name} is not asked for");
     }
-    assert!(response.kind.wildcard() || !names.is_empty(), "an empty response of {what}");
+    for error in &response.errors {
+        assert!(asked.wants(&error.name) && !names.contains(&*error.name), "{what} {} is not missing", error.name);
+    }
+    let says = !names.is_empty() || !response.errors.is_empty();
+    assert!(response.kind.wildcard() || says, "an empty response of {what}");
     assert!(asked.open.is_empty(), "a second {what} response");
     asked.took(response.nonce);
 }

@@ -214,7 +214,7 @@ impl Session {
         for (name, seq, drain, at_once, edges) in gone {
             let marked = self.marks.iter().find(|(mark, _)| *mark >= seq).map(|(_, at)| *at);
             // A replica's view may be younger than the listener that the proxy had.
-            let wait = if drain == Some(true) || differed { self.drain.max(LINGER) } else { LINGER };
+            let wait = if drain == Some(true) || differed { self.client.drain.max(LINGER) } else { LINGER };
             let free = marked.is_some_and(|at| self.reached(at + wait, now));
             if at_once || (free && self.edges_drained(&edges, moment)) {
                 due.push(name);
@@ -229,6 +229,7 @@ impl Session {
             cds.exceptions.remove(name);
         }
         cds.parts_to = cds.sent;
+        let due = due.iter().map(|name| cds.spelled(name)).collect();
         let frame = Frame::new(&identifier, ResourceType::Cluster.url(), content.seq(), Vec::new(), due);
         Some(super::poll::launch(cds, Arc::new(frame), now))
     }

@@ -1,22 +1,24 @@
 //! One type of one stream: subscription, cursors, what is in flight, and a side map of exceptions.
 
+mod refuse;
+mod subscribe;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Instant,
 };
 
-use super::{gate::Hold, touched::Touched};
+pub(in crate::serve) use self::refuse::mentions;
+pub(super) use self::subscribe::collects;
+use super::{beats::Beats, gate::Hold, touched::Touched};
 use crate::{
     feedback,
     model::Revision,
     serve::fanout::{Fanout, Frame},
     snapshot::{Content, Seq, Tombstone},
-    xds::{ResourceType, Subscription, Version},
+    xds::{Removal, ResourceType, Subscription, Version},
 };
-
-/// Bytes of a proxy's error text that are kept.
-const MAX_ERROR: usize = 1024;
 
 /// A name that the cursors do not speak for.
 #[derive(Clone, Debug)]
@@ -78,6 +80,17 @@ impl Exception {
     }
 }
 
+/// What a stream brings along when one of its types is compared with the view.
+#[derive(Debug, Default)]
+pub(super) struct Before {
+    /// Children whose parents were sent before.
+    pub(super) touched: Touched,
+    /// What the client may have without saying so.
+    pub(super) doubted: BTreeSet<Arc<str>>,
+    /// The view may be the older one.
+    pub(super) stale: bool,
+}
+
 /// A response that is neither acknowledged nor refused.
 #[derive(Debug)]
 pub(super) struct Flight {
@@ -117,6 +130,14 @@ pub(super) struct Kind {
     pub(super) withheld: BTreeSet<Arc<str>>,
     /// Up to where the content of a name under an exception is acknowledged, where the cursor does not say it.
     pub(super) taken: BTreeMap<Arc<str>, Seq>,
+    /// What may run out at the client.
+    pub(super) beats: Beats,
+    /// Names that the client wrote otherwise than in normal form, by that.
+    spelled: BTreeMap<Arc<str>, Arc<str>>,
+    /// Names that stood in a refused response and were not taken since: the client may have them without saying so.
+    doubted: BTreeSet<Arc<str>>,
+    /// They changed.
+    doubts: bool,
     /// Since which content a name is refused again and again; cleared by its next acknowledgement.
     refused_since: BTreeMap<Arc<str>, Seq>,
     groups: u32,
@@ -144,7 +165,8 @@ fn listed<'a>(
 }
 
 impl Kind {
-    pub(super) fn new(kind: ResourceType, initial: HashMap<String, String>) -> Self {
+    /// `seed`: when the stream began, if its client knows times to live.
+    pub(super) fn new(kind: ResourceType, initial: HashMap<String, String>, seed: Option<Instant>) -> Self {
         Self {
             kind,
             subscription: Arc::default(),
@@ -163,6 +185,10 @@ impl Kind {
             differed: false,
             withheld: BTreeSet::new(),
             taken: BTreeMap::new(),
+            beats: Beats::new(seed),
+            spelled: BTreeMap::new(),
+            doubted: BTreeSet::new(),
+            doubts: false,
             refused_since: BTreeMap::new(),
             groups: 0,
             dirty: true,
@@ -198,8 +224,9 @@ impl Kind {
 
     /// The view is ready: compares it with what the proxy says that it has. Versions are opaque to us too: equal or
     /// not, never older or newer; a view that is `stale` may be the older one, and then only adds.
-    pub(super) fn seed(&mut self, content: &Content, touched: &Touched, stale: bool) {
+    pub(super) fn seed(&mut self, content: &Content, before: &Before, now: Instant) {
         let Some(mut initial) = self.initial.take() else { return };
+        let (touched, stale) = (&before.touched, before.stale);
         if stale {
             let equal = |name: &str, version: &str| {
                 let entry = content.get(self.kind, name);
@@ -217,8 +244,15 @@ impl Kind {
         let want = |new| Exception::Wanted { new, group: None };
         let subscription = Arc::clone(&self.subscription);
         let listed = listed(content, self.kind, &subscription);
-        for (name, _) in listed.iter().filter(|(_, version)| version.is_none()) {
+        for (name, _) in
+            listed.iter().filter(|(name, version)| version.is_none() && !collects(content, self.kind, name))
+        {
             self.exceptions.entry(Arc::clone(name)).or_insert(want(!initial.contains_key(&***name)));
+        }
+        self.doubted.clone_from(&before.doubted);
+        for name in before.doubted.iter().filter(|name| subscription.contains(name) && !initial.contains_key(&***name))
+        {
+            self.lost(name, content);
         }
         if initial.is_empty() {
             self.answer_empty = subscription.wildcard();
@@ -231,111 +265,47 @@ impl Kind {
             }
             let reported = initial.get(&**name);
             if reported.is_some_and(|v| Version::parse(v) == Some(version)) && !touched.contains(name) {
+                self.beats.found(content.get(self.kind, name), now);
                 return;
             }
             self.differed = true;
             self.taken.insert(Arc::clone(name), Seq(0));
             self.exceptions.entry(Arc::clone(name)).or_insert(want(reported.is_none()));
         };
-        if subscription.wildcard() {
-            content.entries(self.kind).for_each(|(n, e)| compare(n, e.resource.version));
-        } else {
+        if subscription.named_only() {
             listed.iter().for_each(|(name, version)| version.iter().for_each(|version| compare(name, *version)));
+        } else {
+            let wanted = content.entries(self.kind).filter(|(name, _)| subscription.contains(name));
+            wanted.for_each(|(name, entry)| compare(name, entry.resource.version));
         }
-        if subscription.wildcard() && self.kind.empty_is_all() {
-            // A host that is asked for by name is answered, though it may be under another.
-            let asked = |name: &str| self.kind == ResourceType::VirtualHost && subscription.names().contains(name);
-            let lost = |name: &String| content.get(self.kind, name).is_none() && !asked(name);
-            for name in initial.into_keys().filter(lost) {
-                let tombstone = content.tombstone(self.kind, &name);
-                let edges = Edges::taking(tombstone.map_or(content.configuration(), |t| t.revision));
-                let drain = tombstone.map(|t| t.drain);
-                let gone = Exception::Gone { new: false, seq: content.seq(), drain, now: false, edges };
-                self.exceptions.insert(name.into(), gone);
-                self.differed = true;
+        if !subscription.named_only() {
+            // What is asked for by name alone has its answer; a host that is, though it may be under another name.
+            let all = subscription.wildcard() && self.kind != ResourceType::VirtualHost;
+            for name in initial.into_keys().map(Arc::from).filter(|name| subscription.contains(name)) {
+                if all || !subscription.names().contains(&name) {
+                    self.lost(&name, content);
+                }
             }
         }
     }
 
-    /// `*`, by word or by an empty first request. Whoever asks again is answered again: it may hold nothing (rule 49).
-    pub(super) fn start_wildcard(&mut self, first: bool, content: &Content) {
-        if !Arc::make_mut(&mut self.subscription).set_wildcard(true) {
+    /// The client has, or may have, a name that the view lacks.
+    fn lost(&mut self, name: &Arc<str>, content: &Content) {
+        if content.get(self.kind, name).is_some() {
             return;
         }
-        self.changed_subscription();
-        if !first && self.seeded() {
-            self.answer_empty = true;
-            for (name, entry) in content.entries(self.kind) {
-                let new = self.is_new(name, entry.created);
-                self.exceptions.insert(Arc::clone(name), Exception::Wanted { new, group: None });
-            }
-        }
-    }
-
-    /// Every name is answered, whatever we think that the proxy has (rule 51); those of a first request when it is
-    /// compared with what that reports.
-    pub(super) fn subscribe(&mut self, names: &[String], first: bool, content: &Content) {
-        for name in names {
-            if name == "*" {
-                self.start_wildcard(first, content);
-                continue;
-            }
-            let name = content.name(self.kind, name).cloned().unwrap_or_else(|| name.as_str().into());
-            let was = self.subscription.contains(&name);
-            if Arc::make_mut(&mut self.subscription).insert(Arc::clone(&name)) {
-                self.changed_subscription();
-            }
-            if !first {
-                let created = content.get(self.kind, &name).map(|e| e.created);
-                let new = !was || self.is_new(&name, created.unwrap_or_default());
-                if let (false, Some(created)) = (was, created) {
-                    // Nothing of it is there yet, however often it changed before it was asked for.
-                    self.taken.insert(Arc::clone(&name), Seq(created.0.saturating_sub(1)));
-                }
-                if !matches!(self.exceptions.get(&name), Some(Exception::Gone { .. })) {
-                    self.exceptions.insert(name, Exception::Wanted { new, group: None });
-                }
-            }
-        }
-    }
-
-    /// After the subscribes. A name that a wildcard still covers is answered, present or absent (rule 47).
-    pub(super) fn unsubscribe(&mut self, names: &[String]) {
-        for name in names {
-            self.withheld.remove(name.as_str());
-            if name == "*" {
-                if Arc::make_mut(&mut self.subscription).set_wildcard(false) {
-                    self.answer_empty = false;
-                    self.changed_subscription();
-                    let kept = Arc::clone(&self.subscription);
-                    self.exceptions.retain(|n, _| kept.contains(n));
-                }
-                continue;
-            }
-            if Arc::make_mut(&mut self.subscription).remove(name) {
-                self.changed_subscription();
-            }
-            if self.subscription.wildcard() {
-                if !matches!(self.exceptions.get(name.as_str()), Some(Exception::Gone { .. })) {
-                    self.exceptions.insert(name.as_str().into(), Exception::Wanted { new: false, group: None });
-                }
-            } else {
-                self.exceptions.remove(name.as_str());
-            }
-        }
-        if self.subscription.is_empty() {
-            // Envoy drops a response of a type that it does not watch, without a word (O12): no slot may wait for it.
-            self.in_flight.clear();
-            self.parts.clear();
-            self.acked = self.sent;
-        }
-    }
-
-    fn changed_subscription(&mut self) {
-        let wanted = Arc::clone(&self.subscription);
-        self.refused_since.retain(|name, _| wanted.contains(name));
-        (self.fanout, self.asked) = (None, None);
-        self.dirty = true;
+        let exception = if self.kind.removal() != Removal::Never {
+            let tombstone = content.tombstone(self.kind, name);
+            let edges = Edges::taking(tombstone.map_or(content.configuration(), |t| t.revision));
+            let drain = tombstone.map(|t| t.drain);
+            self.differed = true;
+            Exception::Gone { new: false, seq: content.seq(), drain, now: false, edges }
+        } else if self.subscription.wildcard() {
+            return;
+        } else {
+            Exception::Wanted { new: false, group: None }
+        };
+        self.exceptions.insert(Arc::clone(name), exception);
     }
 
     /// The stream lacks the name, as far as acknowledgements tell. A route configuration is never removed from a proxy
@@ -346,19 +316,21 @@ impl Kind {
     }
 
     /// An answer to the response `nonce`; false if that is not in flight.
-    pub(super) fn resolve(&mut self, nonce: u64, error: Option<&str>, content: &Content) -> bool {
+    pub(super) fn resolve(&mut self, nonce: u64, error: Option<&str>, content: &Content, now: Instant) -> bool {
         let Some(at) = self.in_flight.iter().position(|f| f.frame.nonce == nonce) else { return false };
         let Some(flight) = self.in_flight.remove(at) else { return false };
-        if let Some(error) = error {
-            self.refuse(&flight.frame, error, content);
-        } else {
-            self.refused_since.retain(|name, _| !flight.frame.resources.iter().any(|r| r.name == *name));
-            let answered = |e: &Exception| matches!(e, Exception::Flying { nonce: n, .. } if *n == nonce);
-            if !self.exceptions.is_empty() {
-                for resource in &flight.frame.resources {
-                    if self.exceptions.get(&resource.name).is_some_and(answered) {
-                        self.exceptions.remove(&resource.name);
-                    }
+        match error {
+            // No content was refused; what the client has is not what it was thought to have.
+            Some(_) if flight.frame.renews() => {
+                flight.frame.resources.iter().for_each(|resource| self.renew(&resource.name, content));
+            }
+            Some(error) => self.refuse(&flight.frame, error, content),
+            None => {
+                for name in self.beats.acknowledged(&flight, now) {
+                    self.renew(&name, content);
+                }
+                if !flight.frame.renews() {
+                    self.take(&flight.frame);
                 }
             }
         }
@@ -367,71 +339,19 @@ impl Kind {
         true
     }
 
-    /// Finds the culprits: names in the error text alone, the rest together; halves where none is named; a single name
-    /// is parked.
-    fn refuse(&mut self, frame: &Frame, error: &str, content: &Content) {
-        let mut suspects = Vec::new();
+    /// What an acknowledged response settles.
+    fn take(&mut self, frame: &Frame) {
+        self.refused_since.retain(|name, _| !frame.resources.iter().any(|r| r.name == *name));
+        let answered = |e: &Exception| matches!(e, Exception::Flying { nonce, .. } if *nonce == frame.nonce);
         for resource in &frame.resources {
-            let name = &resource.name;
-            let ours = match self.exceptions.get(name) {
-                Some(Exception::Flying { nonce, .. }) => *nonce == frame.nonce,
-                Some(_) => false,
-                // A later response carries newer content; that is judged by its own answer.
-                None => !self
-                    .in_flight
-                    .iter()
-                    .any(|f| f.frame.nonce > frame.nonce && f.frame.resources.iter().any(|r| r.name == *name)),
-            };
-            if ours && self.subscription.contains(name) {
-                let created = content.get(self.kind, name).map_or(Seq(0), |e| e.created);
-                let new = self.is_new(name, created);
-                self.taken.entry(Arc::clone(name)).or_insert(self.acked);
-                suspects.push((Arc::clone(name), resource.version, new));
+            if self.exceptions.get(&resource.name).is_some_and(answered) {
+                self.exceptions.remove(&resource.name);
             }
         }
-        if !frame.resources.is_empty() {
-            // What else stood in a refused response is uncertain; removing twice does no harm.
-            for name in frame.removed.iter().filter(|n| content.get(self.kind, n).is_none()) {
-                let edges = Edges::default();
-                let again = Exception::Gone { new: false, seq: Seq(0), drain: None, now: true, edges };
-                if self.kind.empty_is_all() {
-                    self.exceptions.entry(Arc::clone(name)).or_insert(again);
-                }
-            }
+        if !self.doubted.is_empty() {
+            let names = frame.resources.iter().map(|r| &r.name).chain(&frame.removed);
+            names.for_each(|name| self.doubts |= self.doubted.remove(name));
         }
-        // Alone in its response: it is the culprit. A last suspect whose company is not wanted any more may not be.
-        if let ([(name, version, new)], [_]) = (suspects.as_slice(), frame.resources.as_slice()) {
-            let mut end = error.len().min(MAX_ERROR);
-            while !error.is_char_boundary(end) {
-                end -= 1;
-            }
-            let refused = content.get(self.kind, name).filter(|e| e.resource.version == *version);
-            let at = refused.map_or(content.seq(), |e| e.content);
-            let since = *self.refused_since.entry(Arc::clone(name)).or_insert(at);
-            let error = error.get(..end).unwrap_or_default().into();
-            let parked = feedback::Parked { version: *version, error, since };
-            self.exceptions.insert(Arc::clone(name), Exception::Parked { new: *new, parked });
-            return;
-        }
-        let named: BTreeSet<Arc<str>> =
-            suspects.iter().filter(|(n, ..)| mentions(error, n)).map(|(n, ..)| Arc::clone(n)).collect();
-        let half = suspects.len().div_ceil(2);
-        let (rest, second) = (self.next_group(), self.next_group());
-        for (index, (name, _, new)) in suspects.into_iter().enumerate() {
-            let group = if named.contains(&name) {
-                self.next_group()
-            } else if named.is_empty() && index >= half {
-                second
-            } else {
-                rest
-            };
-            self.exceptions.insert(name, Exception::Wanted { new, group: Some(group) });
-        }
-    }
-
-    fn next_group(&mut self) -> u32 {
-        self.groups = self.groups.wrapping_add(1);
-        self.groups
     }
 
     /// Marks that there is something new for feedback.
@@ -468,30 +388,5 @@ impl Kind {
             set: 0,
         };
         Some((self.kind, state))
-    }
-}
-
-/// Whether `text` has `name` in it as a word of its own.
-fn mentions(text: &str, name: &str) -> bool {
-    let part = |c: char| c.is_alphanumeric() || "-_/.:*+@".contains(c);
-    text.match_indices(name).any(|(at, _)| {
-        let before = text.get(..at).and_then(|t| t.chars().next_back());
-        let rest = text.get(at + name.len()..).unwrap_or_default();
-        // "cluster a: no such…" and "cluster a." end a word too.
-        let rest = rest.trim_start_matches(['.', ':']);
-        !before.is_some_and(part) && !rest.chars().next().is_some_and(part)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::mentions;
-
-    #[test]
-    fn names_are_found_as_words_only() {
-        assert!(mentions("Error adding/updating cluster(s) shop/web:80: no such", "shop/web:80"));
-        assert!(mentions("route 'a' is bad", "a"));
-        assert!(!mentions("Error adding shop/web:80", "shop/web"));
-        assert!(!mentions("bad cluster", "a"));
     }
 }

@@ -4,12 +4,15 @@ use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use super::{
     Moment, STOOD, Send, Session, Trust, hosts,
-    kind::{Edges, Exception, Flight, Kind},
+    kind::{self, Before, Edges, Exception, Flight, Kind},
 };
 use crate::{
-    serve::fanout::{self, Fanout, Fanouts, Frame},
+    serve::{
+        absent::{self, Absent},
+        fanout::{self, Fanout, Fanouts, Frame},
+    },
     snapshot::{Content, Seq},
-    xds::{Removal, Resource, ResourceType},
+    xds::{Removal, Resource, ResourceType, name},
 };
 
 /// Responses in flight. A CDS ACK waits for warming (O5); of other types the newest value wins.
@@ -19,11 +22,12 @@ pub(super) fn limit(kind: ResourceType) -> usize {
 
 /// Books `frame` as sent. Cursors move with the last part of a response that was split.
 pub(super) fn launch(state: &mut Kind, frame: Arc<Frame>, now: Instant) -> Arc<Frame> {
+    state.beats.launched(&frame, now);
     state.in_flight.push_back(Flight { from: state.sent, at: now, frame: Arc::clone(&frame) });
     if state.parts.is_empty() {
         state.sent = state.parts_to;
         if state.kind.removal() != Removal::Unused {
-            state.removed = state.sent;
+            state.removed = state.removed.max(state.sent);
         }
     }
     state.answered = true;
@@ -51,7 +55,7 @@ impl Session {
         if !content.ready() {
             return None;
         }
-        ResourceType::WIRE.into_iter().for_each(|kind| self.seed(kind, content));
+        ResourceType::WIRE.into_iter().for_each(|kind| self.seed(kind, content, moment.now));
         for kind in ResourceType::WIRE {
             if let Some(frame) = self.updates(kind, content, moment) {
                 self.follow(kind, &frame.resources, content);
@@ -73,15 +77,20 @@ impl Session {
     }
 
     /// Compares a type with what the proxy reported, once that may be done. What it does not have is sent in any case.
-    fn seed(&mut self, kind: ResourceType, content: &Content) {
+    fn seed(&mut self, kind: ResourceType, content: &Content, now: Instant) {
         let Some(state) = self.kind(kind).filter(|k| !k.seeded()) else { return };
         if state.reports() && self.trust == Trust::Unknown {
             self.unsure = true;
             return;
         }
-        let (touched, stale) = (self.touched.remove(&kind).unwrap_or_default(), self.trust == Trust::Stale);
+        let doubted = self.doubt.as_ref().filter(|_| kind.wildcard()).map(|doubt| doubt.names(kind));
+        let before = Before {
+            touched: self.touched.remove(&kind).unwrap_or_default(),
+            doubted: doubted.unwrap_or_default(),
+            stale: self.trust == Trust::Stale,
+        };
         if let Some(state) = self.slot(kind) {
-            state.seed(content, &touched, stale);
+            state.seed(content, &before, now);
         }
         if kind == ResourceType::Route {
             self.keep_routes(content);
@@ -118,12 +127,14 @@ impl Session {
         if let Some(part) = state.parts.pop_front() {
             return Some(launch(state, part, now));
         }
+        let renewal = self.heartbeats(state, content, moment);
         let frames: Vec<Arc<Frame>> = match self.decide(state, content, moment) {
             Due::Wait => return None,
             Due::Nothing => Vec::new(),
             Due::Shared => {
                 let sent = state.sent;
-                state.join(&self.fanouts, content).frames(content, sent).to_vec()
+                let frames = state.join(&self.fanouts, content).frames(content, sent);
+                frames.iter().map(|frame| state.beats.dressed(frame, &self.fanouts.identifier, content)).collect()
             }
             Due::Private(names, removed) => self.private(state, content, &names, removed),
         };
@@ -136,17 +147,23 @@ impl Session {
         if let Some(frame) = state.parts.pop_front() {
             return Some(launch(state, frame, now));
         }
-        // Nothing to send counts as acknowledged.
+        self.nothing(state, content);
+        let renewal = renewal?;
+        state.parts_to = state.sent;
+        Some(launch(state, renewal, now))
+    }
+
+    /// Nothing to send counts as acknowledged.
+    fn nothing(&self, state: &mut Kind, content: &Content) {
         let before = (state.sent, state.acked);
         state.sent = content.seq();
-        state.removed = state.sent;
+        state.removed = state.removed.max(state.sent);
         if state.in_flight.is_empty() {
             state.acked = state.sent;
         }
         if before != (state.sent, state.acked) {
             state.touch();
         }
-        None
     }
 
     fn decide(&mut self, state: &mut Kind, content: &Content, moment: &Moment<'_>) -> Due {
@@ -282,6 +299,7 @@ impl Session {
     /// ever warm is the exception: without an answer its warming would hold up the CDS ACK.
     fn absence(&self, state: &Kind, name: &Arc<str>, content: &Content) -> bool {
         match state.kind {
+            _ if name::is_glob(name) => !kind::collects(content, state.kind, name),
             ResourceType::Endpoints => {
                 let cluster = self.kind(ResourceType::Cluster).and_then(|k| k.exceptions.get(name));
                 let in_use = matches!(cluster, Some(Exception::Gone { new: false, .. }));
@@ -314,14 +332,20 @@ impl Session {
         names: &BTreeSet<Arc<str>>,
         mut removed: Vec<Arc<str>>,
     ) -> Vec<Arc<Frame>> {
-        let (mut resources, mut asked) = (Vec::new(), Vec::new());
+        let (mut resources, mut asked, mut errors) = (Vec::new(), Vec::new(), Vec::new());
         for name in names {
             match content.get(state.kind, name) {
-                Some(entry) => resources.push(Arc::clone(&entry.resource)),
+                Some(entry) => resources.push(state.beats.dress(&entry.resource)),
                 None if state.kind == ResourceType::VirtualHost && state.subscription.names().contains(name) => {
                     asked.push(name);
                 }
-                None => removed.push(Arc::clone(name)),
+                None => {
+                    let told = errors.len() < absent::MOST;
+                    let asked = told && state.subscription.names().contains(name) && !name::is_glob(name);
+                    let error = || Absent::of(state.kind, state.spelled(name), self.client.proven);
+                    errors.extend(asked.then(error));
+                    removed.push(Arc::clone(name));
+                }
             }
         }
         asked.iter().for_each(|name| drop(state.exceptions.remove(*name)));
@@ -332,7 +356,7 @@ impl Session {
         removed.dedup();
         for name in removed.iter().filter(|name| !later.contains(name)) {
             let new = state.exceptions.remove(name).is_none_or(|e| e.is_new());
-            if state.kind == ResourceType::Route && state.subscription.contains(name) {
+            if state.kind == ResourceType::Route && state.subscription.names().contains(name) && !name::is_glob(name) {
                 state.exceptions.insert(Arc::clone(name), Exception::Absent { new });
             }
         }
@@ -341,7 +365,11 @@ impl Session {
         }
         let whole = (state.kind.wildcard() && !state.answered) || state.kind == ResourceType::VirtualHost;
         let identifier = &self.fanouts.identifier;
-        let frames = fanout::frames(identifier, state.kind, content.seq(), resources, removed, whole);
+        let removed = removed.iter().map(|name| state.spelled(name)).collect();
+        let mut frames = fanout::frames(identifier, state.kind, content.seq(), resources, removed, whole);
+        if let Some(first) = frames.first_mut().and_then(Arc::get_mut) {
+            first.errors = errors;
+        }
         for frame in &frames {
             for resource in &frame.resources {
                 if let Some(exception) = state.exceptions.get_mut(&resource.name) {
@@ -414,9 +442,20 @@ fn absorb(state: &mut Kind, content: &Content, frozen: bool) {
         }
         state.removed = content.seq();
     }
+    if kind.removal() == Removal::Never && !state.subscription.named_only() && state.sent > Seq(0) {
+        // Members of a collection that went; of what is asked for by name a proxy is told when it asks.
+        for (name, _) in content.gone(kind, state.removed) {
+            if state.subscription.contains(name) && !state.subscription.names().contains(name) {
+                let new = state.exceptions.get(name).is_some_and(Exception::is_new);
+                state.exceptions.insert(Arc::clone(name), Exception::Wanted { new, group: None });
+            }
+        }
+        state.removed = content.seq();
+    }
     state.exceptions.retain(|name, exception| {
         let present = content.get(kind, name).is_some();
         match exception {
+            Exception::Wanted { .. } if super::kind::collects(content, kind, name) => false,
             Exception::Gone { .. } => !present,
             Exception::Parked { .. } | Exception::Held { .. } => present || kind.removal() == Removal::AtOnce,
             _ => true,

@@ -424,7 +424,7 @@ fn unknown_types_are_absent_and_cost_nobody_else_anything() {
 fn streams_that_ask_for_the_same_share_a_frame_unless_an_exception_is_in_the_way() {
     let mut world = World::running();
     let shared = Arc::clone(&world.session.fanouts);
-    let mut other = Session::new(shared, Role::Edge, Duration::from_secs(600), world.now);
+    let mut other = Session::new(shared, client(Role::Edge), world.now);
     for kind in [Cluster, Listener] {
         let request = Request { url: kind.url().into(), ..Request::default() };
         other.on_request(request, &world.reader.view().read(), world.now).unwrap();

@@ -119,7 +119,7 @@ impl Session {
 
     /// Notes which removals at a core the edges have passed.
     pub(super) fn mark_edges(&mut self, moment: &Moment<'_>) {
-        if self.role != Role::Core {
+        if self.client.role != Role::Core {
             return;
         }
         let slowest = self.slowest_edge(moment);
@@ -150,7 +150,7 @@ impl Session {
     /// Whether no edge sends requests for a removed cluster any more: they have taken that it went, and what they had
     /// under way has drained. It is each proxy's own affair where there is no core.
     pub(super) fn edges_drained(&mut self, edges: &Edges, moment: &Moment<'_>) -> bool {
-        if self.role != Role::Core {
+        if self.client.role != Role::Core {
             return true;
         }
         edges.passed.is_some_and(|passed| self.reached(passed + moment.sites.drain_time, moment.now))

@@ -79,7 +79,9 @@ impl Stream {
         let form = if delta {
             Form::Delta(Box::new(session(Role::Edge, now)))
         } else {
-            Form::World(sotw::Session::new(Role::Edge, Duration::from_secs(600), now))
+            let drain = Duration::from_secs(600);
+            let client = Client { role: Role::Edge, proven: true, drain, expires: false, unwraps: false };
+            Form::World(sotw::Session::new(client, now))
         };
         Self {
             form,

@@ -181,7 +181,11 @@ impl World {
 }
 
 pub(super) fn session(role: Role, now: Instant) -> Session {
-    Session::new(Arc::new(Fanouts::new("test".into())), role, Duration::from_secs(600), now)
+    Session::new(Arc::new(Fanouts::new("test".into())), client(role), now)
+}
+
+pub(super) fn client(role: Role) -> Client {
+    Client { role, proven: true, drain: Duration::from_secs(600), expires: true, unwraps: true }
 }
 
 pub(super) fn owned(names: &[&str]) -> Vec<String> {

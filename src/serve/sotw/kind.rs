@@ -1,16 +1,16 @@
 //! One type of one state-of-the-world stream: names, what the client has, what is in flight, what it refuses.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Instant,
 };
 
 use crate::{
     feedback,
-    serve::session::STOOD,
+    serve::session::{STOOD, interval, mentions},
     snapshot::{Content, Entry, Group, Seq},
-    xds::{Resource, ResourceType, Subscription, Version},
+    xds::{Names, Resource, ResourceType, Subscription, Version, name},
 };
 
 /// Bytes of a client's error text that are kept.
@@ -46,12 +46,30 @@ pub(super) struct Kind {
     flight: Option<Flight>,
     /// What the client accepted.
     pub(super) held: BTreeMap<Arc<str>, Arc<Resource>>,
+    /// Clusters that there were before it was known what the client has: what was sent meanwhile may name them.
+    pub(super) before: BTreeMap<Arc<str>, Arc<Resource>>,
     /// What it refused in part, we know not which: it may have it.
     doubtful: Vec<Arc<Resource>>,
+    /// What a refused set brought, to be remembered beyond the stream; empty when a set was accepted after that.
+    half_taken: Option<BTreeSet<Arc<str>>>,
     /// The version of `held`.
     version: Option<Version>,
     refused_version: Option<Version>,
     parked: BTreeMap<Arc<str>, feedback::Parked>,
+    /// Names of refused responses that are tried again in parts, of types whose responses may be parts.
+    suspects: VecDeque<BTreeSet<Arc<str>>>,
+    /// Collections, which there are none of here.
+    pub(super) collections: BTreeSet<Arc<str>>,
+    /// Names of which the client was told that there is no resource.
+    pub(super) told: BTreeSet<Arc<str>>,
+    /// Names that the client wrote otherwise than in normal form, by that.
+    spelled: BTreeMap<Arc<str>, Arc<str>>,
+    /// When what has a time to live is sent again, for a client that knows such.
+    lives: BTreeMap<Arc<str>, Instant>,
+    /// When the stream began, for such a client.
+    seed: Option<Instant>,
+    /// Names that it did not ask for in between: what came for them meanwhile it may have dropped.
+    wavered: BTreeSet<Arc<str>>,
     /// To be sent again although the client has it.
     pub(super) again: BTreeSet<Arc<str>>,
     /// Since when a resource waits for its clusters.
@@ -72,7 +90,7 @@ pub(super) struct Kind {
 }
 
 impl Kind {
-    pub(super) fn new(kind: ResourceType, reported: String) -> Self {
+    pub(super) fn new(kind: ResourceType, reported: String, seed: Option<Instant>) -> Self {
         Self {
             kind,
             subscription: Arc::default(),
@@ -84,10 +102,19 @@ impl Kind {
             nonce: 0,
             flight: None,
             held: BTreeMap::new(),
+            before: BTreeMap::new(),
             doubtful: Vec::new(),
+            half_taken: None,
             version: None,
             refused_version: None,
             parked: BTreeMap::new(),
+            suspects: VecDeque::new(),
+            collections: BTreeSet::new(),
+            told: BTreeSet::new(),
+            spelled: BTreeMap::new(),
+            lives: BTreeMap::new(),
+            seed,
+            wavered: BTreeSet::new(),
             again: BTreeSet::new(),
             since: BTreeMap::new(),
             behind: None,
@@ -131,20 +158,42 @@ impl Kind {
             self.parked.remove(&resource.name);
         }
         match flight.set {
-            Some(set) => self.held = set,
+            Some(set) => {
+                self.held = set;
+                self.before.clear();
+                self.half_taken = self.version.is_none().then(BTreeSet::new);
+                self.doubtful.clear();
+            }
             None => {
+                self.doubtful.retain(|old| flight.sent.iter().all(|r| r.name != old.name));
                 let wanted = flight.sent.into_iter().filter(|r| self.subscription.contains(&r.name));
                 self.held.extend(wanted.map(|r| (Arc::clone(&r.name), r)));
             }
         }
-        self.doubtful.clear();
         (self.version, self.refused_version, self.acked) = (Some(flight.version), None, flight.seq);
     }
 
-    /// The names that the error text has, or all that were new, are refused until their content changes (rule 25).
+    /// Of a whole set the names that the error text has, or all that were new, are refused until their content changes
+    /// (rule 25). Of other responses they are tried again in parts, until one that is alone is refused (rule 68).
     fn refuse(&mut self, flight: Flight, error: &str, content: &Content) {
+        for resource in &flight.sent {
+            self.lives.remove(&resource.name);
+        }
         let news: Vec<_> = flight.sent.iter().filter(|r| self.held.get(&r.name).is_none_or(|old| old != *r)).collect();
-        let named: Vec<_> = news.iter().filter(|r| error.contains(&*r.name)).copied().collect();
+        let named: Vec<_> = news.iter().filter(|r| mentions(error, &r.name)).copied().collect();
+        if flight.set.is_none() && news.len() > 1 {
+            let (alone, rest): (Vec<_>, Vec<_>) = news
+                .iter()
+                .map(|r| Arc::clone(&r.name))
+                .partition(|name| named.iter().any(|culprit| culprit.name == *name));
+            let half = if named.is_empty() { rest.len().div_ceil(2) } else { rest.len() };
+            let (first, second) = rest.split_at(half);
+            let groups = alone.into_iter().map(|name| BTreeSet::from([name]));
+            let groups = [first, second].map(|part| part.iter().cloned().collect()).into_iter().chain(groups);
+            groups.filter(|group| !group.is_empty()).for_each(|group| self.suspects.push_back(group));
+            self.doubtful.extend(flight.sent);
+            return;
+        }
         let culprits = if named.is_empty() { &news } else { &named };
         let mut end = error.len().min(MAX_ERROR);
         while !error.is_char_boundary(end) {
@@ -165,7 +214,16 @@ impl Kind {
                 self.doubtful.push(Arc::clone(resource));
             }
         }
-        self.refused_version = Some(flight.version);
+        // The set that the client accepted last is not what it has, even if that comes again.
+        (self.refused_version, self.version) = (Some(flight.version), None);
+        self.half_taken = flight.set.map(|set| set.into_keys().collect());
+    }
+
+    /// A stale request is not looked at, but for the names that it does not have any more.
+    pub(super) fn waver(&mut self, names: &[String]) {
+        let asked: BTreeSet<_> = names.iter().map(|name| name::normal(name)).collect();
+        let dropped = self.subscription.names().iter().filter(|name| !asked.contains(&***name));
+        self.wavered.extend(dropped.cloned());
     }
 
     /// The names as of now; those that are new are answered whatever the client had (rules 27 and 28).
@@ -173,8 +231,30 @@ impl Kind {
         self.explicit |= !names.is_empty();
         let mut next = Subscription::default();
         next.set_wildcard((self.kind.wildcard() && !self.explicit) || names.iter().any(|name| name == "*"));
+        self.collections.clear();
+        self.spelled.clear();
         for name in names.iter().filter(|name| *name != "*") {
-            next.insert(name.as_str().into());
+            let normal: Arc<str> = name::normal(name).into();
+            if *normal != **name {
+                self.spelled.insert(Arc::clone(&normal), name.as_str().into());
+            }
+            if name::is_glob(&normal) {
+                self.collections.insert(normal);
+            } else {
+                next.insert(normal);
+            }
+        }
+        let wanted = |name: &Arc<str>| next.contains(name) || self.collections.contains(name);
+        self.told.retain(wanted);
+        if next.is_empty() {
+            // A client that asks for nothing does not answer what is on its way (O12).
+            self.flight = None;
+        }
+        let again =
+            std::mem::take(&mut self.wavered).into_iter().filter(|name| next.contains(name)).collect::<Vec<_>>();
+        if !again.is_empty() {
+            self.again.extend(again);
+            self.stir();
         }
         if *self.subscription == next {
             return;
@@ -185,6 +265,10 @@ impl Kind {
         self.held.retain(|name, _| next.contains(name));
         self.parked.retain(|name, _| next.contains(name));
         self.again.retain(|name| next.contains(name));
+        self.since.retain(|name, _| next.contains(name));
+        self.lives.retain(|name, _| next.contains(name));
+        self.doubtful.retain(|resource| next.contains(&resource.name));
+        self.suspects.iter_mut().for_each(|group| group.retain(|name| next.contains(name)));
         self.subscription = Arc::new(next);
         (self.group, self.asked) = (None, None);
         // The set that the client has is no longer the one that it asks for.
@@ -194,7 +278,27 @@ impl Kind {
 
     /// It asks for nothing.
     pub(super) fn idle(&self) -> bool {
-        self.subscription.is_empty()
+        self.subscription.is_empty() && self.collections.is_empty()
+    }
+
+    /// An empty list means nothing, and not everything.
+    pub(super) fn asked_for_names(&self) -> bool {
+        self.explicit || !self.kind.wildcard()
+    }
+
+    /// What the client may have without saying so, if that changed since the last call.
+    pub(super) fn take_doubted(&mut self) -> Option<BTreeSet<Arc<str>>> {
+        self.half_taken.take()
+    }
+
+    /// The names that it asks for by name.
+    pub(super) fn names(&self) -> &Names {
+        self.subscription.names()
+    }
+
+    /// The name as the client wrote it.
+    pub(super) fn spelled(&self, name: &Arc<str>) -> Arc<str> {
+        Arc::clone(self.spelled.get(name).unwrap_or(name))
     }
 
     pub(super) fn wants(&self, name: &str) -> bool {
@@ -222,7 +326,7 @@ impl Kind {
         let concerned = self.group.as_ref().is_none_or(|group| group.touched(self.seen));
         let touched = concerned
             && (content.changed(self.kind, self.seen).iter().any(|name| self.wants(name))
-                || content.gone(self.kind, self.seen).any(|(name, _)| self.held.contains_key(name)));
+                || content.gone(self.kind, self.seen).any(|(name, _)| self.wants(name)));
         if !touched {
             self.settle(content);
         }
@@ -254,7 +358,7 @@ impl Kind {
     }
 
     /// A client that reconnects with the version of exactly what there is, of everything, has it (rule 26).
-    pub(super) fn resumes(&mut self, content: &Content) -> bool {
+    pub(super) fn resumes(&mut self, content: &Content, now: Instant) -> bool {
         let pure = self.subscription.wildcard() && self.subscription.names().is_empty();
         let reported = std::mem::take(&mut self.reported);
         if !self.first || !pure || reported.is_empty() {
@@ -265,7 +369,13 @@ impl Kind {
         if Version::parse(&reported) != Some(version) {
             return false;
         }
+        self.before.clear();
         self.held = all.into_iter().map(|(name, entry)| (name, Arc::clone(&entry.resource))).collect();
+        if self.seed.is_some() {
+            // Nobody knows for how long it still lives.
+            let lasting = self.held.values().filter(|r| r.ttl.is_some());
+            self.lives = lasting.map(|r| (Arc::clone(&r.name), now)).collect();
+        }
         (self.version, self.first) = (Some(version), false);
         self.settle(content);
         true
@@ -274,6 +384,14 @@ impl Kind {
     /// The client said that it has something, and that is not compared yet.
     pub(super) fn reports(&self) -> bool {
         self.first && !self.reported.is_empty()
+    }
+
+    /// Not to be compared with the view yet; what that has may be named by what is sent meanwhile.
+    pub(super) fn offer(&mut self, content: &Content) {
+        if self.kind == ResourceType::Cluster {
+            let all = self.wanted(content).into_iter().map(|(name, entry)| (name, Arc::clone(&entry.resource)));
+            self.before.extend(all.collect::<Vec<_>>());
+        }
     }
 
     /// Whether a set of that version has to be sent: the first always, an empty one too (rule 31).
@@ -303,7 +421,7 @@ impl Kind {
         (self.seen, self.acked) = (content.seq(), content.seq());
     }
 
-    pub(super) fn launch(&mut self, flight: Flight) {
+    pub(super) fn launch(&mut self, flight: Flight, now: Instant) {
         (self.nonce, self.first, self.seen) = (flight.nonce, false, flight.seq);
         if flight.set.is_some() {
             self.set = flight.sent.iter().map(|resource| resource.body.len()).sum();
@@ -311,6 +429,16 @@ impl Kind {
         for resource in &flight.sent {
             self.again.remove(&resource.name);
             self.since.remove(&resource.name);
+            if let (Some(ttl), Some(seed)) = (resource.ttl, self.seed) {
+                let due = now + interval(ttl, &resource.name, seed);
+                self.lives.insert(Arc::clone(&resource.name), due);
+            } else {
+                self.lives.remove(&resource.name);
+            }
+        }
+        if flight.set.is_some() {
+            // What is asked for and not in the set is not there: that is an answer.
+            self.again.clear();
         }
         if flight.set.is_some() {
             // A whole set answers every name, one that does not exist by its absence.
@@ -320,10 +448,41 @@ impl Kind {
         self.dirty = true;
     }
 
+    /// The next time at which something would run out, without what is not there any more.
+    pub(super) fn ends(&mut self, content: &Content) -> Option<Instant> {
+        let (kind, held) = (self.kind, &self.held);
+        self.lives.retain(|name, _| content.get(kind, name).is_some() || (kind.wildcard() && held.contains_key(name)));
+        self.lives.values().min().copied()
+    }
+
+    /// What would run out is sent again.
+    pub(super) fn renew(&mut self, now: Instant) {
+        let due: Vec<_> = self.lives.iter().filter(|(_, due)| **due <= now).map(|(name, _)| Arc::clone(name)).collect();
+        for name in due {
+            self.lives.remove(&name);
+            self.again.insert(name);
+            self.stir();
+        }
+    }
+
+    /// It stood in a refused response, and waits for its turn.
+    pub(super) fn suspected(&self, name: &str) -> bool {
+        self.suspects.iter().any(|group| group.contains(name))
+    }
+
+    /// The next part of a refused response.
+    pub(super) fn next_suspects(&mut self) -> Option<BTreeSet<Arc<str>>> {
+        self.suspects.pop_front()
+    }
+
     /// What the response in flight brings that the client has not.
     pub(super) fn news(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        let sent = self.flight.iter().flat_map(|flight| &flight.sent);
-        sent.filter(|r| self.held.get(&r.name).is_none_or(|old| old.version != r.version))
+        self.flight().filter(|r| self.held.get(&r.name).is_none_or(|old| old.version != r.version))
+    }
+
+    /// What the response in flight brings.
+    pub(super) fn flight(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.flight.iter().flat_map(|flight| &flight.sent)
     }
 
     /// What the client has, and what it may have.

@@ -3,13 +3,24 @@
 mod bounds;
 mod rules;
 
+use std::{collections::BTreeSet, time::Duration};
+
 use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
 
-use super::*;
+use super::{
+    gate::{LINGER, UNREQUESTED, WARM},
+    *,
+};
 use crate::{
     model::{Audience, Revision, Role, Sites, Watermarks},
+    serve::absent::Why,
     snapshot::{Publish, Reader, Views},
+    xds::ServiceNeed,
 };
+
+/// Knows everything.
+const CLIENT: Client =
+    Client { role: Role::Edge, proven: true, drain: Duration::from_secs(60), expires: true, unwraps: true };
 
 struct World {
     views: Views,
@@ -41,7 +52,8 @@ impl World {
         let audience = Audience { site: "fra".into(), role, proven: true, cohort: "".into(), delta: false };
         let reader = views.open(&audience);
         let now = Instant::now();
-        let world = Self { views, reader, session: Session::new(role, Duration::from_secs(60), now), now };
+        let session = Session::new(Client { role, ..CLIENT }, now);
+        let world = Self { views, reader, session, now };
         world.publish(upserts, &[]);
         world
     }
@@ -268,7 +280,7 @@ fn a_client_that_comes_back_with_the_version_of_all_is_sent_nothing() {
     let mut world = World::new(vec![cluster("a", "1")]);
     let version = world.takes(Cluster, &[], &["a"]).version.to_string();
     let anew = |now| {
-        let mut session = Session::new(Role::Edge, Duration::from_secs(60), now);
+        let mut session = Session::new(CLIENT, now);
         session.trust(true);
         session
     };
@@ -315,7 +327,7 @@ fn a_client_that_has_something_waits_until_it_may_be_compared() {
     world.session.trust(false);
     world.quiet();
     assert!(world.session.stale());
-    world.session = Session::new(Role::Edge, Duration::from_secs(60), world.now);
+    world.session = Session::new(CLIENT, world.now);
     world.session.on_request(&request, &view.read(), world.now).unwrap();
     world.session.trust(true);
     world.sent(Cluster, &["a"]);
@@ -382,5 +394,139 @@ fn scopes_are_whole_sets_filters_and_layers_are_not_and_virtual_hosts_are_unknow
     world.publish(vec![resource(Extension, "x", "2")], &[(ScopedRoute, "s1"), (Runtime, "rt")]);
     world.sent(Extension, &["x"]);
     world.sent(ScopedRoute, &["s2"]);
+    world.quiet();
+}
+
+#[test]
+fn a_missing_name_beside_others_is_told_once_and_never_answered_in_a_loop() {
+    let mut world = World::new(vec![resource(Listener, "a", "1"), resource(Endpoints, "e", "1")]);
+    world.request(Listener, &["a", "missing"], 0, None);
+    let response = world.sent(Listener, &["a"]);
+    assert_eq!(response.errors, [Absent::of(Listener, "missing".into(), true)]);
+    world.request(Listener, &["a", "missing"], response.nonce, None);
+    world.quiet();
+    world.request(Endpoints, &["e", "x"], 0, None);
+    let response = world.sent(Endpoints, &["e"]);
+    assert_eq!(response.errors, [Absent::of(Endpoints, "x".into(), true)]);
+    world.request(Endpoints, &["e", "x"], response.nonce, None);
+    world.quiet();
+    world.publish(vec![resource(Endpoints, "x", "1"), resource(Listener, "missing", "1")], &[]);
+    let there = world.sent(Endpoints, &["x"]);
+    assert_eq!(there.errors, []);
+    let there = world.sent(Listener, &["a", "missing"]);
+    assert_eq!(there.errors, []);
+}
+
+#[test]
+fn an_assignment_whose_cluster_is_there_is_to_come_and_not_missing() {
+    let mut world = World::new(vec![cluster("a", "1")]);
+    world.takes(Cluster, &[], &["a"]);
+    world.request(Endpoints, &["a"], 0, None);
+    world.quiet();
+    world.publish(vec![resource(Endpoints, "a", "1")], &[]);
+    world.sent(Endpoints, &["a"]);
+}
+
+#[test]
+fn a_collection_is_said_to_be_for_delta_only() {
+    let mut world = World::new(vec![]);
+    let glob = "xdstp://h/envoy.config.endpoint.v3.ClusterLoadAssignment/f/*";
+    world.request(Endpoints, &[glob], 0, None);
+    let response = world.sent(Endpoints, &[]);
+    assert_eq!(response.errors, [Absent { name: glob.into(), why: Why::Collection }]);
+    world.request(Endpoints, &[glob], response.nonce, None);
+    world.quiet();
+}
+
+/// Corner case 23: one bad resource of three keeps no other away.
+#[test]
+fn a_refused_response_is_tried_again_in_parts_until_one_name_is_alone() {
+    let secrets = |payload| ["a", "b", "c"].map(|name| resource(Secret, name, payload)).to_vec();
+    let ask = ["a", "b", "c"];
+    for error in ["something is wrong", "secret b is bad"] {
+        let mut world = World::new(secrets("1"));
+        world.request(Secret, &ask, 0, None);
+        let mut taken = BTreeSet::new();
+        while let Some(response) = world.poll() {
+            let names: Vec<_> = response.resources.iter().map(|r| r.name.to_string()).collect();
+            let bad = names.contains(&"b".to_owned());
+            world.request(Secret, &ask, response.nonce, bad.then_some(error));
+            if !bad {
+                taken.extend(names);
+            }
+            assert!(response.nonce < 10, "a hot loop");
+        }
+        assert_eq!(taken, ["a".to_owned(), "c".to_owned()].into());
+        world.publish(vec![resource(Secret, "b", "2")], &[]);
+        world.sent(Secret, &["b"]);
+    }
+}
+
+#[test]
+fn a_name_is_blamed_as_a_word_only() {
+    let mut world = World::new(vec![cluster("a", "1"), cluster("bad", "1")]);
+    world.request(Cluster, &[], 0, None);
+    let refused = world.sent(Cluster, &["a", "bad"]);
+    world.request(Cluster, &[], refused.nonce, Some("cluster bad has faults"));
+    let state = world.session.reports().remove(0).1;
+    assert_eq!(state.parked.keys().cloned().collect::<Vec<_>>(), ["bad".into()]);
+}
+
+#[test]
+fn a_response_to_whoever_asks_for_nothing_any_more_holds_nothing_up() {
+    let mut world = World::new(vec![cluster("a", "1"), naming(Route, "r", "1", &["a"])]);
+    world.takes(Cluster, &[], &["a"]);
+    world.takes(Listener, &[], &[]);
+    let route = world.takes(Route, &["r"], &["r"]);
+    world.publish(vec![naming(Route, "r", "2", &["a"])], &[]);
+    world.sent(Route, &["r"]);
+    // It drops the type; the response on its way is never answered (O12).
+    world.request(Route, &[], route.nonce + 1, None);
+    world.publish(vec![], &[(Cluster, "a"), (Route, "r")]);
+    world.quiet();
+    world.pass(LINGER);
+    world.sent(Cluster, &[]);
+}
+
+#[test]
+fn a_cluster_that_nothing_names_goes_without_anything_else_happening() {
+    let mut world = World::new(vec![cluster("a", "1"), cluster("b", "1")]);
+    world.takes(Cluster, &[], &["a", "b"]);
+    world.takes(Listener, &[], &[]);
+    world.request(Route, &["r"], 0, None);
+    while let Some(response) = world.poll() {
+        world.request(response.kind, &["r"], response.nonce, None);
+    }
+    world.publish(vec![], &[(Cluster, "a")]);
+    world.quiet();
+    assert_eq!(world.session.next_deadline(), Some(world.now + LINGER));
+}
+
+#[test]
+fn what_has_a_time_to_live_is_sent_again_whole_and_in_its_wrapper() {
+    let ttl = Duration::from_secs(30);
+    let mut world = World::new(vec![resource(Endpoints, "a", "1").lasting(ttl), resource(Endpoints, "b", "1")]);
+    world.request(Endpoints, &["a", "b"], 0, None);
+    let mut response = world.sent(Endpoints, &["a", "b"]);
+    assert!(response.wraps);
+    for _ in 0..3 {
+        world.request(Endpoints, &["a", "b"], response.nonce, None);
+        world.quiet();
+        let deadline = world.session.next_deadline().unwrap();
+        assert!(deadline < world.now + ttl / 2);
+        world.pass(deadline - world.now);
+        response = world.sent(Endpoints, &["a"]);
+    }
+    // A set is whole with it too: a response without the rest would delete that.
+    let mut world = World::new(vec![resource(Cluster, "a", "1").lasting(ttl), resource(Cluster, "b", "1")]);
+    let response = world.takes(Cluster, &[], &["a", "b"]);
+    world.quiet();
+    world.pass(ttl / 2);
+    assert_eq!(world.sent(Cluster, &["a", "b"]).version, response.version);
+    // Whoever does not read the wrapper is told of no time, and not reminded.
+    let mut world = World::new(vec![resource(Endpoints, "a", "1").lasting(ttl)]);
+    world.session = Session::new(Client { unwraps: false, ..CLIENT }, world.now);
+    assert!(!world.takes(Endpoints, &["a"], &["a"]).wraps);
+    world.pass(10 * ttl);
     world.quiet();
 }

@@ -10,7 +10,7 @@ fn ask(url: &str, names: Vec<String>) -> Request {
 fn names_and_types_are_taken_up_to_their_limits_and_no_further() {
     let world = World::new(vec![]);
     let request = |url: &str, names: Vec<String>| {
-        let mut session = Session::new(Role::Edge, Duration::ZERO, world.now);
+        let mut session = Session::new(CLIENT, world.now);
         session.on_request(&ask(url, names), &world.reader.view().read(), world.now)
     };
     let many = |count: usize| (0..count).map(|n| n.to_string()).collect::<Vec<_>>();

@@ -249,6 +249,9 @@ fn a_view_that_is_not_ready_sends_no_set_that_could_be_taken_for_deletions() {
 fn a_name_that_comes_goes_and_comes_again_is_sent_each_time_that_it_is_there() {
     let mut world = two();
     world.request(Secret, &["x"], 0, None);
+    let missing = world.sent(Secret, &[]);
+    assert_eq!(missing.errors, [Absent::of(Secret, "x".into(), true)]);
+    world.request(Secret, &["x"], missing.nonce, None);
     world.quiet();
     for payload in ["1", "2"] {
         world.publish(vec![resource(Secret, "x", payload)], &[]);
