@@ -348,9 +348,9 @@ impl Session {
                 }
             }
         }
-        asked.iter().for_each(|name| drop(state.exceptions.remove(*name)));
         // First it goes, then it is answered as absent.
         let (later, asked): (Vec<_>, Vec<_>) = asked.into_iter().partition(|name| removed.contains(name));
+        asked.iter().for_each(|name| drop(state.exceptions.remove(*name)));
         hosts::answer(&asked, &mut resources, content);
         removed.sort();
         removed.dedup();

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     model::{Audience, Revision, Role, Sites, Watermarks},
-    serve::absent::Why,
+    serve::{absent::Why, session::STOOD},
     snapshot::{Publish, Reader, Views},
     xds::ServiceNeed,
 };
@@ -80,6 +80,12 @@ impl World {
         let (sites, watermarks) = (Sites::default(), Watermarks::default());
         let moment = Moment { now: self.now, fresh: true, sites: &sites, watermarks: &watermarks };
         self.session.poll(&content, &moment)
+    }
+
+    /// The subscriptions have stood for long enough; from now on only what is due is a deadline.
+    fn stands(&mut self) {
+        self.pass(STOOD);
+        self.quiet();
     }
 
     /// The next response, which is of that type and has these names.
@@ -497,6 +503,7 @@ fn a_cluster_that_nothing_names_goes_without_anything_else_happening() {
     while let Some(response) = world.poll() {
         world.request(response.kind, &["r"], response.nonce, None);
     }
+    world.stands();
     world.publish(vec![], &[(Cluster, "a")]);
     world.quiet();
     assert_eq!(world.session.next_deadline(), Some(world.now + LINGER));
@@ -509,6 +516,7 @@ fn what_has_a_time_to_live_is_sent_again_whole_and_in_its_wrapper() {
     world.request(Endpoints, &["a", "b"], 0, None);
     let mut response = world.sent(Endpoints, &["a", "b"]);
     assert!(response.wraps);
+    world.stands();
     for _ in 0..3 {
         world.request(Endpoints, &["a", "b"], response.nonce, None);
         world.quiet();

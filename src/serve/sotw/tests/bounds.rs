@@ -153,6 +153,7 @@ fn a_route_waits_for_a_service_until_a_core_has_it_or_the_time_is_over() {
         let mut world = World::new(vec![cluster("a", "1"), route("1", &[])]);
         world.takes(Cluster, &[], &["a"]);
         world.takes(Route, &["r"], &["r"]);
+        world.stands();
         world.publish(vec![route("2", &["s"])], &[]);
         let view = Arc::clone(world.reader.view());
         let poll = |session: &mut Session, revision, now| {
