@@ -138,6 +138,7 @@ impl ProxyState {
             let Some(audience) = &audience else { break };
             state.sent = extent(audience, *kind, &state.subscription, state.sent);
             state.acked = extent(audience, *kind, &state.subscription, state.acked);
+            state.behind = state.behind.map(|seq| extent(audience, *kind, &state.subscription, seq));
         }
         let complete = self.complete.load(Ordering::Relaxed);
         ProxyView { id: self.id.clone(), since: self.since, audience, refused, types, complete }

@@ -267,7 +267,9 @@ impl Pipeline {
                 Stage::Compiling(job)
             }
             Stage::Idle(mut engine)
-                if progress.pending.configuration.is_empty() && progress.pending.opened.is_empty() =>
+                if progress.pending.configuration.is_empty()
+                    && progress.pending.opened.is_empty()
+                    && progress.published.is_same(self.catalog.configuration()) =>
             {
                 let runtime = std::mem::take(&mut progress.pending).runtime;
                 let deltas = engine.update(&progress.published, self.catalog.runtime(), &runtime, &[]);

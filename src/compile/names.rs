@@ -76,7 +76,7 @@ pub fn roots(audience: &Audience, reader: &Reader) -> Option<Roots> {
     };
     // What is written for the proxies of a core is nothing to its gRPC clients.
     if audience.role == spec.role {
-        let raw = raw(site, spec, audience, &roots, reader);
+        let raw = raw(site, spec, audience.proven, &roots.units, reader);
         roots.units.extend(raw);
     }
     Some(roots)
@@ -122,15 +122,14 @@ fn edge(site: &Stored, spec: &SiteSpec, audience: &Audience, reader: &Reader) ->
 }
 
 /// The EnvoyResources of a site, beside what is `generated` and never in its place.
-fn raw(site: &Stored, spec: &SiteSpec, audience: &Audience, generated: &Roots, reader: &Reader) -> Vec<Unit> {
+fn raw(site: &Stored, spec: &SiteSpec, proven: bool, generated: &BTreeSet<Unit>, reader: &Reader) -> Vec<Unit> {
     let standing = resolve::raw_at(site, spec, reader);
     if standing.is_empty() {
         return Vec::new();
     }
-    let mut units: BTreeSet<Unit> = generated.services.iter().flat_map(|s| of_service(audience, s, reader)).collect();
-    units.extend(generated.units.iter().cloned());
-    let taken: BTreeSet<(ResourceType, &str)> = units.iter().map(|unit| (unit.kind, &*unit.name)).collect();
-    let served = standing.into_iter().filter(|one| one.lost.is_none() && (audience.proven || !one.spec.confidential));
+    // Names of groups and of what a Service brings are reserved.
+    let taken: BTreeSet<(ResourceType, &str)> = generated.iter().map(|unit| (unit.kind, &*unit.name)).collect();
+    let served = standing.into_iter().filter(|one| one.lost.is_none() && (proven || !one.spec.confidential));
     served
         .filter(|one| !taken.contains(&(one.kind, one.spec.name.as_str())))
         .map(|one| Unit {

@@ -145,15 +145,27 @@ fn is_service(name: &str) -> bool {
 /// Checks what it leads to; answers whether it holds a secret or asks for one.
 fn names(at: &At<'_>, kind: ResourceType, full_name: &str, payload: &Bytes) -> bool {
     let found = references(full_name, payload, SERVICE_HEADER, is_service);
-    for path in &found.chosen_by_header {
+    for path in &found.chosen_by_client {
         message::locate(at, path)
-            .fault("a client could choose any cluster by this header, the control plane's own too: name the clusters");
+            .fault("a client could choose any cluster by this, the control plane's own too: name the clusters");
+    }
+    for path in &found.forged {
+        message::locate(at, path).fault(format!(
+            "a client could choose the service behind a backbone group: {SERVICE_HEADER} may only be set to \
+             <namespace>/<service>:<port>, with appendAction OVERWRITE_IF_EXISTS_OR_ADD"
+        ));
+    }
+    if found.requires.iter().any(|(kind, name)| *kind == ResourceType::Route && &**name == "backbone") {
+        at.fault("the route configuration \"backbone\" is for edges alone: whoever comes to it chooses his service");
+    }
+    if found.children.iter().any(|(kind, name)| *kind == ResourceType::Endpoints && name.starts_with(BACKBONE)) {
+        at.fault(format!("endpoints under {BACKBONE} are gateways of cores: name the backbone group in a route"));
     }
     for cluster in &found.clusters {
         let place = || message::locate(at, &cluster.path);
         if cluster.name == XDS_CLUSTER {
             place().fault("this cluster leads to the control plane and is not for traffic");
-        } else if cluster.name.starts_with(BACKBONE) && !cluster.fixed {
+        } else if cluster.name.starts_with(BACKBONE) && !cluster.fixed && found.forged.is_empty() {
             place().fault(format!(
                 "a client could choose the service behind a backbone group: only a route may lead there, one that \
                  sets the header {SERVICE_HEADER} to <namespace>/<service>:<port> in its requestHeadersToAdd, with \

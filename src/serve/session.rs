@@ -60,6 +60,8 @@ pub(super) const MAX_NAMES: usize = 100_000;
 /// A set of names that has stood for this long gets a group, which costs as much as it has names: not each of those
 /// through which it grows name by name.
 pub(super) const STOOD: Duration = Duration::from_secs(1);
+/// Glob collections per type and stream, and in one request.
+const MAX_GLOBS: usize = 100;
 /// Bytes per name.
 pub(super) const MAX_NAME: usize = 512;
 
@@ -107,6 +109,9 @@ pub enum Violation {
     /// A name is too long.
     #[error("a resource name longer than 512 bytes")]
     LongName,
+    /// Too many glob collections: each is looked for among all resources of its type.
+    #[error("more than 100 collections (names that end in /*) of one type")]
+    TooManyGlobs,
     /// A type's name is too long: unknown ones are kept until they are answered.
     #[error("a type URL longer than 512 bytes")]
     LongType,
@@ -233,8 +238,12 @@ impl Session {
             return Err(Violation::LongName);
         }
         request.initial = request.initial.into_iter().map(|(name, version)| (normal(name), version)).collect();
-        if request.initial.len() > MAX_NAMES {
+        if request.initial.len() > MAX_NAMES || request.subscribe.len() + request.unsubscribe.len() > MAX_NAMES {
             return Err(Violation::TooManyNames);
+        }
+        let globs = |names: &[String]| names.iter().filter(|name| name::is_glob(&name::normal(name))).count();
+        if globs(&request.subscribe) + globs(&request.unsubscribe) > MAX_GLOBS {
+            return Err(Violation::TooManyGlobs);
         }
         let Some(kind) = ResourceType::from_url(&request.url) else {
             let asked: Vec<Arc<str>> =
@@ -266,13 +275,17 @@ impl Session {
         state.subscribe(&request.subscribe, first, content);
         state.unsubscribe(&request.unsubscribe);
         state.asked.get_or_insert(now);
-        let names = state.subscription.names().len().max(state.strangers(content));
+        let (globs, names) =
+            (state.subscription.globs(), state.subscription.names().len().max(state.strangers(content)));
         let doubted = state.take_doubted();
         if kind == ResourceType::Route {
             self.forget_routes(&request.subscribe);
         }
         if names > MAX_NAMES {
             return Err(Violation::TooManyNames);
+        }
+        if globs > MAX_GLOBS {
+            return Err(Violation::TooManyGlobs);
         }
         if let Some((doubt, names)) = self.doubt.as_ref().zip(doubted) {
             doubt.set(kind, &names);

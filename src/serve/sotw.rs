@@ -335,7 +335,7 @@ impl Session {
 
     /// The other types: what the client lacks or has in another version, and what has to follow its parent.
     fn changed(&mut self, state: &mut Kind, content: &Content, moment: &Moment<'_>, delayed: &mut bool) -> Option<Due> {
-        let (mut sent, mut size) = (Vec::new(), 0);
+        let (mut sent, mut size, mut rest) = (Vec::new(), 0, Vec::new());
         for (name, entry) in state.wanted(content) {
             let resource = &entry.resource;
             let old = state.held.get(&name);
@@ -349,14 +349,17 @@ impl Session {
                 *delayed = true;
                 continue;
             }
-            if size > 0 && size + resource.body.len() > SPLIT {
+            if !rest.is_empty() || (size > 0 && size + resource.body.len() > SPLIT) {
                 // The rest goes when this is answered: what a response lacks, of these types, the client keeps.
                 *delayed = true;
-                break;
+                rest.push(name);
+                continue;
             }
             size += resource.body.len();
             sent.push(Arc::clone(resource));
         }
+        // The answer to this response says nothing of them.
+        state.again.extend(rest);
         while sent.is_empty()
             && let Some(group) = state.next_suspects()
         {

@@ -139,7 +139,7 @@ fn client(audience: &Audience, drain: Duration, features: Features) -> Client {
 }
 
 fn machine(who: &Who, variant: Variant, audience: &Audience, client: Client, id: &ProxyId) -> Machine {
-    let doubt = who.inner.doubts.of(id);
+    let doubt = who.inner.doubts.of(id, client.role, client.proven);
     match variant {
         Variant::Delta => {
             let session = Session::new(who.inner.fanouts(audience), client, now());

@@ -140,7 +140,7 @@ impl From<DeltaRequest> for Request {
             unsubscribe: wire.unsubscribe,
             initial: wire.initial,
             nonce: wire.nonce,
-            error: wire.error.map(|e| e.message),
+            error: wire.error.map(Rpc::words),
         }
     }
 }
@@ -169,7 +169,7 @@ impl From<WorldRequest> for sotw::Request {
             names: wire.names,
             version: wire.version,
             nonce: wire.nonce,
-            error: wire.error.map(|e| e.message),
+            error: wire.error.map(Rpc::words),
         }
     }
 }
@@ -240,6 +240,18 @@ pub(super) enum Variant {
     World,
 }
 
+/// Bytes of a NACK's words that are looked at: they are searched for every name of the response.
+const WORDS_MAX: usize = 64 << 10;
+
+impl Rpc {
+    fn words(self) -> String {
+        let mut words = self.message;
+        let end = (0..=WORDS_MAX.min(words.len())).rev().find(|at| words.is_char_boundary(*at));
+        words.truncate(end.unwrap_or_default());
+        words
+    }
+}
+
 /// A request of either form.
 #[derive(Debug)]
 pub(super) enum Ask {
@@ -289,6 +301,15 @@ mod tests {
     use super::*;
     use crate::serve::absent::Absent;
     use crate::xds::{ResourceType, Version};
+
+    #[test]
+    fn of_the_words_of_a_refusal_so_many_are_kept_and_no_half_letter() {
+        let words = |message: &str| Rpc { message: message.to_owned() }.words();
+        assert_eq!(words("bad"), "bad");
+        let long = "é".repeat(WORDS_MAX);
+        assert_eq!(words(&long).len(), WORDS_MAX);
+        assert_eq!(words(&format!("x{long}")).len(), WORDS_MAX - 1);
+    }
 
     #[test]
     fn a_real_node_message_is_read_without_its_extensions() {

@@ -146,7 +146,9 @@ impl Groups {
             seats: Seats::default(),
             gone: Arc::clone(&index.gone),
         });
-        index.interned.entry((kind, subscription.digest())).or_default().push(Arc::downgrade(&group));
+        let same = index.interned.entry((kind, subscription.digest())).or_default();
+        same.retain(|group| group.strong_count() > 0);
+        same.push(Arc::downgrade(&group));
         for key in keys(kind, subscription) {
             index.found_by.entry(key).or_default().push(Arc::downgrade(&group));
             index.lines += 1;
@@ -191,7 +193,8 @@ impl Groups {
 impl Index {
     fn find(&self, kind: ResourceType, subscription: &Subscription) -> Option<Arc<Group>> {
         let same = self.interned.get(&(kind, subscription.digest()))?;
-        same.iter().filter_map(Weak::upgrade).find(|group| *group.subscription == *subscription)
+        let is_it = |known: &Subscription| std::ptr::eq(known, subscription) || *known == *subscription;
+        same.iter().filter_map(Weak::upgrade).find(|group| is_it(&group.subscription))
     }
 
     /// What is gone is forgotten once it is half of all, so that it costs what it took to enter it.

@@ -26,8 +26,10 @@ pub struct References {
     pub requires: Vec<(ResourceType, Arc<str>)>,
     /// Each cluster that it names, and where.
     pub clusters: Vec<ClusterName>,
-    /// Where a header of the request chooses the cluster.
-    pub chosen_by_header: Vec<String>,
+    /// Where a client chooses the cluster: by a header of its request, or by the name in its TLS handshake.
+    pub chosen_by_client: Vec<String>,
+    /// Where the header that was asked about may get another value than a fixed and valid one.
+    pub forged: Vec<String>,
 }
 
 /// A cluster, as one place names it.
@@ -123,6 +125,11 @@ impl Walk<'_> {
                 self.require(ResourceType::Route, &text(message, "route_configuration_name"));
             }
             "envoy.config.route.v3.Route" => self.fixed = self.fixes(message),
+            // Also that of a virtual host or of all of a route configuration: it would be set after the route's own.
+            "envoy.config.core.v3.HeaderValueOption" if self.fixed_by(message) == Some(false) => {
+                self.found.forged.push(self.path.clone());
+            }
+            name if CHOOSERS.contains(&name) => self.found.chosen_by_client.push(self.path.clone()),
             _ if has("config_discovery") && has("name") => {
                 let name = text(message, "name");
                 self.child(ResourceType::Extension, &name);
@@ -136,14 +143,20 @@ impl Walk<'_> {
     fn fixes(&self, route: &DynamicMessage) -> bool {
         let added = route.get_field_by_name("request_headers_to_add");
         let added = added.as_ref().and_then(|added| added.as_list()).unwrap_or_default();
-        added.iter().filter_map(Value::as_message).any(|option| {
-            let overwrites = option.get_field_by_name("append_action").and_then(|action| action.as_enum_number());
-            let header = option.get_field_by_name("header");
-            let Some(header) = header.as_ref().and_then(|header| header.as_message()) else { return false };
-            overwrites == Some(OVERWRITE_IF_EXISTS_OR_ADD)
-                && text(header, "key").eq_ignore_ascii_case(self.header)
-                && (self.valid)(&text(header, "value"))
-        })
+        let mut fixed =
+            added.iter().filter_map(Value::as_message).filter_map(|option| self.fixed_by(option)).peekable();
+        fixed.peek().is_some() && fixed.all(|fixed| fixed)
+    }
+
+    /// Whether the header that was asked about gets a fixed value; `None`: it is another one.
+    fn fixed_by(&self, option: &DynamicMessage) -> Option<bool> {
+        let header = option.get_field_by_name("header")?;
+        let header = header.as_message()?;
+        if !text(header, "key").eq_ignore_ascii_case(self.header) {
+            return None;
+        }
+        let action = option.get_field_by_name("append_action").and_then(|action| action.as_enum_number());
+        Some(action == Some(OVERWRITE_IF_EXISTS_OR_ADD) && (self.valid)(&text(header, "value")))
     }
 
     fn child(&mut self, kind: ResourceType, name: &str) {
@@ -182,12 +195,10 @@ impl Walk<'_> {
 
     fn text(&mut self, field: &FieldDescriptor, text: &str) {
         let name = field.name();
-        if name == "cluster_header" {
-            self.found.chosen_by_header.push(self.path.clone());
+        if name == "cluster_header" || text == TCP_PROXY_CLUSTER {
+            self.found.chosen_by_client.push(self.path.clone());
         }
-        let names = matches!(name, "cluster" | "clusters")
-            || name.ends_with("cluster_name")
-            || name.ends_with("cluster_names")
+        let names = ["cluster", "clusters", "cluster_name", "cluster_names"].iter().any(|end| name.ends_with(end))
             || (name == "name" && field.parent_message().name().ends_with("ClusterWeight"));
         if names && !text.is_empty() {
             self.require(ResourceType::Cluster, text);
@@ -221,6 +232,15 @@ pub fn binds(payload: &[u8]) -> Vec<(IpAddr, u16)> {
     };
     listener.address.into_iter().chain(others).filter_map(socket).collect()
 }
+
+/// Filters and specifiers that take the name of a cluster from what a client sends.
+const CHOOSERS: [&str; 2] = [
+    "envoy.extensions.filters.network.sni_cluster.v3.SniCluster",
+    "envoy.extensions.router.cluster_specifiers.lua.v3.LuaConfig",
+];
+
+/// The filter state by which a TCP proxy is told another cluster.
+const TCP_PROXY_CLUSTER: &str = "envoy.tcp_proxy.cluster";
 
 /// `envoy.config.core.v3.HeaderValueOption.HeaderAppendAction`.
 const OVERWRITE_IF_EXISTS_OR_ADD: i32 = 2;
@@ -306,7 +326,13 @@ mod tests {
         assert!(!fixed(header("a/b:80", "ADD_IF_ABSENT")));
         assert!(!fixed(header("%REQ(x)%", "OVERWRITE_IF_EXISTS_OR_ADD")));
         assert!(!fixed(json!([])));
+        let twice = |second: &str| {
+            json!([header("a/b:80", "OVERWRITE_IF_EXISTS_OR_ADD")[0], header(second, "OVERWRITE_IF_EXISTS_OR_ADD")[0]])
+        };
+        assert!(fixed(twice("a/b:80")) && !fixed(twice("%REQ(x)%")), "the last one wins");
+        let forged = route(header("%REQ(x)%", "OVERWRITE_IF_EXISTS_OR_ADD"), json!({"cluster": "c"})).forged;
+        assert_eq!(forged, ["virtualHosts[0].routes[0].requestHeadersToAdd[0]"]);
         let chosen = route(json!([]), json!({"clusterHeader": "x"}));
-        assert_eq!(chosen.chosen_by_header, ["virtualHosts[0].routes[0].route.clusterHeader"]);
+        assert_eq!(chosen.chosen_by_client, ["virtualHosts[0].routes[0].route.clusterHeader"]);
     }
 }

@@ -35,6 +35,11 @@ impl Subscription {
         !self.wildcard && self.globs == 0
     }
 
+    /// How many collections are asked for.
+    pub fn globs(&self) -> usize {
+        self.globs
+    }
+
     /// Whether everything is wanted.
     pub fn wildcard(&self) -> bool {
         self.wildcard

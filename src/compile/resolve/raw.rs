@@ -49,13 +49,11 @@ pub(crate) fn raw_at<'a>(site: &Stored, spec: &SiteSpec, reader: &Reader<'a>) ->
     if !super::in_service(spec) {
         return Vec::new();
     }
-    let labels = &site.object.metadata.labels;
     let mut standing: Vec<Standing> = reader
         .all(Kind::EnvoyResource)
         .filter_map(|stored| {
             let raw = stored.envoy_resource()?;
-            let here = raw.roles.contains(&spec.role) && raw.sites.as_ref().is_none_or(|sites| sites.matches(labels));
-            here.then_some(Standing { kind: of_type(raw)?, stored, spec: raw, lost: None })
+            chooses(raw, site, spec).then_some(Standing { kind: of_type(raw)?, stored, spec: raw, lost: None })
         })
         .collect();
     if standing.is_empty() {
@@ -85,6 +83,11 @@ pub(crate) fn raw_at<'a>(site: &Stored, spec: &SiteSpec, reader: &Reader<'a>) ->
     standing
 }
 
+fn chooses(raw: &EnvoyResourceSpec, site: &Stored, spec: &SiteSpec) -> bool {
+    let labels = &site.object.metadata.labels;
+    raw.roles.contains(&spec.role) && raw.sites.as_ref().is_none_or(|sites| sites.matches(labels))
+}
+
 fn wide(ip: &IpAddr) -> bool {
     ip.is_unspecified()
 }
@@ -112,8 +115,10 @@ fn gateway(gateways: &BTreeSet<(String, String)>) -> String {
 pub(super) fn problems(stored: &Stored, reader: &Reader) -> Vec<Problem> {
     let mut stands = false;
     let mut lost: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    let chosen = |site: &Stored, spec: &SiteSpec| stored.envoy_resource().is_some_and(|raw| chooses(raw, site, spec));
     for site in reader.all(Kind::Site) {
-        let standing = site.site().map(|spec| raw_at(site, spec, reader)).unwrap_or_default();
+        let Some(spec) = site.site().filter(|spec| chosen(site, spec)) else { continue };
+        let standing = raw_at(site, spec, reader);
         let Some(own) = standing.into_iter().find(|one| one.stored.reference == stored.reference) else { continue };
         stands = true;
         if let Some(why) = own.lost {

@@ -140,12 +140,25 @@ fn no_client_chooses_what_lies_behind_a_raw_route() {
     good(&manifest("route", "", &routes(set, behind)));
     let forged = set.replace("shop/web:80", "%REQ(x-forged)%");
     let added = set.replace("OVERWRITE_IF_EXISTS_OR_ADD", "ADD_IF_ABSENT");
-    for headers in ["[]", &forged, &added] {
+    for (headers, place) in [("[]", "t:13:26: "), (&*forged, "t:14:31: "), (&*added, "t:14:31: ")] {
         let told = fault("route", &routes(headers, behind));
-        assert!(told.starts_with("t:13:26: ") && told.contains("a client could choose the service"), "{told}");
+        assert!(told.starts_with(place) && told.contains("a client could choose the service"), "{told}");
     }
     assert!(fault("route", &routes("[]", "{clusterHeader: x}")).contains("a client could choose any cluster"));
     assert!(fault("route", &routes("[]", "{cluster: xds_cluster}")).contains("leads to the control plane"));
+    for outer in ["name: h", "name: r"] {
+        let header = "requestHeadersToAdd: [{header: {key: X-Tidegate-Service, value: '%REQ(x)%'}, appendAction: \
+                      OVERWRITE_IF_EXISTS_OR_ADD}]";
+        let (indent, text) = (if outer == "name: h" { "  " } else { "" }, routes(set, behind));
+        let text = text.replacen(outer, &format!("{outer}\n{indent}{header}"), 1);
+        assert!(fault("route", &text).contains("may only be set to"), "{text}");
+    }
+    let own = "name: s\nrouteConfigurationName: backbone\nkey: {fragments: [{stringKey: x}]}";
+    assert!(fault("scoped_route", own).contains("is for edges alone"));
+    let gateways = "name: mine\ntype: EDS\nedsClusterConfig: {edsConfig: {ads: {}}, serviceName: backbone/-/ams}";
+    assert!(fault("cluster", gateways).contains("gateways of cores"));
+    let sni = "name: x\ntypedConfig:\n  '@type': type.googleapis.com/envoy.extensions.filters.network.sni_cluster.v3.SniCluster";
+    assert!(fault("extension", sni).contains("could choose any cluster"));
     let aggregate = "name: a\nlbPolicy: CLUSTER_PROVIDED\nclusterType:\n  name: envoy.clusters.aggregate\n  typedConfig:\n    \
                      '@type': type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig\n    \
                      clusters: [backbone/-/ams]";

@@ -75,7 +75,7 @@ impl<K: Key> Gate<K> {
         if first {
             state.turns.push_back(key);
         }
-        self.let_through(state);
+        self.let_through(state, false);
         granted
     }
 
@@ -87,16 +87,21 @@ impl<K: Key> Gate<K> {
             let (_, weight) = permit.remove();
             state.under_way -= weight;
         }
-        self.let_through(state);
+        // Only here are all turns looked at: every arrival and every end would be too often.
+        self.let_through(state, true);
     }
 
     fn state(&self) -> MutexGuard<'_, State<K>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn let_through(self: &Arc<Self>, mut state: MutexGuard<'_, State<K>>) {
+    fn let_through(self: &Arc<Self>, mut state: MutexGuard<'_, State<K>>, also_overdue: bool) {
         let mut granted = Vec::new();
-        while let Some(waiter) = state.pop(self.limit).or_else(|| state.pop_overdue(self.longest)) {
+        let next = |state: &mut State<K>| match state.pop(self.limit) {
+            None if also_overdue => state.pop_overdue(self.longest),
+            next => next,
+        };
+        while let Some(waiter) = next(&mut state) {
             let (id, now) = (state.next, state.now);
             state.next += 1;
             state.under_way += waiter.weight;
@@ -148,7 +153,7 @@ impl<K: Key> Drop for Permit<K> {
         // It may have been forgotten already.
         if let Some((_, weight)) = state.permits.remove(&self.id) {
             state.under_way -= weight;
-            self.gate.let_through(state);
+            self.gate.let_through(state, false);
         }
     }
 }

@@ -91,3 +91,19 @@ fn a_stream_of_one_type_is_complete_when_that_is_taken() {
     world.session.trust(false);
     assert!(!complete(&mut world), "it may have been left with something older");
 }
+
+#[test]
+fn collections_are_few() {
+    let world = World::running();
+    let globs = |from: usize, to: usize| (from..to).map(|n| format!("xdstp:///t/{n}/*")).collect::<Vec<_>>();
+    let mut session = session(Role::Edge, world.now);
+    let mut request = |subscribe: Vec<String>, unsubscribe: Vec<String>| {
+        let request = Request { url: Endpoints.url().to_owned(), subscribe, unsubscribe, ..Request::default() };
+        session.on_request(request, &world.reader.view().read(), world.now)
+    };
+    assert_eq!(request(vec!["xdstp:///t/*".to_owned(); MAX_GLOBS + 1], vec![]), Err(Violation::TooManyGlobs));
+    assert_eq!(request(vec![], vec!["xdstp:///t/%2a".to_owned(); MAX_GLOBS + 1]), Err(Violation::TooManyGlobs));
+    assert_eq!(request(globs(0, MAX_GLOBS), vec![]), Ok(()));
+    assert_eq!(request(globs(0, 1), globs(0, 1)), Ok(()));
+    assert_eq!(request(globs(200, 202), vec![]), Err(Violation::TooManyGlobs), "one had gone, two came");
+}

@@ -338,7 +338,8 @@ fn what_a_proxy_half_accepted_and_that_is_gone_is_removed_at_its_reconnect() {
     let connect = |world: &mut World, proxy: &ProxyId| {
         world.reconnect();
         let fanouts = Arc::new(Fanouts::new("test".into()));
-        world.session = Session::new(fanouts, client(Role::Edge), world.now).doubting(doubts.of(proxy));
+        world.session =
+            Session::new(fanouts, client(Role::Edge), world.now).doubting(doubts.of(proxy, Role::Edge, true));
         world.session.trust(true);
         world.report(Cluster, &[], &[("a", "1"), ("b", "1")]);
         world.subscribe(Listener, &[]);

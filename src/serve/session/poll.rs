@@ -15,6 +15,13 @@ use crate::{
     xds::{Removal, Resource, ResourceType, name},
 };
 
+/// There is nothing to send to a set that grows name by name: it joins a group when it has stood, not at each step.
+fn grows(state: &Kind, content: &Content) -> bool {
+    let alone = state.fanout.is_none() && state.sent > Seq(0) && state.subscription.named_only();
+    let news = || state.changed(content).iter().any(|name| state.subscription.contains(name));
+    alone && state.kind.removal() == Removal::Never && !news()
+}
+
 /// Responses in flight. A CDS ACK waits for warming (O5); of other types the newest value wins.
 pub(super) fn limit(kind: ResourceType) -> usize {
     if kind == ResourceType::Cluster { 4 } else { 1 }
@@ -177,7 +184,7 @@ impl Session {
             ResourceType::Endpoints | ResourceType::Secret | ResourceType::Runtime => false,
         };
         if !gated && state.exceptions.is_empty() && state.withheld.is_empty() {
-            return Due::Shared;
+            return if grows(state, content) { Due::Nothing } else { Due::Shared };
         }
         let mut private = false;
         let mut plain = BTreeSet::new();

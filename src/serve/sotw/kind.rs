@@ -356,10 +356,6 @@ impl Kind {
             }
         }
         if flight.set.is_some() {
-            // What is asked for and not in the set is not there: that is an answer.
-            self.again.clear();
-        }
-        if flight.set.is_some() {
             // A whole set answers every name, one that does not exist by its absence.
             self.again.clear();
         }
@@ -415,6 +411,7 @@ impl Kind {
         }
         let mut pending: BTreeSet<Arc<str>> = self.since.keys().chain(&self.again).cloned().collect();
         pending.extend(self.flight.iter().flat_map(|flight| &flight.sent).map(|r| Arc::clone(&r.name)));
+        pending.extend(self.suspects.iter().flatten().cloned());
         let state = feedback::TypeState {
             subscription: Arc::clone(&self.subscription),
             sent: self.seen,

@@ -109,7 +109,7 @@ impl Model {
         let client =
             Client { role: Role::Edge, proven: true, drain: Duration::from_secs(60), expires: true, unwraps: true };
         let proxy = ProxyId { site: "fra".into(), node: "e".into() };
-        Session::new(client, now).doubting(doubts.of(&proxy))
+        Session::new(client, now).doubting(doubts.of(&proxy, client.role, client.proven))
     }
 
     fn wild(&self, kind: ResourceType) -> bool {
