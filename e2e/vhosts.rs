@@ -284,6 +284,20 @@ fn a_first_request_to_a_cluster_that_the_proxy_does_not_know_yet_succeeds() {
         let objects = service_yaml(service, "", &at) + &route_yaml(service, "far.example", &rules(service));
         world.control.apply(&objects, &[]).ok();
         let sites: Vec<&str> = at.iter().map(|(site, _)| *site).collect();
+        // The edge asks past its routes, which would have waited for the cores.
+        for (core, _) in world.cores.iter().zip(["core1", "core2"]).filter(|(_, site)| sites.contains(site)) {
+            let is_it = |status: &serde_json::Value| {
+                let hosts = status["host_statuses"].as_array().map_or(0, Vec::len);
+                status["name"] == format!("shop/{service}:80") && hosts > 0
+            };
+            wait_for("the core has the service and its endpoint", SOON, || {
+                let page = core.clusters();
+                match page["cluster_statuses"].as_array().is_some_and(|all| all.iter().any(is_it)) {
+                    true => Ok(()),
+                    false => Err(page),
+                }
+            });
+        }
         let request = request(&format!("backbone/-/{}", sites.join("+")), &format!("shop/{service}:80"));
         assert_eq!(answered_later(&world, &link, ASKS_CLUSTERS, request).status, 200, "{service}");
     }
