@@ -36,9 +36,6 @@ pub struct Leads {
 /// What is wrong with one object, given what all together make of it. Single keys have their problems in `catalog`.
 pub fn of(stored: &Stored, conflicts: &Conflicts, groups: &Groups, reader: &Reader) -> Vec<Problem> {
     let mut found = Vec::new();
-    if let Spec::EnvoyResource(_) = &stored.object.spec {
-        return super::raw::problems(stored, reader);
-    }
     let mut add = |severity, reason: &str, message: String| {
         found.push(Problem {
             object: Some((*stored.reference).clone()),
@@ -54,6 +51,7 @@ pub fn of(stored: &Stored, conflicts: &Conflicts, groups: &Groups, reader: &Read
         Spec::Gateway(spec) if spec.class == GATEWAY_CLASS => gateway(stored, spec, conflicts, reader, &mut add),
         Spec::EndpointSet(spec) => endpoint_set(stored, spec, reader, &mut add),
         Spec::Site(spec) => site(stored, spec, groups, reader, &mut add),
+        Spec::EnvoyResource(spec) => super::raw::problems(stored, spec, reader, &mut add),
         // The rest refers to nothing, and a Gateway of a foreign class is somebody else's.
         _ => {}
     }

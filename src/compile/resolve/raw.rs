@@ -8,7 +8,7 @@ use std::{
 use crate::{
     catalog::Stored,
     compile::reader::Reader,
-    model::{EnvoyResourceSpec, Kind, ObjectRef, Problem, Role, Severity, SiteSpec},
+    model::{EnvoyResourceSpec, Kind, ObjectRef, Role, Severity, SiteSpec},
     xds::ResourceType,
 };
 
@@ -112,34 +112,29 @@ fn gateway(gateways: &BTreeSet<(String, String)>) -> String {
 }
 
 /// What is wrong between an EnvoyResource and what it meets.
-pub(super) fn problems(stored: &Stored, reader: &Reader) -> Vec<Problem> {
+pub(super) fn problems(
+    stored: &Stored,
+    spec: &EnvoyResourceSpec,
+    reader: &Reader,
+    add: &mut impl FnMut(Severity, &str, String),
+) {
     let mut stands = false;
     let mut lost: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    let chosen = |site: &Stored, spec: &SiteSpec| stored.envoy_resource().is_some_and(|raw| chooses(raw, site, spec));
     for site in reader.all(Kind::Site) {
-        let Some(spec) = site.site().filter(|spec| chosen(site, spec)) else { continue };
-        let standing = raw_at(site, spec, reader);
+        let Some(place) = site.site().filter(|place| chooses(spec, site, place)) else { continue };
+        let standing = raw_at(site, place, reader);
         let Some(own) = standing.into_iter().find(|one| one.stored.reference == stored.reference) else { continue };
         stands = true;
         if let Some(why) = own.lost {
             lost.entry(why).or_default().push(&site.reference.name);
         }
     }
-    let told = |severity, reason: &str, message| Problem {
-        object: Some((*stored.reference).clone()),
-        key: stored.key.clone(),
-        severity,
-        reason: reason.to_owned(),
-        message,
-        revision: stored.mod_revision,
-    };
-    let nowhere = (!stands).then(|| {
+    if !stands {
         let message = "no Site in service is chosen (spec.roles, spec.sites)".to_owned();
-        told(Severity::Warning, "NoMatchingSite", message)
-    });
-    let conflicts = lost.into_iter().map(|(why, sites)| {
+        add(Severity::Warning, "NoMatchingSite", message);
+    }
+    for (why, sites) in lost {
         let message = format!("not served at {}: {why}; choose another, or other sites", sites.join(", "));
-        told(Severity::Error, "Conflicted", message)
-    });
-    nowhere.into_iter().chain(conflicts).collect()
+        add(Severity::Error, "Conflicted", message);
+    }
 }
