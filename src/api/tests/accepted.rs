@@ -50,7 +50,8 @@ async fn an_apply_writes_object_and_accepted_copy_at_one_revision_with_head_and_
     let applied = plane.apply(&[&a_service("web", 80)]).await;
     let object = plane.context.store.get(OBJECT).await.unwrap().unwrap();
     assert_eq!(copy(&plane).await, Some((object.create_revision, object.value)));
-    let written = plane.context.store.list("/tidegate/").await.unwrap().entries;
+    let mut written = plane.context.store.list("/tidegate/v1/").await.unwrap().entries;
+    written.extend(plane.context.store.list("/tidegate/observed/v1/audit/").await.unwrap().entries);
     assert_eq!(written.len(), 4, "object, copy, head, audit");
     assert!(written.iter().all(|entry| entry.mod_revision.0 == applied.revision), "{written:?}");
     assert!(plane.context.state().unagreed.is_empty());
