@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, btree_map::Entry},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::SystemTime,
 };
@@ -63,8 +63,8 @@ pub struct TypeState {
 }
 
 /// Up to which seq whoever has all of a subscription up to some other seq has all of it: as far as nothing that it asks
-/// for was published since. The snapshot knows, by audience and type.
-pub type Extent<'a> = dyn Fn(&Audience, ResourceType, &Subscription, Seq) -> Seq + 'a;
+/// for was published since. The snapshot knows, by audience and type; it is asked once for all three cursors.
+pub type Extent<'a> = dyn Fn(&Audience, ResourceType, &Subscription, [Seq; 3]) -> [Seq; 3] + 'a;
 
 /// Whether a proxy has taken one name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,28 +91,44 @@ pub struct ProxyState {
     types: Mutex<BTreeMap<ResourceType, TypeState>>,
     complete: AtomicBool,
     partial: AtomicBool,
+    /// See [`Feedback::changes`].
+    changes: Arc<AtomicU64>,
 }
 
 impl ProxyState {
     /// Who it was found to be.
     pub fn set_audience(&self, who: Result<Audience, String>) {
         *self.who.lock().unwrap_or_else(PoisonError::into_inner) = who;
+        self.changed();
     }
 
     /// Replaces what is known of a type.
     pub fn set(&self, kind: ResourceType, state: TypeState) {
         self.types.lock().unwrap_or_else(PoisonError::into_inner).insert(kind, state);
+        self.changed();
     }
 
     /// The stream is of one type; all such streams of a proxy speak for it together.
     pub fn set_partial(&self, partial: bool) {
         self.partial.store(partial, Ordering::Relaxed);
+        self.changed();
     }
 
     /// It has acknowledged all that it had to be sent at some moment of this stream: from now on its cursors speak for
     /// what it has.
     pub fn set_complete(&self) {
         self.complete.store(true, Ordering::Relaxed);
+        self.changed();
+    }
+
+    /// Behind the change, so that whoever sees the number sees it too.
+    fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// It is not refused.
+    fn served(&self) -> bool {
+        self.who.lock().unwrap_or_else(PoisonError::into_inner).is_ok()
     }
 
     /// Its audience, unless it is refused.
@@ -136,9 +152,9 @@ impl ProxyState {
         // Before streams are joined: the slowest speaks for both, but not the one that was looked at longest ago.
         for (kind, state) in &mut types {
             let Some(audience) = &audience else { break };
-            state.sent = extent(audience, *kind, &state.subscription, state.sent);
-            state.acked = extent(audience, *kind, &state.subscription, state.acked);
-            state.behind = state.behind.map(|seq| extent(audience, *kind, &state.subscription, seq));
+            let cursors = [state.sent, state.acked, state.behind.unwrap_or_default()];
+            let [sent, acked, behind] = extent(audience, *kind, &state.subscription, cursors);
+            (state.sent, state.acked, state.behind) = (sent, acked, state.behind.map(|_| behind));
         }
         let complete = self.complete.load(Ordering::Relaxed);
         ProxyView { id: self.id.clone(), since: self.since, audience, refused, types, complete }
@@ -235,12 +251,13 @@ pub struct Feedback {
     /// What they report of their load.
     pub loads: Arc<load::Loads>,
     proxies: DashMap<ProxyId, Vec<Arc<ProxyState>>>,
+    changes: Arc<AtomicU64>,
 }
 
 impl Feedback {
     /// Nobody is connected yet; each proxy is to report its load every `load_interval`.
     pub fn new(load_interval: std::time::Duration) -> Self {
-        Self { loads: Arc::new(load::Loads::new(load_interval)), proxies: DashMap::new() }
+        Self { loads: Arc::new(load::Loads::new(load_interval)), ..Self::default() }
     }
 
     /// A stream begins. It is forgotten when the guard is dropped.
@@ -252,15 +269,22 @@ impl Feedback {
             types: Mutex::new(BTreeMap::new()),
             complete: AtomicBool::new(false),
             partial: AtomicBool::new(false),
+            changes: Arc::clone(&self.changes),
         });
         self.proxies.entry(id).or_default().push(Arc::clone(&state));
+        state.changed();
         Connected { feedback: Arc::clone(self), state }
+    }
+
+    /// A number that is another one whenever anything that [`Feedback::proxies`] tells has changed since.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// Every connected proxy by its newest stream, and those of one type beside it; sorted by id. Its cursors are those at
     /// which each stream was looked at last.
     pub fn proxies(&self) -> Vec<ProxyView> {
-        self.reaching(&|_, _, _, seq| seq)
+        self.reaching(&|_, _, _, cursors| cursors)
     }
 
     /// The same, with cursors that reach as far as `extent` says.
@@ -275,13 +299,13 @@ impl Feedback {
 fn speaker(streams: &[Arc<ProxyState>], extent: &Extent<'_>) -> Option<ProxyView> {
     let partial = |stream: &&Arc<ProxyState>| stream.partial.load(Ordering::Relaxed);
     // A stream that is refused speaks only where no other does: anybody may claim a name.
-    let served = || streams.iter().rev().filter(|stream| stream.audience().is_some());
+    let served = || streams.iter().rev().filter(|stream| stream.served());
     let whole = served().find(|stream| !partial(stream));
     let newest = whole.or_else(|| served().next()).or_else(|| streams.last())?;
     let mut view = newest.view(extent);
     // Who bears the same name and is somebody else, a gRPC client beside a gateway, speaks for itself alone.
-    let who = newest.audience();
-    let parts: Vec<_> = served().filter(partial).filter(|stream| stream.audience() == who).collect();
+    let alike = |stream: &&Arc<ProxyState>| stream.audience() == view.audience;
+    let parts: Vec<_> = served().filter(partial).filter(alike).collect();
     if !parts.is_empty() {
         let beside = parts.iter().filter(|part| !Arc::ptr_eq(part, newest));
         beside.for_each(|part| view.join(part.view(extent).types));
@@ -313,6 +337,7 @@ impl Drop for Connected {
             streams.retain(|s| !Arc::ptr_eq(s, &self.state));
         }
         proxies.remove_if(&self.state.id, |_, streams| streams.is_empty());
+        self.state.changed();
     }
 }
 

@@ -34,7 +34,7 @@ use crate::{
     pipeline::State,
     replicas::{Fence, Replicas, Report},
     snapshot::Views,
-    status::{self, Judged},
+    status::{self, Edition, Judged},
     store::{Op, Store, StoreError, Transaction, TxnOutcome},
 };
 
@@ -208,8 +208,8 @@ impl<'a> Term<'a> {
                 self.survey = Some(self.look(objects, Arc::clone(&state)));
             }
         }
-        let own = || status::watermarks(&self.leader.views, &self.leader.feedback);
-        if let Some(reports) = self.reports.all(own) {
+        let (views, feedback) = (&self.leader.views, &self.leader.feedback);
+        if let Some(reports) = self.reports.all(Edition::of(views, feedback), || status::watermarks(views, feedback)) {
             self.marks.take(reports);
         }
         if self.asking.is_none()

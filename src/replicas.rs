@@ -6,6 +6,7 @@
 
 mod departed;
 mod membership;
+mod own;
 mod peers;
 mod registrar;
 mod standings;
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Response, Status, metadata::MetadataMap};
 
+pub use own::OwnSites;
 pub use peers::PeerCalls;
 pub use standings::{Report, Standings, not_compiled, stale};
 pub use tls::{PeerTls, TrustDomain};

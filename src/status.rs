@@ -11,7 +11,7 @@ mod watermarks;
 pub use conditions::{Gaps, to_json};
 pub use judged::Judged;
 pub use rows::{Row, TypeRow, proxies};
-pub use watermarks::{SiteReport, merge_watermarks, watermarks};
+pub use watermarks::{Edition, SiteReport, merge_watermarks, watermarks};
 
 use self::groups::{Group, groups};
 use crate::{

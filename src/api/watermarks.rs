@@ -1,25 +1,19 @@
 //! The sites' watermarks: those of the store for people, and this replica's own reports for the leader.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use futures::Stream;
 use tonic::Status;
 
 use super::Context;
 use crate::{
-    replicas,
+    replicas::{self, OwnSites},
     rpc::{SiteWatermark, WatermarksResponse},
-    status::{self, SiteReport},
+    status::{self, Edition},
 };
 
 /// How often a subscriber's report is looked at.
 const CHECK: Duration = Duration::from_millis(100);
-/// Such a look may take this share of the time.
-const SHARE: u32 = 10;
 
 /// Every site's watermark, and how many objects it lacks.
 pub(super) fn sites(context: &Context) -> Vec<SiteWatermark> {
@@ -41,15 +35,16 @@ pub(super) fn sites(context: &Context) -> Vec<SiteWatermark> {
 /// This replica's own report: at once, and whenever it differs from what was sent. A slow reader is sent the newest one
 /// when it reads again.
 pub(super) fn reports(context: Context) -> impl Stream<Item = Result<WatermarksResponse, Status>> + Send {
-    futures::stream::unfold((context, None), |(context, sent)| async move {
+    futures::stream::unfold((context, OwnSites::default(), None), |(context, mut own, sent)| async move {
         loop {
-            let began = Instant::now();
-            let report: BTreeMap<Arc<str>, SiteReport> = status::watermarks(&context.views, &context.feedback);
-            if sent.as_ref() != Some(&report) {
+            let Context { views, feedback, .. } = &context;
+            let report = own.reports(Edition::of(views, feedback), || status::watermarks(views, feedback));
+            if sent.as_ref() != Some(report) {
+                let report = report.clone();
                 let response = WatermarksResponse { sites: replicas::site_reports(&report) };
-                return Some((Ok(response), (context, Some(report))));
+                return Some((Ok(response), (context, own, Some(report))));
             }
-            tokio::time::sleep(CHECK.max(began.elapsed() * SHARE)).await;
+            tokio::time::sleep(CHECK).await;
         }
     })
 }

@@ -6,17 +6,15 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    task::{AbortHandle, JoinSet},
-    time::Instant,
-};
+use tokio::task::{AbortHandle, JoinSet};
 
-use crate::replicas::{Member, Replicas, SiteReports};
+use crate::{
+    replicas::{Member, OwnSites, Replicas, SiteReports},
+    status::Edition,
+};
 
 /// Before a replica that broke off is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// A look at all own proxies may take this share of the time.
-const SHARE: u32 = 10;
 
 /// The newest report of each other replica; none: nothing is known of it.
 type Heard = Arc<Mutex<BTreeMap<Arc<str>, Option<SiteReports>>>>;
@@ -27,26 +25,20 @@ pub(super) struct Reports {
     heard: Heard,
     tasks: JoinSet<()>,
     asked: BTreeMap<Arc<str>, (Member, AbortHandle)>,
-    own: SiteReports,
-    own_due: Instant,
+    own: OwnSites,
 }
 
 impl Reports {
     pub(super) fn new(replicas: Replicas) -> Self {
         let (heard, tasks, asked) = (Heard::default(), JoinSet::new(), BTreeMap::new());
-        Self { replicas, heard, tasks, asked, own: SiteReports::new(), own_due: Instant::now() }
+        Self { replicas, heard, tasks, asked, own: OwnSites::default() }
     }
 
     /// What all replicas say; none while one of them has said nothing, or while they are not known.
-    pub(super) fn all(&mut self, own: impl Fn() -> SiteReports) -> Option<Vec<SiteReports>> {
+    pub(super) fn all(&mut self, edition: Edition, own: impl FnOnce() -> SiteReports) -> Option<Vec<SiteReports>> {
         self.subscribe()?;
-        let began = Instant::now();
-        if began >= self.own_due {
-            self.own = own();
-            self.own_due = began + began.elapsed() * SHARE;
-        }
+        let mut all = vec![self.own.reports(edition, own).clone()];
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all = vec![self.own.clone()];
         for report in heard.values() {
             all.push(report.clone()?);
         }

@@ -277,5 +277,8 @@ fn nothing_is_concluded_while_the_other_replicas_are_not_known() {
     let store = Embedded::in_memory().unwrap();
     // It never runs, so it is never told.
     let (replicas, _run) = Replicas::join(settings, store, &Keyspace::default(), CancellationToken::new());
-    assert_eq!(Reports::new(replicas).all(SiteReports::new), None);
+    assert_eq!(
+        Reports::new(replicas).all(Edition::of(&Views::default(), &Feedback::default()), SiteReports::new),
+        None
+    );
 }

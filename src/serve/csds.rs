@@ -68,7 +68,8 @@ impl ClientStatus {
         let matchers: Vec<_> = request.node_matchers.iter().map(Matcher::parse).collect::<Result<_, _>>()?;
         let mut room = CONTENTS_MAX;
         let mut config = Vec::new();
-        for proxy in self.feedback.reaching(&|audience, kind, asked, seq| self.views.extent(audience, kind, asked, seq))
+        for proxy in
+            self.feedback.reaching(&|audience, kind, asked, seqs| self.views.extent(audience, kind, asked, seqs))
         {
             // Any of them is enough; none at all is everybody.
             if matchers.is_empty() || matchers.iter().any(|matcher| matcher.takes(&proxy.id.node)) {

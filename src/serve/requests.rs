@@ -14,6 +14,9 @@ use super::wire::{Ask, DeltaRequest, Variant, WorldRequest};
 /// Before each message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 
+/// Of a message that has only begun, so many bytes are believed in advance.
+const RESERVED: usize = 256 << 10;
+
 /// The requests of one stream.
 #[derive(Debug)]
 pub(super) struct Requests {
@@ -66,7 +69,10 @@ impl Requests {
                 "a message of {length} bytes is too large, the limit is {limit}"
             )));
         }
-        if self.buffer.len() - PREFIX < length {
+        let missing = (PREFIX + length).saturating_sub(self.buffer.len());
+        if missing > 0 {
+            // At once, as far as most go: a buffer that grows by doubling copies what it has again and again.
+            self.buffer.reserve(missing.min(RESERVED));
             return Ok(None);
         }
         self.buffer.advance(PREFIX);

@@ -20,6 +20,7 @@ mod kind;
 #[cfg(test)]
 mod model_tests;
 mod poll;
+mod reported;
 #[cfg(test)]
 mod rules_tests;
 #[cfg(test)]
@@ -36,12 +37,12 @@ mod wake_tests;
 mod world;
 
 use std::{
-    borrow::Cow,
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+pub use self::reported::Reported;
 pub(super) use self::{beats::interval, kind::mentions};
 use self::{kind::Kind, touched::Touched};
 use super::{
@@ -90,7 +91,7 @@ pub struct Request {
     /// `resource_names_unsubscribe`.
     pub unsubscribe: Vec<String>,
     /// `initial_resource_versions`; counts in the first request of a type only.
-    pub initial: HashMap<String, String>,
+    pub initial: Reported,
     /// `response_nonce`; empty without.
     pub nonce: String,
     /// The message of `error_detail`: a NACK.
@@ -106,6 +107,9 @@ pub enum Violation {
     /// Too many names.
     #[error("more than 100,000 names of one type")]
     TooManyNames,
+    /// A name is no text.
+    #[error("a resource name that is not UTF-8")]
+    NotText,
     /// A name is too long.
     #[error("a resource name longer than 512 bytes")]
     LongName,
@@ -148,15 +152,6 @@ pub(super) enum Trust {
     Confirmed,
     /// It may be older: what the proxy has in another version is left as it is, and nothing is removed.
     Stale,
-}
-
-/// The normal form of a name; most are.
-fn normal(name: String) -> String {
-    let other = match name::normal(&name) {
-        Cow::Borrowed(_) => None,
-        Cow::Owned(normal) => Some(normal),
-    };
-    other.unwrap_or(name)
 }
 
 /// One stream.
@@ -226,18 +221,19 @@ impl Session {
     ///
     /// # Errors
     /// [`Violation`]: the stream has to be closed.
-    pub fn on_request(&mut self, mut request: Request, content: &Content, now: Instant) -> Result<(), Violation> {
+    pub fn on_request(&mut self, request: Request, content: &Content, now: Instant) -> Result<(), Violation> {
         if request.url.is_empty() {
             return Err(Violation::NoType);
         }
         if request.url.len() > MAX_NAME {
             return Err(Violation::LongType);
         }
-        let mut names = request.subscribe.iter().chain(&request.unsubscribe).chain(request.initial.keys());
-        if names.any(|n| n.len() > MAX_NAME) {
-            return Err(Violation::LongName);
+        let names = request.subscribe.iter().chain(&request.unsubscribe).map(|name| Ok(name.as_str()));
+        for name in names.chain(request.initial.names()) {
+            if name?.len() > MAX_NAME {
+                return Err(Violation::LongName);
+            }
         }
-        request.initial = request.initial.into_iter().map(|(name, version)| (normal(name), version)).collect();
         if request.initial.len() > MAX_NAMES || request.subscribe.len() + request.unsubscribe.len() > MAX_NAMES {
             return Err(Violation::TooManyNames);
         }
@@ -262,7 +258,7 @@ impl Session {
         let legacy = kind.empty_is_all() && self.client.role != Role::Grpc;
         let slot = self.slot(kind);
         let first = slot.is_none();
-        let state = slot.get_or_insert_with(|| Kind::new(kind, request.initial, seed));
+        let state = slot.get_or_insert_with(|| Kind::new(kind, request.initial.versions(kind, content), seed));
         // A nonce that is not in flight is of another stream or of a dropped subscription: its ACK half is ignored,
         // its subscription half never (rule 58).
         let matched = u64::from_str_radix(&request.nonce, 16).is_ok_and(|nonce| {

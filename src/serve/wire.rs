@@ -1,6 +1,6 @@
 //! The wire side of xDS: slim request messages that skip the node's extension list, read straight off the wire.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::{
@@ -24,12 +24,22 @@ pub(super) struct DeltaRequest {
     subscribe: Vec<String>,
     #[prost(string, repeated, tag = "4")]
     unsubscribe: Vec<String>,
-    #[prost(map = "string, string", tag = "5")]
-    initial: HashMap<String, String>,
+    #[prost(message, repeated, tag = "5")]
+    initial: Vec<Held>,
     #[prost(string, tag = "6")]
     nonce: String,
     #[prost(message, optional, tag = "7")]
     error: Option<Rpc>,
+}
+
+/// An entry of `initial_resource_versions`. Bytes, which are slices of the message: what is kept of them is a name that
+/// the view has already, and a number.
+#[derive(Clone, PartialEq, Message)]
+struct Held {
+    #[prost(bytes = "bytes", tag = "1")]
+    name: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    version: Bytes,
 }
 
 /// `google.rpc.Status`.
@@ -138,7 +148,7 @@ impl From<DeltaRequest> for Request {
             url: wire.type_url,
             subscribe: wire.subscribe,
             unsubscribe: wire.unsubscribe,
-            initial: wire.initial,
+            initial: wire.initial.into_iter().map(|held| (held.name, held.version)).collect(),
             nonce: wire.nonce,
             error: wire.error.map(Rpc::words),
         }
@@ -309,6 +319,15 @@ mod tests {
         let long = "é".repeat(WORDS_MAX);
         assert_eq!(words(&long).len(), WORDS_MAX);
         assert_eq!(words(&format!("x{long}")).len(), WORDS_MAX - 1);
+    }
+
+    #[test]
+    fn what_a_client_has_is_read_as_the_map_that_it_is() {
+        use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+        let initial_resource_versions = [("a".to_owned(), "1".to_owned())].into();
+        let request = DeltaDiscoveryRequest { initial_resource_versions, ..DeltaDiscoveryRequest::default() };
+        let read: Request = DeltaRequest::decode(request.encode_to_vec().as_slice()).unwrap().into();
+        assert_eq!(read.initial, std::iter::once(("a", "1")).collect());
     }
 
     #[test]

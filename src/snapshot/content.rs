@@ -65,6 +65,8 @@ pub struct Tombstone {
 #[derive(Debug, Default)]
 struct Names {
     entries: BTreeMap<Arc<str>, Entry>,
+    /// The same names: whoever comes back names them all, in no order.
+    known: HashSet<Arc<str>>,
     tombstones: BTreeMap<Arc<str>, Tombstone>,
     log: VecDeque<(Seq, Arc<str>)>,
     /// The log holds every change after this one.
@@ -173,7 +175,7 @@ impl Content {
 
     /// The name as the view keeps it, so that whoever keeps it too keeps no copy.
     pub fn name(&self, kind: ResourceType, name: &str) -> Option<&Arc<str>> {
-        self.names(kind).entries.get_key_value(name).map(|(name, _)| name)
+        self.names(kind).known.get(name)
     }
 
     /// All names of a type, sorted.
@@ -268,10 +270,10 @@ impl Content {
         self.groups.join(kind, subscription, self.seq)
     }
 
-    /// Up to where whoever has all that it asks for up to `seq` has all that it asks for: cursors of streams that no
-    /// publish concerned lag behind.
-    pub fn extent(&self, kind: ResourceType, subscription: &Subscription, seq: Seq) -> Seq {
-        self.groups.extent(kind, subscription, seq, self.seq)
+    /// Up to where whoever has all that it asks for up to each of `seqs` has all that it asks for: cursors of streams
+    /// that no publish concerned lag behind.
+    pub fn extent<const N: usize>(&self, kind: ResourceType, subscription: &Subscription, seqs: [Seq; N]) -> [Seq; N] {
+        self.groups.extent(kind, subscription, seqs, self.seq)
     }
 
     #[cfg(test)]
@@ -303,6 +305,7 @@ impl Content {
         for (kind, name) in changes.removals.iter().filter(|(kind, name)| !brought.contains(&(*kind, name))) {
             let names = self.names_mut(*kind);
             if let Some(old) = names.entries.remove(name) {
+                names.known.remove(name);
                 let revision = origin.configuration;
                 let tombstone = Tombstone { seq, created: old.created, drain: old.drain, revision };
                 names.tombstones.insert(Arc::clone(name), tombstone);
@@ -367,6 +370,7 @@ impl Content {
             let resource = Arc::clone(resource);
             let entry =
                 Entry { resource, seq, content: seq, created: seq, drain: false, contributed, named, last_named: seq };
+            names.known.insert(Arc::clone(&entry.resource.name));
             names.entries.insert(Arc::clone(&entry.resource.name), entry);
         }
         names.log(seq, Arc::clone(&resource.name));

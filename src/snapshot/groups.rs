@@ -156,15 +156,21 @@ impl Groups {
         group
     }
 
-    /// Up to where whoever has all of its subscription up to `seq` has all of it, when the last publish is `now`: to the
-    /// next that concerns it. No further than `seq` where that is not known.
-    pub(super) fn extent(&self, kind: ResourceType, subscription: &Subscription, seq: Seq, now: Seq) -> Seq {
+    /// Up to where whoever has all of its subscription up to each of `seqs` has all of it, when the last publish is `now`:
+    /// to the next that concerns it. No further than there where that is not known.
+    pub(super) fn extent<const N: usize>(
+        &self,
+        kind: ResourceType,
+        subscription: &Subscription,
+        seqs: [Seq; N],
+        now: Seq,
+    ) -> [Seq; N] {
         if subscription.is_empty() {
-            return now.max(seq);
+            return seqs.map(|seq| now.max(seq));
         }
-        let Some(group) = self.index().find(kind, subscription) else { return seq };
-        let next = group.touches().next(seq);
-        next.map_or(now, |next| Seq(next.0.saturating_sub(1))).max(seq)
+        let Some(group) = self.index().find(kind, subscription) else { return seqs };
+        let touches = group.touches();
+        seqs.map(|seq| touches.next(seq).map_or(now, |next| Seq(next.0.saturating_sub(1))).max(seq))
     }
 
     /// Notes that the publish `seq` concerns these names; the groups that see one of them.

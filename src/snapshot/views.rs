@@ -80,9 +80,22 @@ impl Views {
         self.views().get(audience).cloned()
     }
 
-    /// Up to where whoever has all that it asks for up to `seq` has it: see [`super::Content::extent`].
-    pub fn extent(&self, audience: &Audience, kind: ResourceType, subscription: &Subscription, seq: Seq) -> Seq {
-        self.get(audience).map_or(seq, |view| view.read().extent(kind, subscription, seq))
+    /// Up to where whoever has all that it asks for up to each of `seqs` has it: see [`super::Content::extent`].
+    pub fn extent<const N: usize>(
+        &self,
+        audience: &Audience,
+        kind: ResourceType,
+        subscription: &Subscription,
+        seqs: [Seq; N],
+    ) -> [Seq; N] {
+        self.get(audience).map_or(seqs, |view| view.read().extent(kind, subscription, seqs))
+    }
+
+    /// Another one than before whenever something was published that is there to be read by now, or a view was opened or
+    /// closed.
+    pub fn edition(&self) -> (usize, u64) {
+        let all = self.all();
+        (all.len(), all.iter().map(|view| view.read().seq().0).fold(0, u64::wrapping_add))
     }
 
     /// All open views, sorted by audience.

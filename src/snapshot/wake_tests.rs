@@ -120,7 +120,7 @@ fn a_cursor_reaches_to_the_next_publish_that_concerns_it() {
     let stage = Stage::new();
     let subscription = asked(&["a"]);
     let group = stage.group(Endpoints, &["a"]);
-    let extent = |seq| stage.reader.view().read().extent(Endpoints, &subscription, seq);
+    let extent = |seq| stage.reader.view().read().extent(Endpoints, &subscription, [seq])[0];
     let had = stage.change(Endpoints, "a");
     stage.change(Endpoints, "b");
     let later = stage.change(Cluster, "a");
@@ -133,9 +133,9 @@ fn a_cursor_reaches_to_the_next_publish_that_concerns_it() {
     let gone = stage.publish(vec![], &[(Endpoints, "a")]);
     assert_eq!((extent(next), extent(gone)), (Seq(gone.0 - 1), gone));
     let other = asked(&["b"]);
-    let unknown = stage.reader.view().read().extent(Endpoints, &other, had);
+    let unknown = stage.reader.view().read().extent(Endpoints, &other, [had])[0];
     assert_eq!(unknown, had, "of what nobody follows nothing is known");
-    let nothing = stage.reader.view().read().extent(Endpoints, &asked(&[]), had);
+    let nothing = stage.reader.view().read().extent(Endpoints, &asked(&[]), [had])[0];
     assert_eq!(nothing, gone, "nothing concerns who asks for nothing");
 }
 
@@ -145,7 +145,7 @@ fn what_a_group_has_forgotten_counts_as_lacking() {
     let group = stage.group(Endpoints, &["a"]);
     let first = stage.change(Endpoints, "a");
     let last = (0..40).map(|_| stage.change(Endpoints, "a")).last().unwrap();
-    let extent = |seq| stage.reader.view().read().extent(Endpoints, group.subscription(), seq);
+    let extent = |seq| stage.reader.view().read().extent(Endpoints, group.subscription(), [seq])[0];
     assert_eq!((extent(first), group.base(first)), (first, first));
     assert!(group.touched(first) && !group.touched(last));
     // One that was made later knows nothing of what was before.

@@ -62,7 +62,7 @@ impl Hash for Asked {
 /// All connected proxies in groups, in the order of their first members.
 pub(super) fn groups(views: &Views, feedback: &Feedback) -> Vec<Group> {
     // The proxies first: what was published later than they were looked at, none of them can have taken.
-    let proxies = feedback.reaching(&|audience, kind, asked, seq| views.extent(audience, kind, asked, seq));
+    let proxies = feedback.reaching(&|audience, kind, asked, seqs| views.extent(audience, kind, asked, seqs));
     let mut seen: BTreeMap<Audience, Option<(Arc<View>, Newest)>> = BTreeMap::new();
     let mut known: HashMap<Standing, usize> = HashMap::new();
     let mut groups: Vec<Group> = Vec::new();

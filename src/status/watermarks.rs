@@ -24,11 +24,22 @@ pub struct SiteReport {
     pub except: BTreeSet<String>,
 }
 
+/// Another one than before whenever [`watermarks`] may have changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Edition(u64, (usize, u64));
+
+impl Edition {
+    /// What there is to be seen now, or a little more.
+    pub fn of(views: &Views, feedback: &Feedback) -> Self {
+        Self(feedback.changes(), views.edition())
+    }
+}
+
 /// What this replica's own proxies have come to, by site.
 pub fn watermarks(views: &Views, feedback: &Feedback) -> BTreeMap<Arc<str>, SiteReport> {
     let mut sites: BTreeMap<Arc<str>, SiteReport> = BTreeMap::new();
     let open: BTreeMap<_, _> = views.all().into_iter().map(|view| (view.audience().clone(), view)).collect();
-    for proxy in feedback.reaching(&|audience, kind, asked, seq| views.extent(audience, kind, asked, seq)) {
+    for proxy in feedback.reaching(&|audience, kind, asked, seqs| views.extent(audience, kind, asked, seqs)) {
         // Who is no gateway says nothing of what gateways have.
         let Some(audience) = proxy.audience.as_ref().filter(|audience| audience.role != Role::Grpc) else { continue };
         let report = sites.entry(Arc::clone(&audience.site)).or_default();

@@ -79,6 +79,14 @@ fn find(leaf: &[Arc<str>], name: &str) -> Result<usize, usize> {
     leaf.binary_search_by(|other| (**other).cmp(name))
 }
 
+impl From<Vec<Arc<str>>> for Names {
+    fn from(mut names: Vec<Arc<str>>) -> Self {
+        names.sort_unstable();
+        names.dedup();
+        Self { len: names.len(), leaves: names.chunks(LEAF).map(|leaf| Arc::new(leaf.to_vec())).collect() }
+    }
+}
+
 impl PartialEq for Names {
     fn eq(&self, other: &Self) -> bool {
         self.len == other.len && self.iter().eq(other.iter())
@@ -124,6 +132,8 @@ mod tests {
                 prop_assert_eq!(names.contains(&name), model.contains(&name));
             }
             prop_assert_eq!(names.len(), model.len());
+            let together: Vec<_> = model.iter().chain(model.first()).rev().map(|name| name.as_str().into()).collect();
+            prop_assert_eq!(&Names::from(together), &names);
             prop_assert!(names.iter().map(|name| &**name).eq(model.iter().map(String::as_str)));
         }
     }

@@ -71,6 +71,19 @@ impl Subscription {
         new
     }
 
+    /// Adds many names; at once where there are none yet.
+    pub fn extend(&mut self, names: Vec<Arc<str>>) {
+        if self.names.is_empty() {
+            self.names = names.into();
+            self.globs = self.names.iter().filter(|name| name::is_glob(name)).count();
+            self.hash = self.names.iter().map(|name| hash_of(name)).fold(0, u64::wrapping_add);
+        } else {
+            for name in names {
+                self.insert(name);
+            }
+        }
+    }
+
     /// Takes a name out; false if it was not there.
     pub fn remove(&mut self, name: &str) -> bool {
         let had = self.names.remove(name);
@@ -96,6 +109,20 @@ fn hash_of(name: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_that_come_together_are_as_those_that_come_one_by_one() {
+        let glob = "xdstp://a/t/x/*";
+        let names = |names: &[&str]| names.iter().map(|name| Arc::from(*name)).collect::<Vec<_>>();
+        let (mut together, mut apart) = (Subscription::default(), Subscription::default());
+        together.extend(names(&["b", glob, "a", "b"]));
+        together.extend(names(&["a", "c"]));
+        for name in names(&["a", "b", "c", glob]) {
+            apart.insert(name);
+        }
+        assert_eq!(together, apart);
+        assert_eq!((together.digest(), together.globs()), (apart.digest(), 1));
+    }
 
     #[test]
     fn a_collection_holds_its_members_until_it_is_taken_out() {

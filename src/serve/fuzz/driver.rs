@@ -2,7 +2,7 @@
 //! against a model of what the client asks for that shares no code with the sessions.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -253,7 +253,7 @@ impl Driver {
         let kind = script.kind();
         let (subscribe, unsubscribe, flags) = (script.names(kind), script.names(kind), script.next());
         let nonce = self.delta_client.nonce(kind, flags);
-        let mut initial = HashMap::new();
+        let mut initial = session::Reported::default();
         if flags & 64 != 0 {
             let version = Version::of(&[script.next()]).to_string();
             initial = script.names(kind).into_iter().map(|name| (name, version.clone())).collect();

@@ -91,8 +91,8 @@ impl Beats {
     }
 
     /// The client had it before the stream began, and has not been sent it: nobody knows for how long it still lives.
-    pub(super) fn found(&mut self, entry: Option<&Entry>, now: Instant) {
-        let resource = entry.filter(|_| self.seed.is_some()).map(|entry| &entry.resource);
+    pub(super) fn found<'a>(&mut self, entry: impl FnOnce() -> Option<&'a Entry>, now: Instant) {
+        let resource = self.seed.and_then(|_| Some(&entry()?.resource));
         if let Some((resource, ttl)) = resource.and_then(|resource| Some((resource, resource.ttl?))) {
             let beat = Beat { sent: Arc::clone(resource), ttl, at: now, proven: now, due: now };
             self.known.insert(Arc::clone(&resource.name), beat);

@@ -30,6 +30,8 @@ fn names_and_types_are_taken_up_to_their_limits_and_no_further() {
         assert_eq!(request(form(many(MAX_NAMES))), Ok(()));
         assert_eq!(request(form(many(MAX_NAMES + 1))), Err(Violation::TooManyNames));
     }
+    let initial = std::iter::once((&b"\xff"[..], &b""[..])).collect();
+    assert_eq!(request(Request { url: url(), initial, ..Request::default() }), Err(Violation::NotText));
     let unknown = |url: &str, names: Vec<String>| Request { url: url.into(), subscribe: names, ..Request::default() };
     assert_eq!(request(unknown(&full, vec![])), Ok(()));
     assert_eq!(request(unknown(&long, vec![])), Err(Violation::LongType));

@@ -149,7 +149,7 @@ fn what_a_proxy_brings_along_is_renewed_at_once() {
     let mut world = World::new();
     world.publish(vec![lasting("a", "1")], &[]);
     world.reconnect();
-    let initial = [("a".to_owned(), lasting("a", "1").version.to_string())].into();
+    let initial = [("a".to_owned(), lasting("a", "1").version.to_string())].into_iter().collect();
     world.request(Endpoints, Request { subscribe: owned(&["a"]), initial, ..Request::default() });
     let send = world.poll().unwrap();
     assert_eq!((&*send.frame.resources[0].name, send.frame.resources[0].payload.len()), ("a", 0));

@@ -4,14 +4,14 @@ mod refuse;
 mod subscribe;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Instant,
 };
 
 pub(in crate::serve) use self::refuse::mentions;
 pub(super) use self::subscribe::collects;
-use super::{beats::Beats, gate::Hold, touched::Touched};
+use super::{beats::Beats, gate::Hold, reported::Versions, touched::Touched};
 use crate::{
     feedback,
     model::Revision,
@@ -108,7 +108,7 @@ pub(super) struct Kind {
     /// When the subscription last changed.
     pub(super) asked: Option<Instant>,
     /// What the first request reported, until the view is ready to be compared with it.
-    initial: Option<HashMap<String, String>>,
+    initial: Option<Versions>,
     /// Updates: everything up to here was sent.
     pub(super) sent: Seq,
     /// Everything up to here is acknowledged.
@@ -166,7 +166,7 @@ fn listed<'a>(
 
 impl Kind {
     /// `seed`: when the stream began, if its client knows times to live.
-    pub(super) fn new(kind: ResourceType, initial: HashMap<String, String>, seed: Option<Instant>) -> Self {
+    pub(super) fn new(kind: ResourceType, initial: Versions, seed: Option<Instant>) -> Self {
         Self {
             kind,
             subscription: Arc::default(),
@@ -228,12 +228,11 @@ impl Kind {
         let Some(mut initial) = self.initial.take() else { return };
         let (touched, stale) = (&before.touched, before.stale);
         if stale {
-            let equal = |name: &str, version: &str| {
-                let entry = content.get(self.kind, name);
-                entry.is_some_and(|e| Version::parse(version) == Some(e.resource.version))
+            let equal = |name: &str, version: Option<Version>| {
+                content.get(self.kind, name).is_some_and(|entry| version == Some(entry.resource.version))
             };
-            let unknown = initial.iter().filter(|(name, version)| !equal(name, version));
-            self.withheld = unknown.map(|(name, _)| Arc::from(name.as_str())).collect();
+            let unknown = initial.iter().filter(|(name, version)| !equal(name, **version));
+            self.withheld = unknown.map(|(name, _)| Arc::clone(name)).collect();
         }
         if self.kind == ResourceType::Secret {
             // A secret that a proxy holds may still starve a new provider of it (O21).
@@ -247,11 +246,10 @@ impl Kind {
         for (name, _) in
             listed.iter().filter(|(name, version)| version.is_none() && !collects(content, self.kind, name))
         {
-            self.exceptions.entry(Arc::clone(name)).or_insert(want(!initial.contains_key(&***name)));
+            self.exceptions.entry(Arc::clone(name)).or_insert(want(!initial.contains_key(*name)));
         }
         self.doubted.clone_from(&before.doubted);
-        for name in before.doubted.iter().filter(|name| subscription.contains(name) && !initial.contains_key(&***name))
-        {
+        for name in before.doubted.iter().filter(|name| subscription.contains(name) && !initial.contains_key(*name)) {
             self.lost(name, content);
         }
         if initial.is_empty() {
@@ -263,9 +261,9 @@ impl Kind {
             if self.withheld.contains(name) {
                 return;
             }
-            let reported = initial.get(&**name);
-            if reported.is_some_and(|v| Version::parse(v) == Some(version)) && !touched.contains(name) {
-                self.beats.found(content.get(self.kind, name), now);
+            let reported = initial.get(name);
+            if reported == Some(&Some(version)) && !touched.contains(name) {
+                self.beats.found(|| content.get(self.kind, name), now);
                 return;
             }
             self.differed = true;
@@ -281,7 +279,7 @@ impl Kind {
         if !subscription.named_only() {
             // What is asked for by name alone has its answer; a host that is, though it may be under another name.
             let all = subscription.wildcard() && self.kind != ResourceType::VirtualHost;
-            for name in initial.into_keys().map(Arc::from).filter(|name| subscription.contains(name)) {
+            for name in initial.into_keys().filter(|name| subscription.contains(name)) {
                 if all || !subscription.names().contains(&name) {
                     self.lost(&name, content);
                 }

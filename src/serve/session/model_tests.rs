@@ -535,6 +535,7 @@ impl Model {
                 initial.values_mut().for_each(|v| *v = "another".into());
                 initial.insert("ghost".into(), "1".into());
             }
+            let initial = initial.into_iter().collect();
             self.world.request(kind, Request { subscribe, initial, ..Request::default() });
         }
     }

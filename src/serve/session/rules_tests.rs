@@ -163,7 +163,7 @@ fn a_version_that_nobody_here_issued_is_another_version_and_no_newer_one() {
     for version in ["", "0", "ffffffffffffffff", "2026-11-25T00:00:00Z/7", "not a version at all"] {
         let mut world = World::running();
         world.reconnect();
-        let initial = HashMap::from([("a".to_owned(), version.to_owned())]);
+        let initial = [("a".to_owned(), version.to_owned())].into_iter().collect();
         world.request(Endpoints, Request { subscribe: owned(&["a"]), initial, ..Request::default() });
         assert_eq!(world.settle(), ["EDS +a"], "{version:?}");
     }

@@ -216,7 +216,7 @@ impl Stream {
     /// What status reads of it is true.
     fn claims(&self, content: &Content) {
         for (kind, state) in &self.states {
-            let acked = content.extent(*kind, &state.subscription, state.acked);
+            let [acked] = content.extent(*kind, &state.subscription, [state.acked]);
             let has = |name: &str| self.has.get(kind).and_then(|has| has.get(name));
             let open = |name: &str| state.pending.iter().any(|n| **n == *name) || state.parked.contains_key(name);
             let asked = self.names(*kind);
@@ -334,7 +334,7 @@ impl Stage {
                 if let Some(state) = stream.states.get(&kind) {
                     let twins = &twin.states[&kind];
                     assert_eq!(state.pending, twins.pending, "stream {i}, {}", kind.short());
-                    let reach = |state: &TypeState| content.extent(kind, &state.subscription, state.acked);
+                    let reach = |state: &TypeState| content.extent(kind, &state.subscription, [state.acked])[0];
                     assert_eq!(reach(state), reach(twins), "stream {i}, {}", kind.short());
                 }
             }

@@ -27,6 +27,8 @@ impl Kind {
     /// Every name is answered, whatever we think that the proxy has (rule 51); those of a first request when it is
     /// compared with what that reports.
     pub(in crate::serve::session) fn subscribe(&mut self, names: &[String], first: bool, content: &Content) {
+        // Those of a first request at once: a stream that comes back names a thousand.
+        let mut together = Vec::new();
         for name in names {
             if name == "*" {
                 self.start_wildcard(first, content);
@@ -37,21 +39,32 @@ impl Kind {
                 self.collect(&name, first, content);
                 continue;
             }
-            let was = self.subscription.contains(&name);
-            if Arc::make_mut(&mut self.subscription).insert(Arc::clone(&name)) {
-                self.changed_subscription();
+            if first {
+                together.push(name);
+            } else {
+                self.ask(name, content);
             }
-            if !first {
-                let created = content.get(self.kind, &name).map(|e| e.created);
-                let new = !was || self.is_new(&name, created.unwrap_or_default());
-                if let (false, Some(created)) = (was, created) {
-                    // Nothing of it is there yet, however often it changed before it was asked for.
-                    self.taken.insert(Arc::clone(&name), Seq(created.0.saturating_sub(1)));
-                }
-                if !matches!(self.exceptions.get(&name), Some(Exception::Gone { .. })) {
-                    self.exceptions.insert(name, Exception::Wanted { new, group: None });
-                }
-            }
+        }
+        if !together.is_empty() {
+            Arc::make_mut(&mut self.subscription).extend(together);
+            self.changed_subscription();
+        }
+    }
+
+    /// One name, after the first request.
+    fn ask(&mut self, name: Arc<str>, content: &Content) {
+        let was = self.subscription.contains(&name);
+        if Arc::make_mut(&mut self.subscription).insert(Arc::clone(&name)) {
+            self.changed_subscription();
+        }
+        let created = content.get(self.kind, &name).map(|e| e.created);
+        let new = !was || self.is_new(&name, created.unwrap_or_default());
+        if let (false, Some(created)) = (was, created) {
+            // Nothing of it is there yet, however often it changed before it was asked for.
+            self.taken.insert(Arc::clone(&name), Seq(created.0.saturating_sub(1)));
+        }
+        if !matches!(self.exceptions.get(&name), Some(Exception::Gone { .. })) {
+            self.exceptions.insert(name, Exception::Wanted { new, group: None });
         }
     }
 
