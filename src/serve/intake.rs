@@ -48,6 +48,7 @@ use self::{
 };
 use crate::identity::{self, Peer};
 
+pub(super) use self::arrival::Held;
 pub use self::{arrival::Arrival, tls::mutual_tls};
 
 /// Connections that the kernel keeps for us to accept, as far as it is allowed to (`net.core.somaxconn`): a storm comes
