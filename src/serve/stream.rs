@@ -73,7 +73,7 @@ pub(super) async fn run(
     let who = Who { inner, peer, claim };
     let name = |claim| cut(claim, CLAIM_MAX).into();
     let id = ProxyId { site: name(&who.claim.site), node: name(&who.claim.id) };
-    arrival.known(&id.site);
+    arrival.opened();
     let mut fleet = who.inner.shared.fleet.clone();
     let resolved = who.resolve(&mut fleet.sites);
     let mut kept = vec![first];
@@ -92,6 +92,7 @@ pub(super) async fn run(
         }
     };
     tracing::debug!(node = %id.node, site = %id.site, "a stream begins");
+    arrival.of(&audience.site);
     // Only now: nobody may push out the streams of a proxy that it merely claims to be.
     let admitted = who.inner.admit(&id, !one_of_many);
     let reader = who.inner.shared.views.open(&audience);

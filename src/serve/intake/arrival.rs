@@ -37,11 +37,15 @@ impl Arrival {
         self.opening(Some(opening));
     }
 
-    /// Its first request is read, and names this site: the next may be opened; large responses to this one take turns
-    /// with those to other sites.
-    pub fn known(&self, site: &Arc<str>) {
-        self.0.site.get_or_init(|| Arc::clone(site));
+    /// Its first request is read: the next may be opened.
+    pub fn opened(&self) {
         self.opening(None);
+    }
+
+    /// It is of this site, which is proven, or believed where nothing is proven: large responses take turns with those to
+    /// other sites. Before, it is of none: a mere claim takes no site's turns.
+    pub fn of(&self, site: &Arc<str>) {
+        self.0.site.get_or_init(|| Arc::clone(site));
     }
 
     /// What one of its streams holds of requests; nothing yet.
@@ -57,8 +61,8 @@ impl Arrival {
         drop(before);
     }
 
-    /// The site that it named.
-    pub(super) fn site(&self) -> Arc<str> {
+    /// The site that it is of; empty while that is not known.
+    pub(in crate::serve) fn site(&self) -> Arc<str> {
         self.0.site.get().map_or_else(|| "".into(), Arc::clone)
     }
 
