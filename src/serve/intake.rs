@@ -277,7 +277,8 @@ impl Intake {
             let (intake, arrival) = (Arc::clone(&intake), known.clone());
             async move {
                 let response = response.await?;
-                Ok::<_, Infallible>(response.map(|body| Outgoing::new(body, arrival, &intake.turns, &intake.reaper)))
+                let Intake { turns, reaper, cancel, .. } = &*intake;
+                Ok::<_, Infallible>(response.map(|body| Outgoing::new(body, arrival, turns, reaper, cancel)))
             }
         });
         let mut http = self.http.clone();
