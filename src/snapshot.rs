@@ -105,8 +105,10 @@ impl View {
             }
             content.apply(seq, origin.into(), changes)
         };
-        if touched.any {
+        if touched.any || touched.waits {
             self.restless.wake();
+        }
+        if touched.any {
             self.published.send_replace(seq);
         }
         touched.groups.iter().for_each(|group| group.seats.wake());

@@ -110,7 +110,7 @@ pub struct Rates {
 pub struct ClusterLoad {
     /// The site that sends.
     pub site: Arc<str>,
-    /// What its proxies are: an edge's clusters are backbone groups, a core's are ports of services.
+    /// What those are that send: an edge's clusters are backbone groups, those of others are ports of services.
     pub role: Role,
     /// The cluster.
     pub cluster: Arc<str>,
@@ -169,9 +169,12 @@ struct Stream {
     until: Option<Instant>,
 }
 
-#[derive(Debug)]
+/// The proxies of one role at one site: gRPC clients at a core are not its gateways, though the names of both may be
+/// equal, those of nodes and those of clusters.
+type Whose = (Arc<str>, Role);
+
+#[derive(Debug, Default)]
 struct Site {
-    role: Role,
     clusters: BTreeMap<Arc<str>, Cluster>,
     streams: Vec<Stream>,
     pruned: Option<Instant>,
@@ -181,7 +184,7 @@ struct Site {
 #[derive(Debug)]
 pub struct Loads {
     interval: Duration,
-    sites: DashMap<Arc<str>, Site>,
+    sites: DashMap<Whose, Site>,
     streams: AtomicU64,
     named: AtomicUsize,
 }
@@ -208,28 +211,27 @@ impl Loads {
     /// takes the place of its first.
     pub fn open(self: &Arc<Self>, id: &ProxyId, role: Role) -> Reporter {
         let number = self.streams.fetch_add(1, Ordering::Relaxed);
-        let new = || Site { role, clusters: BTreeMap::new(), streams: Vec::new(), pruned: None };
-        let mut site = self.sites.entry(Arc::clone(&id.site)).or_insert_with(new);
-        site.role = role;
+        let whose = (Arc::clone(&id.site), role);
+        let mut site = self.sites.entry(whose.clone()).or_default();
         let mut own = site.streams.iter().filter(|s| s.node == id.node).map(|s| s.number);
         let oldest = own.next();
         if let Some(oldest) = oldest.filter(|_| own.count() + 2 > STREAMS_PER_PROXY) {
             site.streams.retain(|s| s.number != oldest);
         }
         site.streams.push(Stream { number, node: Arc::clone(&id.node), last: Vec::new(), until: None });
-        Reporter { loads: Arc::clone(self), site: Arc::clone(&id.site), number }
+        Reporter { loads: Arc::clone(self), whose, number }
     }
 
-    /// What every site sends to every cluster, sorted by both.
+    /// What every site sends to every cluster, sorted by site, cluster and role.
     pub fn clusters(&self, now: Instant) -> Vec<ClusterLoad> {
         let mut all = Vec::new();
         for mut site in self.sites.iter_mut() {
-            let name = Arc::clone(site.key());
+            let whose = site.key().clone();
             self.prune(site.value_mut(), now);
-            all.extend(site.view(&name, now));
+            all.extend(site.view(&whose, now));
         }
         self.sites.retain(|_, site| !site.clusters.is_empty() || !site.streams.is_empty());
-        all.sort_by(|a, b| (&a.site, &a.cluster).cmp(&(&b.site, &b.cluster)));
+        all.sort_by(|a, b| (&a.site, &a.cluster, a.role).cmp(&(&b.site, &b.cluster, b.role)));
         all
     }
 
@@ -252,12 +254,12 @@ impl Loads {
 }
 
 impl Site {
-    fn view(&self, site: &Arc<str>, now: Instant) -> Vec<ClusterLoad> {
+    fn view(&self, (site, role): &Whose, now: Instant) -> Vec<ClusterLoad> {
         let mut rows: BTreeMap<&str, ClusterLoad> = BTreeMap::new();
         for (name, cluster) in &self.clusters {
             let to = cluster.to.iter().map(|(to, totals)| (to.clone(), *totals, Rates::default())).collect();
             let (dropped, named) = (cluster.dropped, cluster.named);
-            let (site, role, cluster) = (Arc::clone(site), self.role, Arc::clone(name));
+            let (site, role, cluster) = (Arc::clone(site), *role, Arc::clone(name));
             let row = ClusterLoad { site, role, cluster, to, dropped, dropping: 0.0, streams: BTreeSet::new(), named };
             rows.insert(name, row);
         }
@@ -287,7 +289,7 @@ fn per_second(count: u64, interval: Duration) -> f64 {
 #[derive(Debug)]
 pub struct Reporter {
     loads: Arc<Loads>,
-    site: Arc<str>,
+    whose: Whose,
     number: u64,
 }
 
@@ -306,7 +308,7 @@ impl Reporter {
         if let Some(wrong) = reports.iter().find(|report| !plausible(report)) {
             return Err(Rejected::Implausible(wrong.cluster.clone()));
         }
-        let mut site = self.loads.sites.get_mut(&self.site).ok_or(Rejected::Replaced)?;
+        let mut site = self.loads.sites.get_mut(&self.whose).ok_or(Rejected::Replaced)?;
         let site = site.value_mut();
         if !site.streams.iter().any(|stream| stream.number == self.number) {
             return Err(Rejected::Replaced);
@@ -335,7 +337,7 @@ impl Reporter {
 
 impl Drop for Reporter {
     fn drop(&mut self) {
-        if let Some(mut site) = self.loads.sites.get_mut(&self.site) {
+        if let Some(mut site) = self.loads.sites.get_mut(&self.whose) {
             site.streams.retain(|stream| stream.number != self.number);
         }
     }

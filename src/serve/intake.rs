@@ -48,6 +48,7 @@ use self::{
 };
 use crate::identity::{self, Peer};
 
+pub(super) use self::arrival::Held;
 pub use self::{arrival::Arrival, tls::mutual_tls};
 
 /// Connections that the kernel keeps for us to accept, as far as it is allowed to (`net.core.somaxconn`): a storm comes
@@ -276,7 +277,8 @@ impl Intake {
             let (intake, arrival) = (Arc::clone(&intake), known.clone());
             async move {
                 let response = response.await?;
-                Ok::<_, Infallible>(response.map(|body| Outgoing::new(body, arrival, &intake.turns, &intake.reaper)))
+                let Intake { turns, reaper, cancel, .. } = &*intake;
+                Ok::<_, Infallible>(response.map(|body| Outgoing::new(body, arrival, turns, reaper, cancel)))
             }
         });
         let mut http = self.http.clone();

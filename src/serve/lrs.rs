@@ -37,8 +37,9 @@ use crate::{
 
 /// Bytes of one report of somebody whom we may believe: some hundred for each of ten thousand clusters.
 const MAX_REQUEST: usize = 4 << 20;
-/// Bytes of one report of anybody else: enough for an Envoy's node.
-const MAX_REQUEST_UNPROVEN: usize = 256 << 10;
+/// Bytes of one report of anybody else: enough for an Envoy's node. Also of a gRPC client: it may have a thousand streams,
+/// and calls few services.
+const MAX_REQUEST_OTHERS: usize = 256 << 10;
 /// A stream says who it is within this.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// A view is compiled within this.
@@ -96,14 +97,19 @@ where
             return Box::pin(async { Ok(Status::unimplemented("there is only StreamLoadStats").into_http()) });
         }
         let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
-        let believable = peer.spiffe.is_some() || peer.loopback || self.shared.allow_unproven;
-        let limit = if believable { MAX_REQUEST } else { MAX_REQUEST_UNPROVEN };
+        let limit = limit(&peer, self.shared.allow_unproven);
         let method = Reports { shared: Arc::clone(&self.shared), peer };
         Box::pin(async move {
             let mut grpc = Grpc::new(ProstCodec::default()).max_decoding_message_size(limit);
             Ok(grpc.streaming(method, request).await)
         })
     }
+}
+
+/// Bytes of one request.
+fn limit(peer: &Peer, allow_unproven: bool) -> usize {
+    let believable = peer.spiffe.is_some() || peer.loopback || allow_unproven;
+    if believable && !peer.is_grpc() { MAX_REQUEST } else { MAX_REQUEST_OTHERS }
 }
 
 struct Reports {

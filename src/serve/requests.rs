@@ -9,7 +9,10 @@ use bytes::{Buf, Bytes, BytesMut};
 use prost::Message;
 use tonic::{Status, codegen::Body};
 
-use super::wire::{Ask, DeltaRequest, Variant, WorldRequest};
+use super::{
+    intake::Held,
+    wire::{Ask, DeltaRequest, Variant, WorldRequest},
+};
 
 /// Before each message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
@@ -26,12 +29,14 @@ pub(super) struct Requests {
     limit: usize,
     /// What has come of messages that are not given out yet.
     buffer: BytesMut,
+    /// Its bytes.
+    held: Held,
 }
 
 impl Requests {
-    /// The requests in `body`, each of at most `limit` bytes.
-    pub(super) fn new(body: tonic::body::Body, variant: Variant, limit: usize) -> Self {
-        Self { body, variant, limit, buffer: BytesMut::new() }
+    /// The requests in `body`, each of at most `limit` bytes; what has come of them counts as `held`.
+    pub(super) fn new(body: tonic::body::Body, variant: Variant, limit: usize, held: Held) -> Self {
+        Self { body, variant, limit, buffer: BytesMut::new(), held }
     }
 
     /// The next request; `None` when the client has ended the stream. May be dropped while it waits.
@@ -49,6 +54,9 @@ impl Requests {
                 Some(Err(status)) => return Err(status),
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
+                        if !self.held.take(data.len()) {
+                            return Err(Status::resource_exhausted("too much has come of this connection's requests"));
+                        }
                         self.buffer.extend_from_slice(&data);
                     }
                 }
@@ -77,6 +85,7 @@ impl Requests {
         }
         self.buffer.advance(PREFIX);
         let message = self.buffer.split_to(length).freeze();
+        self.held.give_back(PREFIX + length);
         if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
         }
@@ -94,17 +103,20 @@ impl Requests {
 
 #[cfg(test)]
 mod tests {
+    use tonic::Code;
+
     use super::*;
+    use crate::serve::intake::Arrival;
 
     fn framed(length: u32, payload: &[u8]) -> Vec<u8> {
         [&[0][..], &length.to_be_bytes(), payload].concat()
     }
 
-    fn requests(pieces: Vec<Vec<u8>>) -> Requests {
+    fn requests(arrival: &Arrival, pieces: Vec<Vec<u8>>) -> Requests {
         use http_body_util::StreamBody;
         let frames = pieces.into_iter().map(|piece| Ok::<_, Status>(http_body::Frame::data(Bytes::from(piece))));
         let body = tonic::body::Body::new(StreamBody::new(futures::stream::iter(frames.collect::<Vec<_>>())));
-        Requests::new(body, Variant::Delta, 1_000)
+        Requests::new(body, Variant::Delta, 1_000, arrival.hold())
     }
 
     fn request(name: &str) -> Vec<u8> {
@@ -119,8 +131,9 @@ mod tests {
     #[tokio::test]
     async fn requests_come_whole_however_their_bytes_come_and_nothing_is_kept_of_them() {
         let wire = [request("one"), request("two"), framed(0, b"")].concat();
+        let arrival = Arrival::default();
         for size in [1, 4, 7, wire.len()] {
-            let mut requests = requests(wire.chunks(size).map(<[u8]>::to_vec).collect());
+            let mut requests = requests(&arrival, wire.chunks(size).map(<[u8]>::to_vec).collect());
             for expected in ["one", "two", ""] {
                 let mut ask = requests.message().await.unwrap().unwrap();
                 assert_eq!(ask.url(), expected);
@@ -132,7 +145,6 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_request_ends_the_stream_with_its_reason() {
-        use tonic::Code;
         let cases = [
             (framed(1_001, b""), Code::OutOfRange),
             (framed(3, b"ab"), Code::Internal),
@@ -140,7 +152,35 @@ mod tests {
             (framed(1, &[0xff]), Code::InvalidArgument),
         ];
         for (wire, code) in cases {
-            assert_eq!(requests(vec![wire.clone()]).message().await.unwrap_err().code(), code, "{wire:?}");
+            assert_eq!(
+                requests(&Arrival::default(), vec![wire.clone()]).message().await.unwrap_err().code(),
+                code,
+                "{wire:?}"
+            );
         }
+    }
+
+    #[tokio::test]
+    async fn what_has_come_of_requests_counts_for_the_connection_until_they_are_whole() {
+        let arrival = Arrival::default();
+        let mut others = arrival.hold();
+        while others.take(1 << 10) {}
+        others.give_back(1 << 10);
+        let half = |length| vec![framed(length, &[]), vec![0; 600]];
+        assert_eq!(
+            requests(&arrival, half(1_000)).message().await.unwrap_err().code(),
+            Code::Internal,
+            "it ends early"
+        );
+        let many: Vec<_> = (0..100).map(|n| request(&format!("request {n}"))).collect();
+        let mut many = requests(&arrival, [many, vec![vec![0; 1_020]]].concat());
+        for _ in 0..100 {
+            assert!(many.message().await.is_ok_and(|request| request.is_some()));
+        }
+        let mut more = arrival.hold();
+        assert!(more.take(10));
+        assert_eq!(many.message().await.unwrap_err().code(), Code::ResourceExhausted);
+        drop(many);
+        assert!(more.take((1 << 10) - 10), "what a stream held that has ended comes back");
     }
 }

@@ -248,7 +248,7 @@ impl<const SERVICE: usize> Service<http::Request<tonic::body::Body>> for Discove
         let shared = &self.inner.shared;
         let believable = peer.spiffe.is_some() || peer.loopback || shared.allow_unproven;
         let limit = if believable { MAX_REQUEST } else { MAX_REQUEST_UNPROVEN };
-        let requests = Requests::new(request.into_body(), method.variant, limit);
+        let requests = Requests::new(request.into_body(), method.variant, limit, arrival.hold());
         // Room for one frame being written and one that waits: what is newer is decided when there is room again.
         let (tx, frames) = mpsc::channel(1);
         let stream = stream::run(Arc::clone(&self.inner), (peer, arrival), method, requests, tx);

@@ -16,7 +16,7 @@ use tokio::{
 use tonic::Status;
 
 use super::{
-    intake::Arrival,
+    intake::{Arrival, Held},
     machine::Machine,
     requests::Requests,
     service::{Admitted, Fleet, Inner, Method},
@@ -43,8 +43,6 @@ const TOLD: Duration = Duration::from_secs(1);
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// Requests that are kept for a proxy that is answered nothing.
 const KEPT: usize = 64;
-/// Their bytes: two of the largest, since a reconnect names everything that the proxy has.
-const KEPT_BYTES: usize = 32 << 20;
 /// Whether the replica has read everything is known within this, or counts as not known.
 const CONFIRM: Duration = Duration::from_secs(60);
 /// Between two such questions of one stream.
@@ -75,7 +73,7 @@ pub(super) async fn run(
     let who = Who { inner, peer, claim };
     let name = |claim| cut(claim, CLAIM_MAX).into();
     let id = ProxyId { site: name(&who.claim.site), node: name(&who.claim.id) };
-    arrival.known(&id.site);
+    arrival.opened();
     let mut fleet = who.inner.shared.fleet.clone();
     let resolved = who.resolve(&mut fleet.sites);
     let mut kept = vec![first];
@@ -87,13 +85,14 @@ pub(super) async fn run(
         Ok(audience) => audience,
         Err(reason) => {
             tracing::warn!(node = %id.node, site = %id.site, %reason, "a proxy is answered nothing");
-            match who.wait(&mut fleet.sites, &mut requests, &mut kept, &proxy).await? {
+            match who.wait(&mut fleet.sites, &mut requests, (&mut kept, arrival.hold()), &proxy).await? {
                 Some(audience) => audience,
                 None => return Ok(()),
             }
         }
     };
     tracing::debug!(node = %id.node, site = %id.site, "a stream begins");
+    arrival.of(&audience.site);
     // Only now: nobody may push out the streams of a proxy that it merely claims to be.
     let admitted = who.inner.admit(&id, !one_of_many);
     let reader = who.inner.shared.views.open(&audience);
@@ -190,20 +189,19 @@ impl Who {
         &self,
         sites: &mut watch::Receiver<Arc<Sites>>,
         requests: &mut Requests,
-        kept: &mut Vec<Ask>,
+        (kept, mut held): (&mut Vec<Ask>, Held),
         proxy: &Connected,
     ) -> Result<Option<Audience>, Status> {
-        let mut bytes: usize = kept.iter().map(Ask::size).sum();
-        loop {
+        let mut room = held.take(kept.iter().map(Ask::size).sum());
+        while room {
             tokio::select! {
                 () = self.inner.shared.cancel.cancelled() => return Err(stopping()),
                 request = requests.message() => match request? {
                     None => return Ok(None),
-                    Some(request) if kept.len() < KEPT && bytes + request.size() <= KEPT_BYTES => {
-                        bytes += request.size();
+                    Some(request) => {
+                        room = kept.len() < KEPT && held.take(request.size());
                         kept.push(request);
                     }
-                    Some(_) => return Err(Status::unavailable("not served; try again later")),
                 },
                 changed = sites.changed() => {
                     changed.map_err(|_| stopping())?;
@@ -215,6 +213,7 @@ impl Who {
                 }
             }
         }
+        Err(Status::unavailable("not served; try again later"))
     }
 }
 

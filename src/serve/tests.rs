@@ -2,6 +2,7 @@
 
 mod rules;
 mod storm;
+mod turns;
 
 use std::{sync::Arc, time::Duration};
 

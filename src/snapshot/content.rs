@@ -131,8 +131,10 @@ pub struct Content {
 /// Whom a publish concerns.
 #[derive(Debug, Default)]
 pub(super) struct Touched {
-    /// It changed something, for whoever follows everything.
+    /// It changed something that is sent.
     pub(super) any: bool,
+    /// Or what a resource waits for, its content being the same: whoever holds one back looks again.
+    pub(super) waits: bool,
     pub(super) groups: Vec<Arc<Group>>,
 }
 
@@ -300,6 +302,7 @@ impl Content {
         let before = std::mem::replace(&mut self.origin, origin).configuration;
         self.mark_drains(&changes);
         let mut touched = BTreeSet::new();
+        let waits = !changes.upserts.is_empty();
         let brought: HashSet<_> = changes.upserts.iter().map(|r| (r.kind, &r.name)).collect();
         // Upserts of the same publish win: a name is never in both halves of a response.
         for (kind, name) in changes.removals.iter().filter(|(kind, name)| !brought.contains(&(*kind, name))) {
@@ -337,7 +340,7 @@ impl Content {
         if any {
             self.remember(seq, before);
         }
-        Touched { any, groups: self.groups.touch(seq, &touched) }
+        Touched { any, waits, groups: self.groups.touch(seq, &touched) }
     }
 
     fn remember(&mut self, seq: Seq, before: Revision) {

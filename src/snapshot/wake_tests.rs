@@ -5,12 +5,12 @@ use std::{
     task::{Context, Waker},
 };
 
-use ResourceType::{Cluster, Endpoints, Listener};
+use ResourceType::{Cluster, Endpoints, Listener, Route};
 
 use super::*;
 use crate::{
     model::{Audience, Revision, Role},
-    xds::{Resource, Subscription},
+    xds::{NeedAt, Resource, ServiceNeed, Subscription},
 };
 
 struct Stage {
@@ -100,6 +100,24 @@ fn children_that_follow_their_parent_wake_whoever_asks_for_them() {
     let seat = stage.seat(&[&stage.group(Endpoints, &["a"])]);
     stage.publish(vec![cluster("2")], &[]);
     assert!(woken(&seat));
+}
+
+#[test]
+fn what_a_resource_waits_for_wakes_whoever_follows_everything_and_is_no_change() {
+    let stage = Stage::new();
+    let route = |sites: &[&str]| {
+        let need = |site: &&str| NeedAt { site: (*site).into(), revision: Revision(1) };
+        let sites = sites.iter().map(need).collect();
+        let services = vec![ServiceNeed { service: "s".into(), group: "g".into(), sites }];
+        Resource { services, ..Resource::new(Route, "r", "r".into()) }
+    };
+    stage.publish(vec![route(&["ams", "fra"])], &[]);
+    let (settled, waiting) = (stage.seat(&[&stage.group(Route, &["r"])]), stage.reader.seat());
+    let (mut told, before) = (stage.reader.view().subscribe(), stage.reader.view().read().newest(Route));
+    told.mark_unchanged();
+    stage.publish(vec![route(&["ams"])], &[]);
+    assert_eq!((woken(&settled), woken(&waiting), told.has_changed().unwrap()), (false, true, false));
+    assert_eq!(stage.reader.view().read().newest(Route), before);
 }
 
 #[test]

@@ -19,8 +19,8 @@ use crate::{
 const PREFIX: &str = "backbone/-/";
 /// Longer lists of sites are named by their hash.
 const LONGEST_SITES: usize = 200;
-/// Where a group of no site stands in place of one.
-const NO_SITES: &str = "none";
+/// Where a group of no site stands in place of one; no Site can be called so.
+const NO_SITES: &str = "-";
 
 /// Whether a site serves.
 pub(crate) fn in_service(site: &SiteSpec) -> bool {

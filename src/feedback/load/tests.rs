@@ -83,6 +83,21 @@ fn a_third_stream_of_a_proxy_takes_the_place_of_its_first() {
 }
 
 #[test]
+fn equal_names_of_another_role_are_somebody_else() {
+    let (loads, start) = (Arc::new(Loads::default()), Instant::now());
+    let gateways = [loads.open(&id("a"), Role::Core), loads.open(&id("a"), Role::Core)];
+    let client = loads.open(&id("a"), Role::Grpc);
+    for gateway in &gateways {
+        assert_eq!(gateway.report(vec![report("shop/web:80", "fra", 100)], always, start), Ok(()));
+    }
+    client.report(vec![report("shop/web:80", "fra", 1)], always, start).unwrap();
+    let rows: Vec<_> = loads.clusters(start).iter().map(|row| (row.role, row.totals().issued, row.proxies())).collect();
+    assert_eq!(rows, [(Role::Core, 200, 2), (Role::Grpc, 1, 1)]);
+    drop(gateways);
+    assert_eq!(loads.clusters(start)[1].proxies(), 1, "its stream goes on");
+}
+
+#[test]
 fn more_than_a_proxy_can_send_is_refused_whole() {
     let (loads, start) = (Arc::new(Loads::default()), Instant::now());
     let a = loads.open(&id("a"), Role::Edge);

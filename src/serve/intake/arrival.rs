@@ -2,12 +2,20 @@
 
 use std::{
     net::IpAddr,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use tokio::sync::Notify;
 
 use super::gate::Permit;
+
+/// Bytes of requests that the streams of one connection hold together: of those that have not come whole, and of those
+/// that are kept for a proxy that is answered nothing. Two of the largest, since a reconnect names everything that a
+/// proxy has, and few streams do so at a time.
+const HELD: usize = 32 << 20;
 
 /// One connection, to the handlers of its requests, which find it in their extensions: they say who it is.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +26,8 @@ struct Inner {
     /// Its place among those that are just being opened.
     opening: Mutex<Option<Permit<IpAddr>>>,
     site: OnceLock<Arc<str>>,
+    /// Bytes of requests, of [`HELD`].
+    held: AtomicUsize,
     evicted: Notify,
 }
 
@@ -27,11 +37,20 @@ impl Arrival {
         self.opening(Some(opening));
     }
 
-    /// Its first request is read, and names this site: the next may be opened; large responses to this one take turns
-    /// with those to other sites.
-    pub fn known(&self, site: &Arc<str>) {
-        self.0.site.get_or_init(|| Arc::clone(site));
+    /// Its first request is read: the next may be opened.
+    pub fn opened(&self) {
         self.opening(None);
+    }
+
+    /// It is of this site, which is proven, or believed where nothing is proven: large responses take turns with those to
+    /// other sites. Before, it is of none: a mere claim takes no site's turns.
+    pub fn of(&self, site: &Arc<str>) {
+        self.0.site.get_or_init(|| Arc::clone(site));
+    }
+
+    /// What one of its streams holds of requests; nothing yet.
+    pub(in crate::serve) fn hold(&self) -> Held {
+        Held { arrival: self.clone(), bytes: 0 }
     }
 
     fn opening(&self, permit: Option<Permit<IpAddr>>) {
@@ -42,8 +61,8 @@ impl Arrival {
         drop(before);
     }
 
-    /// The site that it named.
-    pub(super) fn site(&self) -> Arc<str> {
+    /// The site that it is of; empty while that is not known.
+    pub(in crate::serve) fn site(&self) -> Arc<str> {
         self.0.site.get().map_or_else(|| "".into(), Arc::clone)
     }
 
@@ -55,5 +74,55 @@ impl Arrival {
     /// Waits until it has to be closed.
     pub(super) async fn evicted(&self) {
         self.0.evicted.notified().await;
+    }
+}
+
+/// Bytes that one stream holds of requests, until it is dropped.
+#[derive(Debug)]
+pub(in crate::serve) struct Held {
+    arrival: Arrival,
+    bytes: usize,
+}
+
+impl Held {
+    /// Holds so many more, if all streams of the connection leave room for them.
+    pub(in crate::serve) fn take(&mut self, bytes: usize) -> bool {
+        let room = |held: usize| held.checked_add(bytes).filter(|held| *held <= HELD);
+        let taken = self.arrival.0.held.fetch_update(Relaxed, Relaxed, room).is_ok();
+        self.bytes += if taken { bytes } else { 0 };
+        taken
+    }
+
+    /// Holds so many less.
+    pub(in crate::serve) fn give_back(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.arrival.0.held.fetch_sub(bytes, Relaxed);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.give_back(self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_streams_of_a_connection_hold_so_much_together_and_what_one_held_comes_back() {
+        let (one, other) = (Arrival::default(), Arrival::default());
+        let (mut first, mut second) = (one.hold(), one.hold());
+        assert!(first.take(HELD - 10) && second.take(10));
+        assert!(!second.take(1) && !first.take(usize::MAX));
+        assert!(other.hold().take(HELD), "another connection has room of its own");
+        first.give_back(4);
+        assert!(second.take(4) && !second.take(1));
+        drop(first);
+        assert!(second.take(HELD - 14) && !second.take(1));
+        drop(second);
+        assert_eq!(one.0.held.load(Relaxed), 0);
     }
 }

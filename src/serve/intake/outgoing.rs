@@ -15,8 +15,10 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
+use http::HeaderMap;
 use http_body::Frame;
 use tokio::sync::oneshot;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
 use super::{
@@ -37,14 +39,45 @@ pub(super) struct Outgoing {
     arrival: Arrival,
     turns: Arc<Turns>,
     pace: Arc<Pace>,
-    /// A large piece, until it is its turn.
-    waiting: Option<(Bytes, oneshot::Receiver<Permit<Arc<str>>>)>,
+    /// The process stops.
+    stop: CancellationToken,
+    waiting: Option<Waiting>,
+    /// A piece that waited at the stop was dropped: what follows goes too, up to the end.
+    forgone: bool,
+}
+
+/// A large piece, until it is its turn.
+struct Waiting {
+    bytes: Bytes,
+    turn: oneshot::Receiver<Permit<Arc<str>>>,
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Outgoing {
-    pub(super) fn new(body: tonic::body::Body, arrival: Arrival, turns: &Arc<Turns>, reaper: &Reaper) -> Self {
-        let pace = reaper.watch(arrival.clone());
-        Self { body, arrival, turns: Arc::clone(turns), pace, waiting: None }
+    pub(super) fn new(
+        body: tonic::body::Body,
+        arrival: Arrival,
+        turns: &Arc<Turns>,
+        reaper: &Reaper,
+        stop: &CancellationToken,
+    ) -> Self {
+        let (pace, turns) = (reaper.watch(arrival.clone()), Arc::clone(turns));
+        Self { body, arrival, turns, pace, stop: stop.clone(), waiting: None, forgone: false }
+    }
+
+    fn queue(&self, bytes: Bytes) -> Waiting {
+        let turn = self.turns.queue(self.arrival.site(), bytes.len(), Instant::now());
+        Waiting { bytes, turn, stop: Box::pin(self.stop.clone().cancelled_owned()) }
+    }
+
+    /// The end of a response that lacks something: what it says itself, unless that is that all went well.
+    fn cut_short(&mut self, mut trailers: HeaderMap) -> Frame<Parcel> {
+        self.forgone = false;
+        if trailers.get(Status::GRPC_STATUS).is_none_or(|code| code == "0") {
+            // Our own words are a valid header.
+            drop(Status::unavailable("shutting down").add_header(&mut trailers));
+        }
+        Frame::trailers(trailers)
     }
 
     fn parcel(&self, bytes: Bytes, permit: Option<Permit<Arc<str>>>) -> Frame<Parcel> {
@@ -60,32 +93,42 @@ impl http_body::Body for Outgoing {
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Parcel>, Status>>> {
         loop {
-            if let Some((_, turn)) = &mut self.waiting {
-                // A gate that is gone keeps nobody.
-                let permit = ready!(Pin::new(turn).poll(context)).ok();
-                let bytes = self.waiting.take().map(|(bytes, _)| bytes).unwrap_or_default();
-                return Poll::Ready(Some(Ok(self.parcel(bytes, permit))));
+            if let Some(mut waiting) = self.waiting.take() {
+                match Pin::new(&mut waiting.turn).poll(context) {
+                    // A gate that is gone keeps nobody.
+                    Poll::Ready(permit) => return Poll::Ready(Some(Ok(self.parcel(waiting.bytes, permit.ok())))),
+                    // Whoever waits still is sent to another replica, and whoever makes the body is told so at once.
+                    Poll::Pending if waiting.stop.as_mut().poll(context).is_ready() => self.forgone = true,
+                    Poll::Pending => {
+                        self.waiting = Some(waiting);
+                        return Poll::Pending;
+                    }
+                }
             }
             let frame = match ready!(Pin::new(&mut self.body).poll_frame(context)) {
-                None => return Poll::Ready(None),
+                None if !self.forgone => return Poll::Ready(None),
+                None => return Poll::Ready(Some(Ok(self.cut_short(HeaderMap::new())))),
                 Some(Err(status)) => return Poll::Ready(Some(Err(status))),
                 Some(Ok(frame)) => frame,
             };
             match frame.into_data() {
+                Ok(_) if self.forgone => {}
                 Ok(bytes) if bytes.len() < LARGE => return Poll::Ready(Some(Ok(self.parcel(bytes, None)))),
-                Ok(bytes) => {
-                    let turn = self.turns.queue(self.arrival.site(), bytes.len(), Instant::now());
-                    self.waiting = Some((bytes, turn));
-                }
+                Ok(bytes) => self.waiting = Some(self.queue(bytes)),
                 Err(frame) => {
-                    return Poll::Ready(frame.into_trailers().ok().map(|trailers| Ok(Frame::trailers(trailers))));
+                    let trailers = frame.into_trailers().ok();
+                    let trailers = trailers.map(|trailers| match self.forgone {
+                        true => self.cut_short(trailers),
+                        false => Frame::trailers(trailers),
+                    });
+                    return Poll::Ready(trailers.map(Ok));
                 }
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.waiting.is_none() && self.body.is_end_stream()
+        self.waiting.is_none() && !self.forgone && self.body.is_end_stream()
     }
 }
 
@@ -173,5 +216,51 @@ impl Reaper {
             all.shrink_to_fit();
         }
         closed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use http_body_util::{BodyExt, StreamBody};
+    use tonic::Code;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn body(frames: Vec<Frame<Bytes>>) -> tonic::body::Body {
+        tonic::body::Body::new(StreamBody::new(futures::stream::iter(frames.into_iter().map(Ok::<_, Status>))))
+    }
+
+    fn trailers(status: &Status) -> Frame<Bytes> {
+        let mut trailers = HeaderMap::new();
+        status.add_header(&mut trailers).unwrap();
+        Frame::trailers(trailers)
+    }
+
+    #[test]
+    fn what_waits_for_its_turn_at_the_stop_ends_as_it_says_itself_but_never_well() {
+        let data = |bytes: usize| Frame::data(Bytes::from(vec![0; bytes]));
+        for (last, code) in [
+            (vec![trailers(&Status::ok(""))], Code::Unavailable),
+            (vec![trailers(&Status::aborted("replaced"))], Code::Aborted),
+            (vec![], Code::Unavailable),
+        ] {
+            let (turns, reaper, stop) =
+                (Turns::new(1, SECOND, 60 * SECOND), Reaper::default(), CancellationToken::new());
+            let _first = turns.queue("".into(), LARGE, Instant::now());
+            let frames = [data(1), data(LARGE), data(1), data(LARGE)].into_iter().chain(last).collect();
+            let mut outgoing = Outgoing::new(body(frames), Arrival::default(), &turns, &reaper, &stop);
+            let mut next = || outgoing.frame().now_or_never();
+            let small = next().flatten().unwrap().unwrap();
+            assert_eq!(small.data_ref().map(Buf::remaining), Some(1));
+            assert!(next().is_none(), "the first holds the gate");
+            stop.cancel();
+            let end = next().flatten().unwrap().unwrap();
+            let end = end.trailers_ref().and_then(Status::from_header_map).map(|status| status.code());
+            assert_eq!(end, Some(code));
+            assert!(next().is_some_and(|more| more.is_none()));
+        }
     }
 }

@@ -186,3 +186,18 @@ async fn more_than_a_proxy_can_send_ends_its_stream_and_is_not_counted() {
     assert_eq!(client.end().await, Code::FailedPrecondition);
     assert!(server.feedback.loads.clusters(std::time::Instant::now()).is_empty());
 }
+
+#[test]
+fn a_proxy_that_is_believed_may_report_much_at_once_and_nobody_else() {
+    let proven = |role| Peer { spiffe: Some(format!("spiffe://tidegate.local/{role}/fra")), loopback: false };
+    let (far, near) = (Peer::plain([10, 0, 0, 1].into()), Peer::plain([127, 0, 0, 1].into()));
+    for (peer, allowed, most) in [
+        (&proven("edge"), false, MAX_REQUEST),
+        (&proven("grpc"), true, MAX_REQUEST_OTHERS),
+        (&near, false, MAX_REQUEST),
+        (&far, false, MAX_REQUEST_OTHERS),
+        (&far, true, MAX_REQUEST),
+    ] {
+        assert_eq!(limit(peer, allowed), most, "{peer:?}");
+    }
+}

@@ -74,6 +74,21 @@ fn a_service_that_is_written_on_and_on_is_waited_for_as_it_was_when_the_wait_beg
     assert_eq!(world.out(), ["RDS +r"]);
 }
 
+#[test]
+fn a_route_is_looked_at_again_when_what_it_waits_for_changes_though_its_content_does_not() {
+    let mut world = edge();
+    world.publish(vec![route("r", "2", &[("s/new:80", "g", BOTH)])], &[]);
+    assert_eq!(world.out(), NOTHING);
+    let seat = world.seat();
+    world.publish(vec![route("r", "2", &[("s/new:80", "g", &[("ams", 5)])])], &[]);
+    assert!(woken(&seat));
+    assert_eq!(world.settle(), ["RDS +r"]);
+    world.after(1);
+    let seat = world.seat();
+    world.publish(vec![route("r", "2", &[("s/new:80", "g", BOTH)])], &[]);
+    assert!(!woken(&seat), "who holds nothing back is not woken");
+}
+
 /// What is told of routes: everything up to here, but for what is pending, which is taken up to there.
 fn told(world: &mut World) -> (u64, Option<u64>, Vec<String>) {
     let reports = world.session.reports();

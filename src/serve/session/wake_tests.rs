@@ -4,7 +4,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    task::{Context, Waker},
     time::{Duration, Instant},
 };
 
@@ -164,10 +163,7 @@ impl Stream {
 
     /// Polls it if there is a reason: `stirred`, its deadline, or its seat.
     fn poll(&mut self, stirred: bool, content: &Content, now: Instant) {
-        let woken = self.seat.as_ref().is_none_or(|seat| {
-            let context = Context::from_waker(Waker::noop());
-            seat.poll_woken(&context).is_ready()
-        });
+        let woken = self.seat.as_ref().is_none_or(woken);
         if !stirred && !woken && self.deadline().is_none_or(|at| at > now) {
             return;
         }
@@ -355,4 +351,42 @@ proptest! {
         stage.settle();
         stage.both_are_equal();
     }
+}
+
+#[test]
+fn a_name_that_is_asked_for_wakes_its_stream_before_its_set_has_stood_and_is_a_group() {
+    let mut world = World::running();
+    world.publish(vec![eds("c", "1")], &[]);
+    world.subscribe(Endpoints, &["c"]);
+    assert_eq!(world.settle(), ["EDS +c"]);
+    let seat = world.seat();
+    world.publish(vec![eds("c", "2")], &[]);
+    assert!(woken(&seat));
+    assert_eq!(world.settle(), ["EDS +c"]);
+}
+
+#[test]
+fn what_waits_is_woken_by_names_that_its_stream_does_not_ask_for() {
+    let mut world = World::new();
+    world.publish(vec![cluster("a", "1")], &[]);
+    world.subscribe(Endpoints, &["a"]);
+    assert_eq!(world.out().len() + world.after(1).len(), 0, "its cluster is there, so it is still to come");
+    let seat = world.seat();
+    world.publish(vec![], &[(Cluster, "a")]);
+    assert!(woken(&seat));
+    assert_eq!(world.out(), ["EDS -a"]);
+}
+
+#[test]
+fn a_stream_that_lacks_only_what_it_does_not_ask_for_is_woken_when_that_goes() {
+    let mut world = World::running();
+    world.publish(vec![resource(Secret, "s", "1")], &[]);
+    world.after(1);
+    let complete = |world: &mut World| world.session.complete(&world.reader.view().read(), None);
+    assert!(!complete(&mut world), "the listener has a secret");
+    let seat = world.seat();
+    world.publish(vec![], &[(Secret, "s")]);
+    assert!(woken(&seat));
+    assert_eq!(world.out().len(), 0);
+    assert!(complete(&mut world));
 }

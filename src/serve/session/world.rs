@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::Arc,
+    task::{Context, Waker},
     time::{Duration, Instant},
 };
 
@@ -11,7 +12,7 @@ use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
 use super::*;
 use crate::{
     model::{Audience, Revision, Role, SiteEntry, SiteState, Sites, Watermark, Watermarks},
-    snapshot::{Publish, Reader, Views},
+    snapshot::{Publish, Reader, Seat, Views},
     xds::Resource,
 };
 
@@ -158,6 +159,14 @@ impl World {
         }
     }
 
+    /// Where it is woken by what it follows now.
+    pub(super) fn seat(&self) -> Seat {
+        let mut seat = self.reader.seat();
+        seat.follow(self.session.follows(), &self.reader.view().read());
+        woken(&seat);
+        seat
+    }
+
     pub(super) fn after(&mut self, seconds: u64) -> Vec<String> {
         self.now += Duration::from_secs(seconds);
         self.out()
@@ -178,6 +187,11 @@ impl World {
         world.settle();
         world
     }
+}
+
+/// Whether something was published since the last time that it follows.
+pub(super) fn woken(seat: &Seat) -> bool {
+    seat.poll_woken(&Context::from_waker(Waker::noop())).is_ready()
 }
 
 pub(super) fn session(role: Role, now: Instant) -> Session {

@@ -2,8 +2,13 @@
 
 mod bounds;
 mod rules;
+mod waits;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    task::{Context, Waker},
+    time::Duration,
+};
 
 use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
 
@@ -14,8 +19,7 @@ use super::{
 use crate::{
     model::{Audience, Revision, Role, Sites, Watermarks},
     serve::{absent::Why, session::STOOD},
-    snapshot::{Publish, Reader, Views},
-    xds::ServiceNeed,
+    snapshot::{Publish, Reader, Seat, Views},
 };
 
 /// Knows everything.
@@ -40,6 +44,11 @@ fn cluster(name: &str, payload: &'static str) -> Resource {
 fn naming(kind: ResourceType, name: &str, payload: &'static str, clusters: &[&str]) -> Resource {
     let requires = clusters.iter().map(|name| (Cluster, (*name).into())).collect();
     Resource { requires, ..resource(kind, name, payload) }
+}
+
+/// Whether something was published since the last time that it follows.
+fn woken(seat: &Seat) -> bool {
+    seat.poll_woken(&Context::from_waker(Waker::noop())).is_ready()
 }
 
 impl World {
@@ -113,6 +122,14 @@ impl World {
         let response = self.sent(kind, names);
         self.request(kind, ask, response.nonce, None);
         response
+    }
+
+    /// Where it is woken by what it follows now.
+    fn seat(&self) -> Seat {
+        let mut seat = self.reader.seat();
+        seat.follow(self.session.follows(), &self.reader.view().read());
+        woken(&seat);
+        seat
     }
 
     fn pass(&mut self, time: Duration) {

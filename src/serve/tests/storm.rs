@@ -120,6 +120,20 @@ async fn a_large_response_waits_for_its_turn_and_a_small_one_does_not() {
 }
 
 #[tokio::test]
+async fn who_waits_for_its_turn_when_the_process_stops_is_told_so() {
+    let server = server(Limits { under_way: 1, patience: NEVER, grace: NEVER, ..Limits::default() }).await;
+    let _first = stuck(&server, "first", true).await;
+    server.publish_large(1 << 20).await;
+    let sent = |f: &Feedback, id: &str| f.proxies().iter().any(|p| &*p.id.node == id && !p.types.is_empty());
+    server.until(|f| sent(f, "first")).await;
+    let mut second = server.client("second", "fra").await;
+    server.until(|f| sent(f, "second")).await;
+    server.cancel.cancel();
+    let told = timeout(SOON, second.responses.message()).await.expect("in time").unwrap_err();
+    assert_eq!((told.code(), told.message()), (Code::Unavailable, "shutting down"));
+}
+
+#[tokio::test]
 async fn nobody_waits_for_one_that_is_slow() {
     let soon = Duration::from_millis(50);
     let limits = Limits { under_way: 1, openings: 1, patience: soon, handshake: soon, ..Limits::default() };

@@ -35,7 +35,7 @@ fn distances(plan: &GroupPlan) -> Vec<(&str, Option<u32>)> {
 #[test]
 fn a_group_is_the_core_sites_with_an_endpoint_set() {
     assert_eq!(groups(&world(&["b", "a", "c"], &["b", "a"])), ["backbone/-/a+b"]);
-    assert_eq!(groups(&world(&["a"], &[])), ["backbone/-/none"]);
+    assert_eq!(groups(&world(&["a"], &[])), ["backbone/-/-"]);
     assert_eq!(groups(&world(&["a"], &["a", "unknown", "fra"])), ["backbone/-/a"]);
     let deleting = core("b").site(|site| site.state = SiteState::Deleting);
     assert_eq!(groups(&world(&["a"], &["a", "b"]).with(deleting)), ["backbone/-/a"]);
@@ -76,7 +76,19 @@ fn the_nearest_core_comes_first_and_those_of_unknown_distance_last() {
     }
     let unplaced = resolve::group("backbone/-/ams+nyc", "unknown", &reader(&world));
     assert_eq!(distances(&unplaced), [("ams", None), ("nyc", None)]);
-    assert_eq!(resolve::group("backbone/-/none", "fra", &reader(&world)).sites, []);
+    assert_eq!(resolve::group("backbone/-/-", "fra", &reader(&world)).sites, []);
+}
+
+#[test]
+fn a_site_may_be_called_whatever_a_name_may_be() {
+    for name in ["none", "hash-0123456789abcdef", "backbone"] {
+        let world = world(&[name], &[name]).with(service("shop/unplaced", &[80]));
+        let world = world.with(route("shop/unplaced", "infra/gw").rule(to("shop/unplaced", 80)));
+        let groups = groups(&world);
+        let cores: Vec<_> =
+            groups.iter().map(|group| resolve::group(group, "fra", &reader(&world)).sites.len()).collect();
+        assert_eq!(cores, [0, 1], "{groups:?}");
+    }
 }
 
 #[test]
@@ -183,5 +195,5 @@ fn a_route_says_which_core_must_have_taken_what_before_requests_may_come() {
     assert_eq!(needs(&after), ["shop/web:80 in backbone/-/ams+fra2: ams@10 fra2@10"]);
     assert_eq!(before, after, "no edge is told anything because of it");
     assert_eq!(needs(&compiled(&world.with(set("shop/web", "gone")))).len(), 1);
-    assert_eq!(needs(&compiled(&self::world(&["ams"], &[]))), ["shop/web:80 in backbone/-/none: "]);
+    assert_eq!(needs(&compiled(&self::world(&["ams"], &[]))), ["shop/web:80 in backbone/-/-: "]);
 }

@@ -140,38 +140,3 @@ fn a_client_that_acknowledges_nothing_holds_removals_for_a_minute() {
     world.pass(LINGER);
     world.sent(Cluster, &[]);
 }
-
-#[test]
-fn a_route_waits_for_a_service_until_a_core_has_it_or_the_time_is_over() {
-    use crate::{model::Watermark, xds::NeedAt};
-    let route = |payload, services: &[&str]| {
-        let sites = || vec![NeedAt { site: "ams".into(), revision: Revision(7) }];
-        let need = |service: &&str| ServiceNeed { service: (*service).into(), group: "g".into(), sites: sites() };
-        Resource { services: services.iter().map(need).collect(), ..naming(Route, "r", payload, &[]) }
-    };
-    for covered in [true, false] {
-        let mut world = World::new(vec![cluster("a", "1"), route("1", &[])]);
-        world.takes(Cluster, &[], &["a"]);
-        world.takes(Route, &["r"], &["r"]);
-        world.stands();
-        world.publish(vec![route("2", &["s"])], &[]);
-        let view = Arc::clone(world.reader.view());
-        let poll = |session: &mut Session, revision, now| {
-            let at = Watermark { revision: Revision(revision), connected: true, ..Watermark::default() };
-            let (sites, watermarks) = (Sites::default(), Watermarks::from([("ams".into(), at)]));
-            let moment = Moment { now, fresh: true, sites: &sites, watermarks: &watermarks };
-            session.poll(&view.read(), &moment).map(|response| response.kind)
-        };
-        assert_eq!(poll(&mut world.session, 6, world.now), None);
-        assert!(world.session.awaits_watermarks());
-        assert_eq!(world.session.next_deadline(), Some(world.now + WARM));
-        if covered {
-            assert_eq!(poll(&mut world.session, 7, world.now), Some(Route));
-        } else {
-            assert_eq!(poll(&mut world.session, 6, world.now + WARM - Duration::from_millis(1)), None);
-            assert!(world.session.awaits_watermarks());
-            assert_eq!(poll(&mut world.session, 6, world.now + WARM), Some(Route));
-        }
-        assert!(!world.session.awaits_watermarks());
-    }
-}
