@@ -289,7 +289,7 @@ impl Kind {
 
     /// The client has, or may have, a name that the view lacks.
     fn lost(&mut self, name: &Arc<str>, content: &Content) {
-        if content.get(self.kind, name).is_some() {
+        if content.name(self.kind, name).is_some() {
             return;
         }
         let exception = if self.kind.removal() != Removal::Never {
