@@ -15,6 +15,7 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, MapKey, ReflectMessage, Val
 use super::{
     ANY_SCOPE, ResourceType,
     descriptor::{ANY, MAX_DEPTH, message_name, pool},
+    walk::Walking,
 };
 
 /// All that one resource names.
@@ -63,6 +64,12 @@ struct Walk<'a> {
     depth: usize,
     fixed: bool,
     found: References,
+}
+
+impl Walking for Walk<'_> {
+    fn path(&mut self) -> &mut String {
+        &mut self.path
+    }
 }
 
 impl Walk<'_> {
@@ -205,17 +212,6 @@ impl Walk<'_> {
             let (path, name) = (self.path.clone(), text.to_owned());
             self.found.clusters.push(ClusterName { path, name, fixed: self.fixed });
         }
-    }
-
-    /// Goes on with `segment` appended to the path.
-    fn under(&mut self, segment: &str, then: impl FnOnce(&mut Self)) {
-        let length = self.path.len();
-        if !self.path.is_empty() && !segment.starts_with('[') {
-            self.path.push('.');
-        }
-        self.path.push_str(segment);
-        then(self);
-        self.path.truncate(length);
     }
 }
 
