@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::{
-    selector,
+    Mode, selector,
     tree::quoted,
     walk::{At, Fields},
 };
@@ -19,6 +19,7 @@ use crate::{
         ResourceType,
         descriptor::message_name,
         json::{from_json, redact_secrets, to_json},
+        name::{fault, is_glob, normal},
         references::{binds, references},
     },
 };
@@ -103,8 +104,24 @@ fn read_name(fields: &Fields<'_>, resource: &At<'_>, kind: ResourceType, payload
         place.fault(format!("a resource needs a name of at most {MAX_NAME} bytes"));
     } else if let Some(why) = reserved(kind, name) {
         place.fault(format!("{} is reserved: {why}", quoted(name)));
+    } else if let Some(why) = unfit(kind, name) {
+        // What was accepted before stays as it is.
+        let message = format!("{} {why}", quoted(name));
+        if place.report.mode() == Mode::Strict { place.fault(message) } else { place.warn(message) }
     }
     Some(name.to_owned())
+}
+
+/// Why nobody could ask for a resource of this name: names are looked up in their normal form.
+fn unfit(kind: ResourceType, name: &str) -> Option<String> {
+    if let Some(fault) = fault(kind, name) {
+        return Some(format!("can be the name of no {}: {fault}", kind.word()));
+    }
+    if is_glob(name) {
+        return Some("is the name of a whole collection: give this one a name of its own".to_owned());
+    }
+    let normal = normal(name);
+    (normal != name).then(|| format!("is not the normal form of this name: write {normal:?}"))
 }
 
 /// Names that generated resources bear, or may come to bear.

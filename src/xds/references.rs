@@ -15,13 +15,14 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, MapKey, ReflectMessage, Val
 use super::{
     ANY_SCOPE, ResourceType,
     descriptor::{ANY, MAX_DEPTH, message_name, pool},
+    name::normal,
     walk::Walking,
 };
 
 /// All that one resource names.
 #[derive(Debug, Default)]
 pub struct References {
-    /// What must follow it on the wire: assignments, secrets, filters.
+    /// What must follow it on the wire: assignments, secrets, filters. Names are in their normal form.
     pub children: Vec<(ResourceType, Arc<str>)>,
     /// What it leads to: clusters, filters, scopes, route configurations.
     pub requires: Vec<(ResourceType, Arc<str>)>,
@@ -167,12 +168,12 @@ impl Walk<'_> {
     }
 
     fn child(&mut self, kind: ResourceType, name: &str) {
-        self.found.children.push((kind, name.into()));
+        self.found.children.push((kind, normal(name).into()));
     }
 
     fn require(&mut self, kind: ResourceType, name: &str) {
         if !name.is_empty() {
-            self.found.requires.push((kind, name.into()));
+            self.found.requires.push((kind, normal(name).into()));
         }
     }
 
@@ -299,6 +300,8 @@ mod tests {
             names(&found.children)
         };
         assert_eq!((eds(""), eds("other")), (vec!["EDS c".to_owned()], vec!["EDS other".to_owned()]));
+        let named = |id: &str| format!("xdstp://a/envoy.config.endpoint.v3.ClusterLoadAssignment/{id}");
+        assert_eq!(eds(&named("%78?b=2&a=1")), [format!("EDS {}", named("x?a=1&b=2"))], "as it is looked up");
         assert!(of(Endpoints, &json!({"clusterName": "c"})).requires.is_empty());
         let found = of(ScopedRoute, &json!({"name": "s", "routeConfigurationName": "r"}));
         assert_eq!(names(&found.requires), ["RDS r"]);

@@ -53,6 +53,32 @@ fn a_resource_goes_by_its_type_name_roles_and_sites() {
 }
 
 #[test]
+fn a_name_is_one_that_can_be_asked_for() {
+    let cluster = |name: &str| format!("name: '{name}'");
+    let at = |rest: &str| format!("xdstp://mine/envoy.config.cluster.v3.Cluster/{rest}");
+    let normal = at("a/b?x=1&y=2");
+    assert_eq!(good(&manifest("cluster", "", &cluster(&normal))).name, normal);
+    for spelling in [at("a/%62?x=1&y=2"), at("a/b?y=2&x=1"), at("a%2Fb?x=1&y=2")] {
+        let told = format!("is not the normal form of this name: write {normal:?}");
+        let fault = fault("cluster", &cluster(&spelling));
+        assert!(fault.starts_with("t:7:11: spec.resource.name: ") && fault.ends_with(&told), "{fault}");
+        // As it was accepted it goes on.
+        let stored = parse("t", &manifest("cluster", "", &cluster(&spelling)), Mode::Tolerant);
+        assert!(stored.faults.is_empty() && stored.warnings.len() == 1, "{stored:?}");
+        assert_eq!(stored.objects.len(), 1);
+    }
+    for (name, why) in [
+        (at("a/*"), "is the name of a whole collection"),
+        (at("a#alt=b"), "directives (#…) are the client's own affair"),
+        (at("").trim_end_matches('/').to_owned(), "not of the form xdstp://"),
+        (at("a").replace("cluster.v3.Cluster", "listener.v3.Listener"), "the type in the name is not the type"),
+    ] {
+        let fault = fault("cluster", &cluster(&name));
+        assert!(fault.contains(why), "{fault}");
+    }
+}
+
+#[test]
 fn a_mistake_is_told_where_it_stands() {
     let lua = |rest: &str| format!("name: x\ntypedConfig:\n  \"@type\": type.googleapis.com/{rest}");
     for (kind, resource, told) in [
