@@ -1,5 +1,7 @@
 //! What is taken as a raw resource, and where each mistake is told.
 
+use std::time::Duration;
+
 use crate::{
     manifest::{Mode, parse, redact, to_yaml},
     model::{EnvoyResourceSpec, Role, Spec},
@@ -50,6 +52,38 @@ fn a_resource_goes_by_its_type_name_roles_and_sites() {
     assert_eq!((spec.name.as_str(), spec.roles), ("a", [Role::Edge].into()));
     let host = "name: h\ndomains: [h.example]\nroutes: [{match: {prefix: /}, directResponse: {status: 200}}]";
     assert_eq!(good(&manifest("virtual_host", "  name: routes/h\n", host)).name, "routes/h");
+}
+
+#[test]
+fn a_time_to_live_is_one_that_heartbeats_can_keep_and_envoy_lets_run_out() {
+    let listener = "name: l\naddress: {socketAddress: {address: 127.0.0.1, portValue: 80}}";
+    assert_eq!(good(&manifest("listener", "", listener)).ttl, None);
+    for (written, ttl) in [("10s", 10), ("1h30m", 5_400), ("24h", 86_400)] {
+        let spec = good(&manifest("listener", &format!("  ttl: {written}\n"), listener));
+        assert_eq!(spec.ttl, Some(Duration::from_secs(ttl)));
+    }
+    let told = |kind: &str, ttl: &str, resource: &str| {
+        let faults = parse("t", &manifest(kind, &format!("  ttl: {ttl}\n"), resource), Mode::Strict).faults;
+        faults.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    for (ttl, why) in [
+        ("9999ms", "\"9999ms\" is too short for heartbeats: write at least 10s"),
+        ("0s", "\"0s\" is no time at all: write more than 0s"),
+        ("25h", "\"25h\" is longer than a day"),
+        ("10", "expected a text, found the number 10: put it in quotes"),
+        ("forever", "\"forever\" is not a duration: write for example 500ms, 10s, 1m or 1h30m"),
+    ] {
+        assert_eq!(told("listener", ttl, listener), [format!("t:6:8: spec.ttl: {why}")]);
+    }
+    let host = "name: h\ndomains: [h.example]\nroutes: [{match: {prefix: /}, directResponse: {status: 200}}]";
+    for (kind, resource) in
+        [("endpoint", "clusterName: a"), ("secret", SECRET), ("route", "name: r"), ("virtual_host", host)]
+    {
+        let told = told(kind, "1m", resource);
+        let why =
+            format!("t:6:8: spec.ttl: Envoy lets no {kind} run out: remove this field (it may stand for cluster, ");
+        assert!(told.iter().any(|told| told.starts_with(&why)), "{told:?}");
+    }
 }
 
 #[test]

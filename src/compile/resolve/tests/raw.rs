@@ -30,6 +30,21 @@ fn it_stands_where_its_roles_and_selector_say() {
 }
 
 #[test]
+fn a_time_to_live_goes_with_the_resource_and_another_one_is_another_version() {
+    let compiled = |ttl: Option<u64>| {
+        let ttl = ttl.map(std::time::Duration::from_secs);
+        let world = World::of([edge("fra"), raw("a", ResourceType::Cluster, "c").raw(|spec| spec.ttl = ttl)]);
+        let [unit] = units(&world, &audience("fra", Role::Edge, true)).try_into().unwrap();
+        let resource = crate::compile::compile(&unit, &reader(&world)).resource.unwrap();
+        assert_eq!(resource.ttl, ttl);
+        resource
+    };
+    let [never, minute, hour] = [None, Some(60), Some(3600)].map(compiled);
+    assert!(never.payload == minute.payload && minute.payload == hour.payload);
+    assert!(never.version != minute.version && minute.version != hour.version);
+}
+
+#[test]
 fn of_two_of_one_name_the_oldest_is_served_and_the_other_has_a_problem() {
     let mut world = World::of([edge("fra"), raw("z", ResourceType::Cluster, "c")]);
     world.put(raw("a", ResourceType::Cluster, "c"));
