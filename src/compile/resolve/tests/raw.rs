@@ -5,7 +5,7 @@ use crate::{catalog::testing::*, compile::judge::Judgement, model::*, xds::Resou
 
 fn problems(world: &World) -> Vec<String> {
     let judgement = Judgement::of(world.catalog.configuration(), world.catalog.runtime());
-    let found: Vec<_> = judgement.problems.values().flatten().cloned().collect();
+    let found: Vec<_> = judgement.problems.values().flat_map(|found| found.iter()).cloned().collect();
     let raw = found.into_iter().filter(|p| p.object.as_ref().is_some_and(|o| o.kind == Kind::EnvoyResource));
     raw.map(|p| format!("{}: {}: {}", p.object.unwrap().name, p.reason, p.message)).collect()
 }
