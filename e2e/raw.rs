@@ -1,12 +1,19 @@
 //! EnvoyResources: what is written in Envoy's own words reaches a real Envoy, changes under load, and goes.
 
-use std::{fmt::Display, net::Ipv4Addr, time::Duration};
+use std::{
+    fmt::Display,
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
+use tidegate::xds::ResourceType;
 
 use crate::{
+    failover::stored,
     harness::{Load, Request, wait_for},
-    world::{SOON, World, start_edited_envoy},
+    world::{SOON, World, site_dir, start_edited_envoy},
+    xds_client::XdsClient,
 };
 
 const PORT: u16 = 8090;
@@ -205,4 +212,65 @@ fn what_envoy_would_refuse_is_refused_and_secrets_are_shown_to_nobody() {
         assert!(!(shown.stdout + &shown.stderr).contains(hush), "{command:?}");
     }
     assert!(world.control.run(&["proxy", "config", "edge1-a", "sds"]).ok().stdout.contains("token"));
+}
+
+/// A time to live, the shortest.
+const TTL: Duration = Duration::from_secs(10);
+
+fn lasting(manifest: &str) -> String {
+    manifest.replace("\"spec\":{", &format!("\"spec\":{{\"ttl\":\"{}s\",", TTL.as_secs()))
+}
+
+/// Whether the edge has each of two clusters.
+fn has(world: &World, clusters: [&str; 2]) -> Result<[bool; 2], String> {
+    let all = world.edge.get("/clusters")?.text();
+    Ok(clusters.map(|name| all.contains(&format!("{name}::"))))
+}
+
+#[test]
+fn what_has_a_time_to_live_stays_by_heartbeats_runs_out_without_a_control_plane_and_comes_back() {
+    let (_dir, store) = stored();
+    let mut world = World::start(&store);
+    let backend = world.backend("one");
+    let [short, long] = ["raw-short", "raw-long"].map(|name| cluster(name, backend.address(), "1s"));
+    world.apply(&(lasting(&short) + &long));
+    let clusters = ["raw-short", "raw-long"];
+    assert_eq!(has(&world, clusters), Ok([true, true]));
+    let since = Instant::now();
+    wait_for("it outlives its time twice", SOON, || {
+        assert_eq!(has(&world, clusters), Ok([true, true]), "after {:?}", since.elapsed());
+        if since.elapsed() > TTL * 2 { Ok(()) } else { Err("not yet") }
+    });
+    assert_eq!(world.edge.stat("cluster_manager.cds.update_rejected"), 0);
+    world.control.process().kill();
+    seen("it runs out, alone", || match has(&world, clusters)? {
+        [false, true] => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    world.control.restart();
+    seen("it is back", || match has(&world, clusters)? {
+        [true, true] => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    assert_eq!(world.edge.stat("cluster_manager.cds.update_rejected"), 0);
+}
+
+#[test]
+fn times_to_live_and_heartbeats_are_for_those_alone_who_say_that_they_know_them() {
+    let world = World::start("memory");
+    world.apply(&lasting(&cluster("raw", ([127, 0, 0, 1], 9).into(), "1s")));
+    let identity = site_dir(world.certs.path(), "edge", "edge1");
+    let client = |id| XdsClient::new(world.control.xds(), "edge1", id, &identity);
+    let mut knowing = client("knowing").expiring();
+    (knowing.quiet, knowing.enough_lives) = (SOON, 3);
+    let began = Instant::now();
+    knowing.session();
+    let came = |renews| ("raw".to_owned(), TTL, renews);
+    assert_eq!(knowing.lives, [came(false), came(true), came(true)]);
+    assert!(began.elapsed() < TTL * 3 / 2, "twice in that time");
+    let mut other = client("other");
+    other.quiet = TTL;
+    other.session();
+    assert!(other.versions()[&ResourceType::Cluster].contains_key("raw"));
+    assert_eq!(other.lives, []);
 }

@@ -46,6 +46,10 @@ pub(crate) struct XdsClient {
     pub(crate) quiet: Duration,
     /// A session ends as soon as it holds just this.
     pub(crate) goal: Option<BTreeMap<ResourceType, BTreeMap<String, String>>>,
+    /// The times to live that came, of resources and of what renewed them (`true`), in order.
+    pub(crate) lives: Vec<(String, Duration, bool)>,
+    /// A session ends as soon as it has heard of so many.
+    pub(crate) enough_lives: usize,
     node: Node,
     tls: ClientTlsConfig,
     server: SocketAddr,
@@ -68,12 +72,20 @@ impl XdsClient {
             told: Vec::new(),
             quiet: QUIET,
             goal: None,
+            lives: Vec::new(),
+            enough_lives: usize::MAX,
             node,
             tls,
             server,
             held: BTreeMap::new(),
             wanted: BTreeMap::new(),
         }
+    }
+
+    /// It says of itself that it lets resources run out.
+    pub(crate) fn expiring(mut self) -> Self {
+        self.node.client_features.push("xds.config.supports-resource-ttl".to_owned());
+        self
     }
 
     /// How many resources it holds.
@@ -126,6 +138,7 @@ impl XdsClient {
         let mut incoming = stream.map_err(|status| status.to_string())?.into_inner();
         let mut wait = if self.holds() == 0 { FIRST } else { self.quiet };
         while self.goal.as_ref() != Some(&self.versions())
+            && self.lives.len() < self.enough_lives
             && let Ok(message) = tokio::time::timeout(wait, incoming.message()).await
         {
             let response = message.map_err(|status| status.to_string())?.ok_or("the control plane ended the stream")?;
@@ -168,6 +181,14 @@ impl XdsClient {
             self.told.push(Told { kind, name: name.clone(), resource: None });
         }
         for resource in &response.resources {
+            if let Some(ttl) = &resource.ttl {
+                let ttl = Duration::new(ttl.seconds.unsigned_abs(), ttl.nanos.unsigned_abs());
+                self.lives.push((resource.name.clone(), ttl, resource.resource.is_none()));
+            }
+            if resource.ttl.is_some() && resource.resource.is_none() {
+                assert_eq!(held.get(&resource.name), Some(&resource.version), "what it holds is renewed");
+                continue;
+            }
             held.insert(resource.name.clone(), resource.version.clone());
             sent.entry(kind).or_default().push(resource.name.clone());
             let any = resource.resource.as_ref().expect("a resource has a body");

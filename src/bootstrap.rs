@@ -202,6 +202,8 @@ fn document(options: &Options) -> Value {
             "id": options.id,
             "cluster": options.role.as_str(),
             "locality": {"region": options.region, "zone": options.zone, "sub_zone": options.site},
+            // Envoy lets a resource run out whose time to live is over, and does not say so by itself.
+            "client_features": ["xds.config.supports-resource-ttl"],
             "metadata": {
                 METADATA_KEY: {"cohort": options.cohort, "drain_time_s": options.drain_time.as_secs()},
             },

@@ -102,21 +102,25 @@ fn build_host(unit: &Unit, domain: &str, reader: &Reader<'_>) -> Option<VirtualH
     Some(emit::virtual_host(&plan, emit::Entry { port, tls: name.starts_with("https/") }))
 }
 
-/// A route configuration of these virtual hosts, each of them checked: with all of them, or with word that they come
-/// by themselves.
+/// A route configuration with these virtual hosts, each of them checked.
 pub fn routes<'a>(unit: &Unit, hosts: impl Iterator<Item = &'a VirtualHostBytes> + Clone) -> Resource {
-    if unit.streams() {
-        emit::streamed_route_configuration(&unit.name, hosts)
-    } else {
-        emit::route_configuration(&unit.name, hosts)
-    }
+    emit::route_configuration(&unit.name, hosts)
+}
+
+/// A route configuration whose virtual hosts come by themselves, and what those require.
+pub fn streaming<'a>(unit: &Unit, requires: impl Iterator<Item = &'a (ResourceType, Arc<str>)>) -> Resource {
+    emit::streamed_route_configuration(&unit.name, requires)
 }
 
 /// A route configuration with those of its hosts that pass.
 fn whole(unit: &Unit, reader: &Reader<'_>) -> Outcome {
     let Some(domains) = domains(unit, reader) else { return Outcome::default() };
     let outcomes: Vec<HostOutcome> = domains.iter().map(|domain| host(unit, domain, reader)).collect();
-    let resource = routes(unit, outcomes.iter().filter_map(|outcome| outcome.host.as_ref()));
+    let hosts = outcomes.iter().filter_map(|outcome| outcome.host.as_ref());
+    let resource = match unit.streams() {
+        true => streaming(unit, hosts.flat_map(|host| &host.requires)),
+        false => routes(unit, hosts),
+    };
     Outcome { resource: Some(resource), problems: outcomes.into_iter().flat_map(|outcome| outcome.problems).collect() }
 }
 

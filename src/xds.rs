@@ -11,6 +11,7 @@ mod resource;
 pub mod validate;
 mod seq;
 mod subscription;
+mod walk;
 
 pub use names::Names;
 pub use resource::{

@@ -301,6 +301,7 @@ pub(crate) fn raw(name: &str, kind: ResourceType, called: &str) -> Object {
         binds: Vec::new(),
         roles: [Role::Edge].into(),
         sites: None,
+        ttl: None,
     };
     object(name, Spec::EnvoyResource(spec))
 }

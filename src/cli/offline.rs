@@ -43,12 +43,16 @@ pub fn translate(site: &str, sources: &[Source], output: Output, io: &mut Io<'_>
             let mut message = protobuf::to_json(kind, &resource.payload)
                 .map_err(|error| Failure::Failed(format!("{resource:?}: {error}")))?;
             protobuf::redact_secrets(kind, &mut message);
-            resources.push(json!({
+            let mut shown = json!({
                 "type": resource.kind.url(),
                 "name": &*resource.name,
                 "version": resource.version.to_string(),
                 "resource": message,
-            }));
+            });
+            if let Some(ttl) = resource.ttl {
+                shown["ttl"] = format!("{}s", ttl.as_secs_f64()).into();
+            }
+            resources.push(shown);
         }
     }
     match output {

@@ -23,8 +23,8 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub struct Judgement {
     configuration: Configuration,
-    /// What is wrong with each object; those with which nothing is are absent.
-    pub problems: Arc<BTreeMap<ObjectRef, Vec<Problem>>>,
+    /// What is wrong with each object; those with which nothing is are absent. A copy shares what is the same.
+    pub problems: Arc<BTreeMap<Arc<ObjectRef>, Arc<[Problem]>>>,
     /// Which listeners are in conflict.
     pub conflicts: Arc<Conflicts>,
 }
@@ -162,15 +162,15 @@ impl Judge {
     }
 
     fn found(&mut self, object: &ObjectRef, found: Vec<Problem>) {
-        let known = self.judgement.problems.get(object).map(Vec::as_slice).unwrap_or_default();
-        if known == found {
+        let known = self.judgement.problems.get(object);
+        if known.map(|known| &**known).unwrap_or_default() == found {
             return;
         }
         let problems = Arc::make_mut(&mut self.judgement.problems);
         if found.is_empty() {
             problems.remove(object);
         } else {
-            problems.insert(object.clone(), found);
+            problems.insert(Arc::new(object.clone()), found.into());
         }
     }
 
@@ -209,5 +209,25 @@ impl Judge {
             self.leads.insert(object.clone(), leads);
         }
         regrouped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{catalog::testing::*, model::Object};
+
+    #[test]
+    fn a_new_problem_costs_no_copy_of_those_that_stood() {
+        let lost = |name: &str| -> Object { route(name, "a/none").rule(to("a/gone", 80)) };
+        let mut world = World::of([lost("a/one")]);
+        let mut judge = Judge::of(world.catalog.configuration(), world.catalog.runtime());
+        let before = judge.judgement().clone();
+        let changed = world.put(lost("a/two"));
+        judge.update(world.catalog.configuration(), world.catalog.runtime(), &changed.configuration);
+        let after = judge.judgement();
+        assert_eq!((before.problems.len(), after.problems.len()), (1, 2));
+        let one = ObjectRef::new(Kind::HttpRoute, "a", "one");
+        assert!(Arc::ptr_eq(&before.problems[&one], &after.problems[&one]));
     }
 }

@@ -4,21 +4,22 @@ mod message;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 
 use super::{
-    selector,
+    Mode, selector, text,
     tree::quoted,
     walk::{At, Fields},
 };
 use crate::{
     model::{EnvoyResourceSpec, Role, SERVICE_HEADER, XDS_CLUSTER},
     xds::{
-        ResourceType,
+        ResourceType, TTL_MIN,
         descriptor::message_name,
         json::{from_json, redact_secrets, to_json},
+        name::{fault, is_glob, normal},
         references::{binds, references},
     },
 };
@@ -29,10 +30,11 @@ const MAX_NAME: usize = 512;
 const BACKBONE: &str = "backbone/";
 
 pub(super) fn read(at: &At<'_>) -> Option<EnvoyResourceSpec> {
-    let fields = at.fields(&["type", "name", "resource", "roles", "sites"])?;
+    let fields = at.fields(&["type", "name", "resource", "roles", "sites", "ttl"])?;
     let kind = fields.need("type").and_then(|at| at.parsed(parse_type));
     let roles = read_roles(&fields);
     let sites = fields.get("sites").and_then(|at| at.parsed(selector::parse));
+    let ttl = fields.get("ttl").and_then(|at| read_ttl(&at, kind));
     let (resource, kind) = (fields.need("resource")?, kind?);
     let full_name = message_name(kind.url());
     let before = at.report.count();
@@ -49,6 +51,7 @@ pub(super) fn read(at: &At<'_>) -> Option<EnvoyResourceSpec> {
         binds,
         roles,
         sites,
+        ttl,
     })
 }
 
@@ -72,6 +75,23 @@ fn read_roles(fields: &Fields<'_>) -> BTreeSet<Role> {
         at.fault("at least one is needed here: edge, core");
     }
     roles
+}
+
+/// A time to live that heartbeats can keep, of a type that Envoy lets run out.
+fn read_ttl(at: &At<'_>, kind: Option<ResourceType>) -> Option<Duration> {
+    let ttl = at.parsed(|text| match text::some_duration(text)? {
+        ttl if ttl < TTL_MIN => Err(format!("is too short for heartbeats: write at least {}s", TTL_MIN.as_secs())),
+        ttl => Ok(ttl),
+    });
+    if let Some(kind) = kind.filter(|kind| !kind.expires()) {
+        let able = ResourceType::ALL.into_iter().filter(|kind| kind.expires()).map(ResourceType::word);
+        at.fault(format!(
+            "Envoy lets no {} run out: remove this field (it may stand for {})",
+            kind.word(),
+            able.collect::<Vec<_>>().join(", ")
+        ));
+    }
+    ttl
 }
 
 /// What the wire calls it: the name in the resource. A virtual host is called by its route configuration too, which it
@@ -103,8 +123,24 @@ fn read_name(fields: &Fields<'_>, resource: &At<'_>, kind: ResourceType, payload
         place.fault(format!("a resource needs a name of at most {MAX_NAME} bytes"));
     } else if let Some(why) = reserved(kind, name) {
         place.fault(format!("{} is reserved: {why}", quoted(name)));
+    } else if let Some(why) = unfit(kind, name) {
+        // What was accepted before stays as it is.
+        let message = format!("{} {why}", quoted(name));
+        if place.report.mode() == Mode::Strict { place.fault(message) } else { place.warn(message) }
     }
     Some(name.to_owned())
+}
+
+/// Why nobody could ask for a resource of this name: names are looked up in their normal form.
+fn unfit(kind: ResourceType, name: &str) -> Option<String> {
+    if let Some(fault) = fault(kind, name) {
+        return Some(format!("can be the name of no {}: {fault}", kind.word()));
+    }
+    if is_glob(name) {
+        return Some("is the name of a whole collection: give this one a name of its own".to_owned());
+    }
+    let normal = normal(name);
+    (normal != name).then(|| format!("is not the normal form of this name: write {normal:?}"))
 }
 
 /// Names that generated resources bear, or may come to bear.

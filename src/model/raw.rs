@@ -1,6 +1,6 @@
 //! `EnvoyResource`: the escape hatch.
 
-use std::{collections::BTreeSet, fmt, net::IpAddr};
+use std::{collections::BTreeSet, fmt, net::IpAddr, time::Duration};
 
 use bytes::Bytes;
 
@@ -30,6 +30,8 @@ pub struct EnvoyResourceSpec {
     pub roles: BTreeSet<Role>,
     /// Which of those sites; `None`: every one.
     pub sites: Option<LabelSelector>,
+    /// How long a proxy keeps it that hears nothing of it; `None`: for good.
+    pub ttl: Option<Duration>,
 }
 
 impl fmt::Debug for EnvoyResourceSpec {

@@ -36,13 +36,15 @@ impl Judged {
 
     /// What is wrong with an object, or with its key.
     pub fn problems(&self, object: &ObjectRef, key: &str) -> impl Iterator<Item = &Problem> {
-        let of_object = [&*self.judgement.problems, &self.by_object].into_iter().filter_map(|all| all.get(object));
-        of_object.flatten().chain(self.by_key.get(key).into_iter().flatten())
+        let between = self.judgement.problems.get(object).into_iter().flat_map(|found| found.iter());
+        let alone = [self.by_object.get(object), self.by_key.get(key)];
+        between.chain(alone.into_iter().flatten().flatten())
     }
 
     /// Objects that something is wrong with, whether they are served or not.
     pub fn objects(&self) -> impl Iterator<Item = &ObjectRef> {
-        let both: BTreeSet<&ObjectRef> = self.judgement.problems.keys().chain(self.by_object.keys()).collect();
+        let between = self.judgement.problems.keys().map(|object| &**object);
+        let both: BTreeSet<&ObjectRef> = between.chain(self.by_object.keys()).collect();
         both.into_iter()
     }
 }

@@ -15,12 +15,14 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, MapKey, ReflectMessage, Val
 use super::{
     ANY_SCOPE, ResourceType,
     descriptor::{ANY, MAX_DEPTH, message_name, pool},
+    name::normal,
+    walk::Walking,
 };
 
 /// All that one resource names.
 #[derive(Debug, Default)]
 pub struct References {
-    /// What must follow it on the wire: assignments, secrets, filters.
+    /// What must follow it on the wire: assignments, secrets, filters. Names are in their normal form.
     pub children: Vec<(ResourceType, Arc<str>)>,
     /// What it leads to: clusters, filters, scopes, route configurations.
     pub requires: Vec<(ResourceType, Arc<str>)>,
@@ -63,6 +65,12 @@ struct Walk<'a> {
     depth: usize,
     fixed: bool,
     found: References,
+}
+
+impl Walking for Walk<'_> {
+    fn path(&mut self) -> &mut String {
+        &mut self.path
+    }
 }
 
 impl Walk<'_> {
@@ -160,12 +168,12 @@ impl Walk<'_> {
     }
 
     fn child(&mut self, kind: ResourceType, name: &str) {
-        self.found.children.push((kind, name.into()));
+        self.found.children.push((kind, normal(name).into()));
     }
 
     fn require(&mut self, kind: ResourceType, name: &str) {
         if !name.is_empty() {
-            self.found.requires.push((kind, name.into()));
+            self.found.requires.push((kind, normal(name).into()));
         }
     }
 
@@ -205,17 +213,6 @@ impl Walk<'_> {
             let (path, name) = (self.path.clone(), text.to_owned());
             self.found.clusters.push(ClusterName { path, name, fixed: self.fixed });
         }
-    }
-
-    /// Goes on with `segment` appended to the path.
-    fn under(&mut self, segment: &str, then: impl FnOnce(&mut Self)) {
-        let length = self.path.len();
-        if !self.path.is_empty() && !segment.starts_with('[') {
-            self.path.push('.');
-        }
-        self.path.push_str(segment);
-        then(self);
-        self.path.truncate(length);
     }
 }
 
@@ -303,6 +300,8 @@ mod tests {
             names(&found.children)
         };
         assert_eq!((eds(""), eds("other")), (vec!["EDS c".to_owned()], vec!["EDS other".to_owned()]));
+        let named = |id: &str| format!("xdstp://a/envoy.config.endpoint.v3.ClusterLoadAssignment/{id}");
+        assert_eq!(eds(&named("%78?b=2&a=1")), [format!("EDS {}", named("x?a=1&b=2"))], "as it is looked up");
         assert!(of(Endpoints, &json!({"clusterName": "c"})).requires.is_empty());
         let found = of(ScopedRoute, &json!({"name": "s", "routeConfigurationName": "r"}));
         assert_eq!(names(&found.requires), ["RDS r"]);

@@ -138,6 +138,15 @@ impl ResourceType {
         }
     }
 
+    /// Envoy forgets one whose time to live has run out. It keeps assignments, secrets and route configurations whatever
+    /// it is told (O8, O20), and takes no heartbeats for virtual hosts (rule 86).
+    pub fn expires(self) -> bool {
+        match self {
+            Self::Cluster | Self::Listener | Self::Extension | Self::ScopedRoute | Self::Runtime => true,
+            Self::Endpoints | Self::Secret | Self::Route | Self::VirtualHost => false,
+        }
+    }
+
     /// It exists in the delta variant alone.
     pub fn delta_only(self) -> bool {
         self == Self::VirtualHost
@@ -277,7 +286,7 @@ pub struct Resource {
     pub requires: Vec<(ResourceType, Arc<str>)>,
     /// The objects that it came from, sorted.
     pub sources: Vec<Source>,
-    /// Whoever can forget does so after this long without a renewal. None of our own resources: a stopped control plane
+    /// Whoever can forget does so after this long without a renewal. None of what is generated: a stopped control plane
     /// must not empty a proxy.
     pub ttl: Option<Duration>,
     /// At an edge, the services that it names (route configurations only), each service and group once.
@@ -344,8 +353,8 @@ impl Resource {
     }
 }
 
-/// The shortest time to live.
-pub const TTL_MIN: Duration = Duration::from_secs(1);
+/// The shortest time to live: heartbeats leave 5 s then for an acknowledgement that is slow.
+pub const TTL_MIN: Duration = Duration::from_secs(10);
 
 impl Resource {
     /// The answer to questions for `asked`, which are only other names of `other`; or to one for what is not there

@@ -8,7 +8,10 @@ use std::fmt;
 use prost_reflect::{DynamicMessage, FieldDescriptor, MapKey, MessageDescriptor, Value};
 
 use self::rules::{FieldRules, ValueRules, rules_of};
-use super::descriptor::{ANY, MAX_DEPTH, message_name, pool};
+use super::{
+    descriptor::{ANY, MAX_DEPTH, message_name, pool},
+    walk::Walking,
+};
 
 /// One broken rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,20 +47,15 @@ struct Walk {
     found: Vec<Violation>,
 }
 
+impl Walking for Walk {
+    fn path(&mut self) -> &mut String {
+        &mut self.path
+    }
+}
+
 impl Walk {
     fn report(&mut self, rule: impl Into<String>) {
         self.found.push(Violation { path: self.path.clone(), rule: rule.into() });
-    }
-
-    /// Goes on with `segment` appended to the path.
-    fn under(&mut self, segment: &str, then: impl FnOnce(&mut Self)) {
-        let length = self.path.len();
-        if !self.path.is_empty() && !segment.starts_with('[') {
-            self.path.push('.');
-        }
-        self.path.push_str(segment);
-        then(self);
-        self.path.truncate(length);
     }
 
     fn encoded(&mut self, full_name: &str, bytes: &[u8]) {

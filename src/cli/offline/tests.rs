@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::*;
+use crate::compile::Judgement;
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/envoy-configs/examples");
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/compile/testdata/examples");
@@ -69,6 +70,17 @@ fn each_example_compiles_to_its_golden_files_without_a_warning() {
     }
     assert!(differing.is_empty(), "review `UPDATE_GOLDEN=1 cargo test golden` by git diff: {differing:?}");
     assert!(expected.len() >= 12, "the examples are not where this test looks: {expected:?}");
+}
+
+#[test]
+fn nothing_is_wrong_between_the_objects_of_an_example() {
+    for example in files(EXAMPLES).keys() {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let mut io = Io { out: &mut out, err: &mut err, input: &mut std::io::empty() };
+        let configuration = read(&sources(example), &mut io).unwrap_or_else(|failure| panic!("{failure:?}"));
+        let problems = Judgement::of(&configuration, &Runtime::default()).problems;
+        assert!(problems.is_empty(), "{example}: {problems:?}");
+    }
 }
 
 #[test]

@@ -11,5 +11,9 @@ pub fn raw(kind: ResourceType, plan: &RawPlan) -> Resource {
     let payload = plan.spec.payload.clone();
     let named = references(message_name(kind.url()), &payload, SERVICE_HEADER, |_| false);
     let sources = Contributions::Whole(std::slice::from_ref(&plan.source));
-    assemble(kind, &plan.spec.name, payload, named.children, named.requires, sources)
+    let resource = assemble(kind, &plan.spec.name, payload, named.children, named.requires, sources);
+    match plan.spec.ttl {
+        Some(ttl) => resource.lasting(ttl),
+        None => resource,
+    }
 }

@@ -120,12 +120,13 @@ pub fn route_configuration<'a>(name: &str, hosts: impl Iterator<Item = &'a Virtu
 
 /// The route configuration `name`, whose hosts come by themselves ([`streamed_host`]). It requires what they require,
 /// so that whoever looks at a listener needs not look at each host.
-pub fn streamed_route_configuration<'a>(name: &str, hosts: impl Iterator<Item = &'a VirtualHostBytes>) -> Resource {
+pub fn streamed_route_configuration<'a>(
+    name: &str,
+    requires: impl Iterator<Item = &'a (ResourceType, Arc<str>)>,
+) -> Resource {
     let vhds = Vhds { config_source: Some(ads()) };
     let message = RouteConfiguration { name: name.to_owned(), vhds: Some(vhds), ..settings() };
-    let requires: BTreeSet<&(ResourceType, Arc<str>)> = hosts.flat_map(|host| &host.requires).collect();
-    let requires = requires.into_iter().cloned().collect();
-    finish(ResourceType::Route, name, &message, Names::new(), requires, Contributions::Whole(&[]))
+    finish(ResourceType::Route, name, &message, Names::new(), requires.cloned().collect(), Contributions::Whole(&[]))
 }
 
 /// A virtual host as a resource of its own; its name is `<route configuration>/<domain>`.

@@ -1,5 +1,7 @@
 //! What is taken as a raw resource, and where each mistake is told.
 
+use std::time::Duration;
+
 use crate::{
     manifest::{Mode, parse, redact, to_yaml},
     model::{EnvoyResourceSpec, Role, Spec},
@@ -50,6 +52,64 @@ fn a_resource_goes_by_its_type_name_roles_and_sites() {
     assert_eq!((spec.name.as_str(), spec.roles), ("a", [Role::Edge].into()));
     let host = "name: h\ndomains: [h.example]\nroutes: [{match: {prefix: /}, directResponse: {status: 200}}]";
     assert_eq!(good(&manifest("virtual_host", "  name: routes/h\n", host)).name, "routes/h");
+}
+
+#[test]
+fn a_time_to_live_is_one_that_heartbeats_can_keep_and_envoy_lets_run_out() {
+    let listener = "name: l\naddress: {socketAddress: {address: 127.0.0.1, portValue: 80}}";
+    assert_eq!(good(&manifest("listener", "", listener)).ttl, None);
+    for (written, ttl) in [("10s", 10), ("1h30m", 5_400), ("24h", 86_400)] {
+        let spec = good(&manifest("listener", &format!("  ttl: {written}\n"), listener));
+        assert_eq!(spec.ttl, Some(Duration::from_secs(ttl)));
+    }
+    let told = |kind: &str, ttl: &str, resource: &str| {
+        let faults = parse("t", &manifest(kind, &format!("  ttl: {ttl}\n"), resource), Mode::Strict).faults;
+        faults.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    for (ttl, why) in [
+        ("9999ms", "\"9999ms\" is too short for heartbeats: write at least 10s"),
+        ("0s", "\"0s\" is no time at all: write more than 0s"),
+        ("25h", "\"25h\" is longer than a day"),
+        ("10", "expected a text, found the number 10: put it in quotes"),
+        ("forever", "\"forever\" is not a duration: write for example 500ms, 10s, 1m or 1h30m"),
+    ] {
+        assert_eq!(told("listener", ttl, listener), [format!("t:6:8: spec.ttl: {why}")]);
+    }
+    let host = "name: h\ndomains: [h.example]\nroutes: [{match: {prefix: /}, directResponse: {status: 200}}]";
+    for (kind, resource) in
+        [("endpoint", "clusterName: a"), ("secret", SECRET), ("route", "name: r"), ("virtual_host", host)]
+    {
+        let told = told(kind, "1m", resource);
+        let why =
+            format!("t:6:8: spec.ttl: Envoy lets no {kind} run out: remove this field (it may stand for cluster, ");
+        assert!(told.iter().any(|told| told.starts_with(&why)), "{told:?}");
+    }
+}
+
+#[test]
+fn a_name_is_one_that_can_be_asked_for() {
+    let cluster = |name: &str| format!("name: '{name}'");
+    let at = |rest: &str| format!("xdstp://mine/envoy.config.cluster.v3.Cluster/{rest}");
+    let normal = at("a/b?x=1&y=2");
+    assert_eq!(good(&manifest("cluster", "", &cluster(&normal))).name, normal);
+    for spelling in [at("a/%62?x=1&y=2"), at("a/b?y=2&x=1"), at("a%2Fb?x=1&y=2")] {
+        let told = format!("is not the normal form of this name: write {normal:?}");
+        let fault = fault("cluster", &cluster(&spelling));
+        assert!(fault.starts_with("t:7:11: spec.resource.name: ") && fault.ends_with(&told), "{fault}");
+        // As it was accepted it goes on.
+        let stored = parse("t", &manifest("cluster", "", &cluster(&spelling)), Mode::Tolerant);
+        assert!(stored.faults.is_empty() && stored.warnings.len() == 1, "{stored:?}");
+        assert_eq!(stored.objects.len(), 1);
+    }
+    for (name, why) in [
+        (at("a/*"), "is the name of a whole collection"),
+        (at("a#alt=b"), "directives (#…) are the client's own affair"),
+        (at("").trim_end_matches('/').to_owned(), "not of the form xdstp://"),
+        (at("a").replace("cluster.v3.Cluster", "listener.v3.Listener"), "the type in the name is not the type"),
+    ] {
+        let fault = fault("cluster", &cluster(&name));
+        assert!(fault.contains(why), "{fault}");
+    }
 }
 
 #[test]

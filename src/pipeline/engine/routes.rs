@@ -1,9 +1,10 @@
-//! Route configurations are compiled host by host: an edit of one route costs its virtual hosts, whatever their number.
+//! Route configurations are compiled host by host: an edit of one route costs its virtual hosts, whatever their number,
+//! and where all of them go out together their bytes are put together anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::compile::VirtualHostBytes;
+use crate::compile::{HostOutcome, VirtualHostBytes};
 
 /// The virtual hosts of one route configuration, by domain.
 #[derive(Debug, Default)]
@@ -12,16 +13,71 @@ pub(super) struct Hosts {
     exists: bool,
     /// As the objects stand.
     standing: BTreeMap<Arc<str>, Host>,
+    /// Those that something is wrong with, as the objects stand.
+    faulty: BTreeSet<Arc<str>>,
     /// Those that may be others while something fails its check: from the accepted copies of its sources.
     fallen: BTreeMap<Arc<str>, Host>,
+    /// What is served of each.
+    served: BTreeMap<Arc<str>, Arc<VirtualHostBytes>>,
+    /// What those require.
+    requires: Counted<(ResourceType, Arc<str>)>,
+    /// The groups that those name.
+    groups: Counted<Arc<str>>,
     /// What is told of them where they are streamed.
     streamed: BTreeMap<Arc<str>, Arc<Resource>>,
 }
 
 #[derive(Debug, Default)]
 struct Host {
-    bytes: Option<VirtualHostBytes>,
+    bytes: Option<Arc<VirtualHostBytes>>,
     problems: Vec<Problem>,
+}
+
+impl From<HostOutcome> for Host {
+    fn from(outcome: HostOutcome) -> Self {
+        Self { bytes: outcome.host.map(Arc::new), problems: outcome.problems }
+    }
+}
+
+/// What many have, each with how many of them: one that changes costs its own and not all.
+#[derive(Debug)]
+struct Counted<T>(BTreeMap<T, usize>);
+
+impl<T> Default for Counted<T> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<T: Ord + Clone> Counted<T> {
+    fn add<'a>(&mut self, all: impl IntoIterator<Item = &'a T>)
+    where
+        T: 'a,
+    {
+        for one in all {
+            match self.0.get_mut(one) {
+                Some(count) => *count += 1,
+                None => drop(self.0.insert(one.clone(), 1)),
+            }
+        }
+    }
+
+    fn take<'a>(&mut self, all: impl IntoIterator<Item = &'a T>)
+    where
+        T: 'a,
+    {
+        for one in all {
+            match self.0.get_mut(one) {
+                Some(count) if *count > 1 => *count -= 1,
+                _ => drop(self.0.remove(one)),
+            }
+        }
+    }
+
+    /// Sorted, each once.
+    fn all(&self) -> impl Iterator<Item = &T> {
+        self.0.keys()
+    }
 }
 
 /// What has to be compiled of a unit; of one without hosts always all.
@@ -51,16 +107,6 @@ pub(super) struct Compiled {
 }
 
 impl Hosts {
-    /// Those that are served.
-    fn served(&self) -> impl Iterator<Item = &VirtualHostBytes> + Clone {
-        let fallen = self.fallen.keys().filter(|domain| !self.standing.contains_key(*domain));
-        self.standing.keys().chain(fallen).filter_map(|domain| self.get(domain))
-    }
-
-    fn get(&self, domain: &Arc<str>) -> Option<&VirtualHostBytes> {
-        self.fallen.get(domain).or_else(|| self.standing.get(domain))?.bytes.as_ref()
-    }
-
     /// The resources that they are where they are streamed.
     pub(super) fn resources(&self) -> impl Iterator<Item = &Arc<Resource>> {
         self.streamed.values()
@@ -70,8 +116,42 @@ impl Hosts {
         self.standing.keys()
     }
 
+    fn failed(&self) -> impl Iterator<Item = (&Arc<str>, &Host)> {
+        self.faulty.iter().filter_map(|domain| self.standing.get_key_value(domain))
+    }
+
     fn problems(&self) -> Vec<Problem> {
-        self.standing.values().flat_map(|host| &host.problems).cloned().collect()
+        self.failed().flat_map(|(_, host)| &host.problems).cloned().collect()
+    }
+
+    /// What came of a host, as the objects stand.
+    fn put(&mut self, domain: &Arc<str>, host: Host) {
+        if host.problems.is_empty() {
+            self.faulty.remove(domain);
+        } else {
+            self.faulty.insert(Arc::clone(domain));
+        }
+        self.standing.insert(Arc::clone(domain), host);
+    }
+
+    /// Takes over what is served of the hosts that were touched.
+    fn settle(&mut self, touched: &BTreeSet<Arc<str>>) {
+        for domain in touched {
+            let host = self.fallen.get(domain).or_else(|| self.standing.get(domain));
+            let new = host.and_then(|host| host.bytes.clone());
+            if let Some(new) = &new {
+                self.requires.add(&new.requires);
+                self.groups.add(&new.groups);
+            }
+            let old = match new {
+                Some(new) => self.served.insert(Arc::clone(domain), new),
+                None => self.served.remove(domain),
+            };
+            if let Some(old) = old {
+                self.requires.take(&old.requires);
+                self.groups.take(&old.groups);
+            }
+        }
     }
 
     /// Takes over which domains there are; answers those that came or went.
@@ -79,7 +159,10 @@ impl Hosts {
         self.exists = domains.is_some();
         let domains = domains.unwrap_or_default();
         let gone: Vec<Arc<str>> = self.domains().filter(|domain| !domains.contains(*domain)).cloned().collect();
-        gone.iter().for_each(|domain| drop(self.standing.remove(domain)));
+        for domain in &gone {
+            self.standing.remove(domain);
+            self.faulty.remove(domain);
+        }
         let new: Vec<Arc<str>> = domains.into_iter().filter(|domain| !self.standing.contains_key(domain)).collect();
         for domain in &new {
             self.standing.insert(Arc::clone(domain), Host::default());
@@ -89,8 +172,7 @@ impl Hosts {
 
     /// What is wrong, once what was accepted last serves instead.
     fn fallen_problems(&self, configuration: &Configuration) -> Vec<Problem> {
-        let failed = self.standing.iter().filter(|(_, host)| !host.problems.is_empty());
-        let told = failed.flat_map(|(domain, host)| match self.fallen.get(domain) {
+        let told = self.failed().flat_map(|(domain, host)| match self.fallen.get(domain) {
             Some(fallen) if fallen.problems.is_empty() => {
                 compile::guilty(host.problems.clone(), fallen.bytes.is_some(), configuration)
             }
@@ -103,7 +185,7 @@ impl Hosts {
     fn stream(&mut self, unit: &Unit, touched: &BTreeSet<Arc<str>>) -> Vec<Told> {
         let mut told = Vec::new();
         for domain in touched {
-            match self.get(domain).map(compile::streamed_host) {
+            match self.served.get(domain).map(|host| compile::streamed_host(host)) {
                 Some(new) if self.streamed.get(domain).is_some_and(|old| **old == new) => {}
                 Some(new) => {
                     let new = Arc::new(new);
@@ -146,7 +228,7 @@ impl Engine {
             (compile::host(unit, domain, &reader), reader.into_reads())
         });
         for (domain, (outcome, reads)) in stand.into_iter().zip(compiled) {
-            hosts.standing.insert(Arc::clone(domain), Host { bytes: outcome.host, problems: outcome.problems });
+            hosts.put(domain, outcome.into());
             self.dependents.record(Key::Host(unit.clone(), Arc::clone(domain)), reads);
         }
         for domain in touched.iter().filter(|domain| !hosts.standing.contains_key(*domain)) {
@@ -166,10 +248,13 @@ impl Engine {
             self.dependents.record(Key::Unit(unit.clone()), reads);
         }
         touched.extend(hosts.fallen.keys().cloned());
+        hosts.settle(&touched);
         let told = if unit.streams() { hosts.stream(unit, &touched) } else { Vec::new() };
-        let resource = hosts.exists.then(|| compile::routes(unit, hosts.served()));
-        let groups: BTreeSet<&Arc<str>> = hosts.served().flat_map(|host| &host.groups).collect();
-        let brings = groups.into_iter().map(|group| (ResourceType::Cluster, Arc::clone(group))).collect();
+        let resource = hosts.exists.then(|| match unit.streams() {
+            true => compile::streaming(unit, hosts.requires.all()),
+            false => compile::routes(unit, hosts.served.values().map(|host| &**host)),
+        });
+        let brings = hosts.groups.all().map(|group| (ResourceType::Cluster, Arc::clone(group))).collect();
         self.hosts.insert(unit.clone(), hosts);
         Compiled { resource, problems, brings, told }
     }
@@ -187,13 +272,12 @@ impl Engine {
             Key::Host(of, domain) if of == *unit => Some(domain),
             _ => None,
         });
-        let failed = hosts.standing.iter().filter(|(_, host)| !host.problems.is_empty()).map(|(domain, _)| domain);
-        let mut affected: BTreeSet<Arc<str>> = others.chain(failed.cloned()).collect();
+        let mut affected: BTreeSet<Arc<str>> = others.chain(hosts.faulty.iter().cloned()).collect();
         let listed = compile::domains(unit, accepted).unwrap_or_default();
         affected.extend(listed.into_iter().filter(|domain| !hosts.standing.contains_key(domain)));
         for domain in affected {
             let outcome = compile::host(unit, &domain, accepted);
-            hosts.fallen.insert(domain, Host { bytes: outcome.host, problems: outcome.problems });
+            hosts.fallen.insert(domain, outcome.into());
         }
         accepted.reads()
     }

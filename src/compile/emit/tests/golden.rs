@@ -41,7 +41,8 @@ fn an_edge_is_told_this() {
     check("edge-routes", &[route_configuration("http/80", hosts.iter())]);
     let named = |plan: VirtualHostPlan| VirtualHostPlan { name: format!("streamed/http/80/{}", plan.name), ..plan };
     let hosts = [named(routes::misdirected()), named(routes::every_feature())].map(|plan| virtual_host(&plan, entry));
-    let mut streamed = vec![streamed_route_configuration("streamed/http/80", hosts.iter())];
+    let mut streamed =
+        vec![streamed_route_configuration("streamed/http/80", hosts.iter().flat_map(|host| &host.requires))];
     streamed.extend(hosts.iter().map(streamed_host));
     check("edge-virtual-hosts", &streamed);
     check("edge-group", &[group_cluster(&group(), "tidegate.local"), group_endpoints(&group())]);

@@ -122,7 +122,13 @@ proptest! {
 
 /// What is wrong, whenever the faulty value was written: a rewrite that says the same is no change.
 fn found(judgement: &Judgement) -> Vec<Problem> {
-    judgement.problems.values().flatten().cloned().map(|problem| Problem { revision: Revision(0), ..problem }).collect()
+    judgement
+        .problems
+        .values()
+        .flat_map(|found| found.iter())
+        .cloned()
+        .map(|problem| Problem { revision: Revision(0), ..problem })
+        .collect()
 }
 
 proptest! {

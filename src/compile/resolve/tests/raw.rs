@@ -5,7 +5,7 @@ use crate::{catalog::testing::*, compile::judge::Judgement, model::*, xds::Resou
 
 fn problems(world: &World) -> Vec<String> {
     let judgement = Judgement::of(world.catalog.configuration(), world.catalog.runtime());
-    let found: Vec<_> = judgement.problems.values().flatten().cloned().collect();
+    let found: Vec<_> = judgement.problems.values().flat_map(|found| found.iter()).cloned().collect();
     let raw = found.into_iter().filter(|p| p.object.as_ref().is_some_and(|o| o.kind == Kind::EnvoyResource));
     raw.map(|p| format!("{}: {}: {}", p.object.unwrap().name, p.reason, p.message)).collect()
 }
@@ -27,6 +27,21 @@ fn it_stands_where_its_roles_and_selector_say() {
     assert_eq!(named(&world, "nyc", Role::Edge), ["CDS everywhere"]);
     assert_eq!(named(&world, "ams", Role::Core), ["CDS everywhere", "LDS backbone", "RDS backbone"]);
     assert_eq!(problems(&world), ["c: NoMatchingSite: no Site in service is chosen (spec.roles, spec.sites)"]);
+}
+
+#[test]
+fn a_time_to_live_goes_with_the_resource_and_another_one_is_another_version() {
+    let compiled = |ttl: Option<u64>| {
+        let ttl = ttl.map(std::time::Duration::from_secs);
+        let world = World::of([edge("fra"), raw("a", ResourceType::Cluster, "c").raw(|spec| spec.ttl = ttl)]);
+        let [unit] = units(&world, &audience("fra", Role::Edge, true)).try_into().unwrap();
+        let resource = crate::compile::compile(&unit, &reader(&world)).resource.unwrap();
+        assert_eq!(resource.ttl, ttl);
+        resource
+    };
+    let [never, minute, hour] = [None, Some(60), Some(3600)].map(compiled);
+    assert!(never.payload == minute.payload && minute.payload == hour.payload);
+    assert!(never.version != minute.version && minute.version != hour.version);
 }
 
 #[test]

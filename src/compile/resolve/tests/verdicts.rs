@@ -12,7 +12,7 @@ use crate::{
 
 fn problems(world: &World) -> Vec<Problem> {
     let judgement = Judgement::of(world.catalog.configuration(), world.catalog.runtime());
-    judgement.problems.values().flatten().cloned().collect()
+    judgement.problems.values().flat_map(|found| found.iter()).cloned().collect()
 }
 
 /// Each problem as `object: reason`.
