@@ -390,3 +390,17 @@ fn a_stream_that_lacks_only_what_it_does_not_ask_for_is_woken_when_that_goes() {
     assert_eq!(world.out().len(), 0);
     assert!(complete(&mut world));
 }
+
+#[test]
+fn a_stream_that_asks_for_nothing_is_woken_by_the_first_publish_and_has_all_then() {
+    let mut world = World::of(Role::Grpc);
+    for kind in [Cluster, Listener] {
+        world.subscribe(kind, &[]);
+    }
+    assert_eq!(world.out().len(), 0);
+    let seat = world.seat();
+    world.publish(vec![], &[]);
+    assert!(woken(&seat));
+    assert_eq!(world.out().len(), 0);
+    assert!(world.session.complete(&world.reader.view().read(), None));
+}

@@ -57,14 +57,19 @@ impl World {
     }
 
     fn of(role: Role, upserts: Vec<Resource>) -> Self {
+        let world = Self::pending(role);
+        world.publish(upserts, &[]);
+        world
+    }
+
+    /// Nothing was published yet.
+    fn pending(role: Role) -> Self {
         let views = Views::default();
         let audience = Audience { site: "fra".into(), role, proven: true, cohort: "".into(), delta: false };
         let reader = views.open(&audience);
         let now = Instant::now();
         let session = Session::new(Client { role, ..CLIENT }, now);
-        let world = Self { views, reader, session, now };
-        world.publish(upserts, &[]);
-        world
+        Self { views, reader, session, now }
     }
 
     fn publish(&self, upserts: Vec<Resource>, removals: &[(ResourceType, &str)]) {
