@@ -278,9 +278,10 @@ impl Kind {
 
     /// A client that reconnects with the version of exactly what there is, of everything, has it (rule 26).
     pub(super) fn resumes(&mut self, content: &Content, now: Instant) -> bool {
-        let pure = self.subscription.wildcard() && self.subscription.names().is_empty();
+        // Of other types what is held back is in the version, but not in the response.
+        let whole = self.kind.wildcard() && self.subscription.wildcard() && self.subscription.names().is_empty();
         let reported = std::mem::take(&mut self.reported);
-        if !self.first || !pure || reported.is_empty() {
+        if !self.first || !whole || reported.is_empty() {
             return false;
         }
         let all = self.wanted(content);

@@ -333,6 +333,24 @@ fn a_client_that_comes_back_with_the_version_of_all_is_sent_nothing() {
 }
 
 #[test]
+fn a_version_of_what_comes_in_parts_does_not_say_what_a_client_has() {
+    let mut world = World::new(vec![cluster("a", "1"), naming(Route, "r", "1", &["a"]), resource(Route, "q", "1")]);
+    world.takes(Cluster, &[], &["a"]);
+    world.takes(Route, &["*"], &["q", "r"]);
+    // One of them waits for its cluster, the other does not.
+    let changed = vec![cluster("b", "1"), naming(Route, "r", "2", &["b"]), resource(Route, "q", "2")];
+    world.publish(changed, &[]);
+    world.sent(Cluster, &["a", "b"]);
+    let version = world.sent(Route, &["q"]).version.to_string();
+    world.session = Session::new(CLIENT, world.now);
+    world.session.trust(true);
+    let names = vec!["*".to_owned()];
+    let again = Request { url: Route.url().into(), version, names, ..Request::default() };
+    world.session.on_request(&again, &world.reader.view().read(), world.now).unwrap();
+    world.sent(Route, &["q", "r"]);
+}
+
+#[test]
 fn a_first_listener_waits_for_its_clusters_with_all_the_others() {
     let mut world =
         World::new(vec![cluster("a", "1"), resource(Listener, "x", "1"), naming(Listener, "y", "1", &["a"])]);
