@@ -295,9 +295,6 @@ impl Stage {
                     match op {
                         Op::Ask(_, kind, name) => one.ask(KINDS[*kind], &format!("n{name}"), true, &content, now),
                         Op::Drop(_, kind, name) => one.ask(KINDS[*kind], &format!("n{name}"), false, &content, now),
-                        // State of the world has no wildcard of the other types.
-                        Op::Everything(_, kind, _)
-                            if matches!(one.form, Form::World(_)) && !KINDS[*kind].wildcard() => {}
                         Op::Everything(_, kind, on) => one.ask(KINDS[*kind], "*", *on, &content, now),
                         _ => one.acknowledge(&content, now),
                     }

@@ -17,6 +17,7 @@ use super::{
     *,
 };
 use crate::{
+    feedback::Acked,
     model::{Audience, Revision, Role, Sites, Watermarks},
     serve::{absent::Why, session::STOOD},
     snapshot::{Publish, Reader, Seat, Views},
@@ -329,6 +330,31 @@ fn a_client_that_comes_back_with_the_version_of_all_is_sent_nothing() {
         world.session = anew(world.now);
         world.session.on_request(&request, &view.read(), world.now).unwrap();
         world.sent(Cluster, &["a"]);
+    }
+}
+
+#[test]
+fn what_the_wildcard_adds_while_a_response_is_on_its_way_is_not_told_as_taken() {
+    for kind in [Cluster, Endpoints] {
+        let mut world = World::new(vec![resource(kind, "a", "1"), resource(kind, "b", "1")]);
+        world.takes(kind, &["b"], &["b"]);
+        world.quiet();
+        world.publish(vec![resource(kind, "b", "2")], &[]);
+        let last = world.sent(kind, &["b"]).nonce;
+        world.request(kind, &["b", "*"], 0, None);
+        let taken = |world: &mut World| {
+            let reports = world.session.reports();
+            let (_, state) = reports.iter().find(|(of, _)| *of == kind).expect("something new");
+            ["a", "b"].map(|name| state.acked(name, Seq(1)) == Acked::Acked)
+        };
+        assert_eq!(taken(&mut world), [false, false]);
+        world.request(kind, &["b", "*"], last, None);
+        assert_eq!(taken(&mut world), [false, true], "nothing went out meanwhile");
+        let both: &[&str] = if kind == Cluster { &["a", "b"] } else { &["a"] };
+        let next = world.sent(kind, both).nonce;
+        world.request(kind, &["b", "*"], next, None);
+        world.quiet();
+        assert_eq!(taken(&mut world), [true, true]);
     }
 }
 
