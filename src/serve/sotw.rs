@@ -184,7 +184,7 @@ impl Session {
         if state.answered(&request.nonce, request.error.as_deref(), content) {
             self.first_ack.get_or_insert(now);
         }
-        state.subscribe(&request.names);
+        state.subscribe(&request.names, content);
         state.asked.get_or_insert(now);
         if let Some((doubt, names)) = self.doubt.as_ref().zip(state.take_doubted()) {
             doubt.set(kind, &names);

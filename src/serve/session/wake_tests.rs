@@ -295,9 +295,6 @@ impl Stage {
                     match op {
                         Op::Ask(_, kind, name) => one.ask(KINDS[*kind], &format!("n{name}"), true, &content, now),
                         Op::Drop(_, kind, name) => one.ask(KINDS[*kind], &format!("n{name}"), false, &content, now),
-                        // State of the world has no wildcard of the other types.
-                        Op::Everything(_, kind, _)
-                            if matches!(one.form, Form::World(_)) && !KINDS[*kind].wildcard() => {}
                         Op::Everything(_, kind, on) => one.ask(KINDS[*kind], "*", *on, &content, now),
                         _ => one.acknowledge(&content, now),
                     }
@@ -389,4 +386,39 @@ fn a_stream_that_lacks_only_what_it_does_not_ask_for_is_woken_when_that_goes() {
     assert!(woken(&seat));
     assert_eq!(world.out().len(), 0);
     assert!(complete(&mut world));
+}
+
+#[test]
+fn a_stream_that_asks_for_nothing_is_woken_by_the_first_publish_and_has_all_then() {
+    let mut world = World::of(Role::Grpc);
+    for kind in [Cluster, Listener] {
+        world.subscribe(kind, &[]);
+    }
+    assert_eq!(world.out().len(), 0);
+    let seat = world.seat();
+    world.publish(vec![], &[]);
+    assert!(woken(&seat));
+    assert_eq!(world.out().len(), 0);
+    assert!(world.session.complete(&world.reader.view().read(), None));
+}
+
+#[test]
+fn what_went_before_the_wildcard_came_is_not_waited_for() {
+    for all in ["*", "xdstp:///envoy.config.route.v3.RouteConfiguration/*"] {
+        let name = if all == "*" { "r" } else { "xdstp:///envoy.config.route.v3.RouteConfiguration/r" };
+        let mut world = World::new();
+        let mut listener = lds("1");
+        listener.requires = vec![(Route, name.into())];
+        world.publish(vec![listener], &[]);
+        world.subscribe(Route, &["x"]);
+        assert_eq!(world.settle(), ["RDS -x"]);
+        // Nothing of this wakes the stream.
+        world.publish(vec![resource(Route, name, "1")], &[]);
+        world.publish(vec![], &[(Route, name)]);
+        world.subscribe(Route, &[all]);
+        world.settle();
+        let reports = world.session.reports();
+        let (_, routes) = reports.into_iter().find(|(kind, _)| *kind == Route).expect("something new");
+        assert_eq!(routes.pending.len(), 0, "{:?} of {all}", routes.pending);
+    }
 }

@@ -146,7 +146,7 @@ impl Kind {
     }
 
     /// The names as of now; those that are new are answered whatever the client had (rules 27 and 28).
-    pub(super) fn subscribe(&mut self, names: &[String]) {
+    pub(super) fn subscribe(&mut self, names: &[String], content: &Content) {
         self.explicit |= !names.is_empty();
         let mut next = Subscription::default();
         next.set_wildcard((self.kind.wildcard() && !self.explicit) || names.iter().any(|name| name == "*"));
@@ -180,6 +180,11 @@ impl Kind {
         }
         for name in next.names().iter().filter(|name| !self.subscription.names().contains(name)) {
             self.again.insert(Arc::clone(name));
+        }
+        if next.wildcard() && !self.subscription.wildcard() && self.acked > Seq(0) {
+            // What is acknowledged says nothing of what was not asked for.
+            let names = content.entries(self.kind).map(|(name, _)| name);
+            self.again.extend(names.filter(|name| !self.subscription.contains(name)).cloned());
         }
         self.held.retain(|name, _| next.contains(name));
         self.parked.retain(|name, _| next.contains(name));
@@ -278,9 +283,10 @@ impl Kind {
 
     /// A client that reconnects with the version of exactly what there is, of everything, has it (rule 26).
     pub(super) fn resumes(&mut self, content: &Content, now: Instant) -> bool {
-        let pure = self.subscription.wildcard() && self.subscription.names().is_empty();
+        // Of other types what is held back is in the version, but not in the response.
+        let whole = self.kind.wildcard() && self.subscription.wildcard() && self.subscription.names().is_empty();
         let reported = std::mem::take(&mut self.reported);
-        if !self.first || !pure || reported.is_empty() {
+        if !self.first || !whole || reported.is_empty() {
             return false;
         }
         let all = self.wanted(content);

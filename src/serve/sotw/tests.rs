@@ -17,6 +17,7 @@ use super::{
     *,
 };
 use crate::{
+    feedback::Acked,
     model::{Audience, Revision, Role, Sites, Watermarks},
     serve::{absent::Why, session::STOOD},
     snapshot::{Publish, Reader, Seat, Views},
@@ -57,14 +58,19 @@ impl World {
     }
 
     fn of(role: Role, upserts: Vec<Resource>) -> Self {
+        let world = Self::pending(role);
+        world.publish(upserts, &[]);
+        world
+    }
+
+    /// Nothing was published yet.
+    fn pending(role: Role) -> Self {
         let views = Views::default();
         let audience = Audience { site: "fra".into(), role, proven: true, cohort: "".into(), delta: false };
         let reader = views.open(&audience);
         let now = Instant::now();
         let session = Session::new(Client { role, ..CLIENT }, now);
-        let world = Self { views, reader, session, now };
-        world.publish(upserts, &[]);
-        world
+        Self { views, reader, session, now }
     }
 
     fn publish(&self, upserts: Vec<Resource>, removals: &[(ResourceType, &str)]) {
@@ -325,6 +331,49 @@ fn a_client_that_comes_back_with_the_version_of_all_is_sent_nothing() {
         world.session.on_request(&request, &view.read(), world.now).unwrap();
         world.sent(Cluster, &["a"]);
     }
+}
+
+#[test]
+fn what_the_wildcard_adds_while_a_response_is_on_its_way_is_not_told_as_taken() {
+    for kind in [Cluster, Endpoints] {
+        let mut world = World::new(vec![resource(kind, "a", "1"), resource(kind, "b", "1")]);
+        world.takes(kind, &["b"], &["b"]);
+        world.quiet();
+        world.publish(vec![resource(kind, "b", "2")], &[]);
+        let last = world.sent(kind, &["b"]).nonce;
+        world.request(kind, &["b", "*"], 0, None);
+        let taken = |world: &mut World| {
+            let reports = world.session.reports();
+            let (_, state) = reports.iter().find(|(of, _)| *of == kind).expect("something new");
+            ["a", "b"].map(|name| state.acked(name, Seq(1)) == Acked::Acked)
+        };
+        assert_eq!(taken(&mut world), [false, false]);
+        world.request(kind, &["b", "*"], last, None);
+        assert_eq!(taken(&mut world), [false, true], "nothing went out meanwhile");
+        let both: &[&str] = if kind == Cluster { &["a", "b"] } else { &["a"] };
+        let next = world.sent(kind, both).nonce;
+        world.request(kind, &["b", "*"], next, None);
+        world.quiet();
+        assert_eq!(taken(&mut world), [true, true]);
+    }
+}
+
+#[test]
+fn a_version_of_what_comes_in_parts_does_not_say_what_a_client_has() {
+    let mut world = World::new(vec![cluster("a", "1"), naming(Route, "r", "1", &["a"]), resource(Route, "q", "1")]);
+    world.takes(Cluster, &[], &["a"]);
+    world.takes(Route, &["*"], &["q", "r"]);
+    // One of them waits for its cluster, the other does not.
+    let changed = vec![cluster("b", "1"), naming(Route, "r", "2", &["b"]), resource(Route, "q", "2")];
+    world.publish(changed, &[]);
+    world.sent(Cluster, &["a", "b"]);
+    let version = world.sent(Route, &["q"]).version.to_string();
+    world.session = Session::new(CLIENT, world.now);
+    world.session.trust(true);
+    let names = vec!["*".to_owned()];
+    let again = Request { url: Route.url().into(), version, names, ..Request::default() };
+    world.session.on_request(&again, &world.reader.view().read(), world.now).unwrap();
+    world.sent(Route, &["q", "r"]);
 }
 
 #[test]

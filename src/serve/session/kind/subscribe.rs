@@ -5,12 +5,13 @@ use std::sync::Arc;
 use super::{Exception, Kind};
 use crate::{
     snapshot::{Content, Seq},
-    xds::{ResourceType, name},
+    xds::{Removal, ResourceType, name},
 };
 
 impl Kind {
     /// `*`, by word or by an empty first request. Whoever asks again is answered again: it may hold nothing (rule 49).
     pub(in crate::serve::session) fn start_wildcard(&mut self, first: bool, content: &Content) {
+        self.begin_members(content);
         if !Arc::make_mut(&mut self.subscription).set_wildcard(true) {
             return;
         }
@@ -70,6 +71,7 @@ impl Kind {
 
     /// A glob collection: all of it is answered, or that it is empty.
     fn collect(&mut self, glob: &Arc<str>, first: bool, content: &Content) {
+        self.begin_members(content);
         let before = Arc::clone(&self.subscription);
         if Arc::make_mut(&mut self.subscription).insert(Arc::clone(glob)) {
             self.changed_subscription();
@@ -88,6 +90,14 @@ impl Kind {
                 self.taken.insert(Arc::clone(name), Seq(entry.created.0.saturating_sub(1)));
             }
             self.exceptions.insert(Arc::clone(name), Exception::Wanted { new, group: None });
+        }
+    }
+
+    /// What went while the stream asked for names alone is no member that it has to be told of. Of types whose removals
+    /// it is told of by name too, the cursor may lag behind one of them.
+    fn begin_members(&mut self, content: &Content) {
+        if self.kind.removal() == Removal::Never && self.subscription.named_only() {
+            self.removed = content.seq();
         }
     }
 

@@ -74,3 +74,17 @@ fn a_route_waits_for_a_service_until_a_core_has_it_or_the_time_is_over() {
         assert!(!world.session.awaits_watermarks());
     }
 }
+
+#[test]
+fn a_stream_that_asks_for_nothing_is_woken_by_the_first_publish_and_has_all_then() {
+    let mut world = World::pending(Role::Grpc);
+    for kind in [Cluster, Listener] {
+        world.request(kind, &[], 0, None);
+    }
+    assert!(world.poll().is_none());
+    let seat = world.seat();
+    world.publish(vec![], &[]);
+    assert!(woken(&seat));
+    world.quiet();
+    assert!(world.session.complete(&world.reader.view().read(), None));
+}
