@@ -214,7 +214,7 @@ async fn a_dry_run_and_a_refused_apply_store_nothing() {
     assert!(twice.faults.iter().any(|fault| fault.message.contains("twice") && fault.source == "1.yaml"), "{twice:?}");
     let nothing = plane.apply_as(&["# nothing\n"], false).await.unwrap();
     assert!(nothing.faults[0].message.contains("no object"), "{nothing:?}");
-    assert_eq!(plane.keys("/").await.len(), 0);
+    assert_eq!((plane.keys("/tidegate/v1/").await.len(), plane.audits().await.len()), (0, 0));
 }
 
 #[tokio::test]
