@@ -189,10 +189,24 @@ pub(crate) trait Build: Sized {
     fn label(self, key: &str, value: &str) -> Object;
     fn site(self, change: impl FnOnce(&mut SiteSpec)) -> Object;
     fn service(self, change: impl FnOnce(&mut ServiceSpec)) -> Object;
-    fn endpoints(self, addresses: &[&str]) -> Object;
+    fn endpoint_set(self, change: impl FnOnce(&mut EndpointSetSpec)) -> Object;
     fn gateway(self, change: impl FnOnce(&mut GatewaySpec)) -> Object;
     fn route(self, change: impl FnOnce(&mut HttpRouteSpec)) -> Object;
     fn raw(self, change: impl FnOnce(&mut EnvoyResourceSpec)) -> Object;
+    /// Of an EndpointSet: replaces its endpoints.
+    fn endpoints(self, addresses: &[&str]) -> Object {
+        self.endpoint_set(|set| {
+            set.endpoints = addresses.iter().map(|address| endpoint(address.parse().unwrap())).collect();
+        })
+    }
+    /// Of a Service: those of its ports that speak HTTP/2.
+    fn h2c(self, ports: &[u16]) -> Object {
+        self.service(|service| {
+            for port in service.ports.iter_mut().filter(|port| ports.contains(&port.port)) {
+                port.app_protocol = AppProtocol::H2c;
+            }
+        })
+    }
     /// Of a route: replaces its host names.
     fn hosts(self, names: &[&str]) -> Object {
         self.route(|route| route.hostnames = names.iter().map(|name| (*name).to_owned()).collect())
@@ -222,9 +236,9 @@ impl Build for Object {
         change(spec);
         self
     }
-    fn endpoints(mut self, addresses: &[&str]) -> Object {
+    fn endpoint_set(mut self, change: impl FnOnce(&mut EndpointSetSpec)) -> Object {
         let Spec::EndpointSet(spec) = &mut self.spec else { panic!("no EndpointSet") };
-        spec.endpoints = addresses.iter().map(|address| endpoint(address.parse().unwrap())).collect();
+        change(spec);
         self
     }
     fn gateway(mut self, change: impl FnOnce(&mut GatewaySpec)) -> Object {

@@ -56,14 +56,14 @@ pub fn names(audience: &Audience, reader: &Reader) -> Option<Vec<Unit>> {
 /// What an audience has by itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Roots {
-    /// At an edge, all that its listeners need; at a core, what makes its backbone listener.
+    /// At an edge, all that its listeners need; at a core, what makes its backbone listener; nothing for gRPC clients.
     pub units: BTreeSet<Unit>,
-    /// The Services that stand at a core; what it has of each says [`of_service`].
+    /// The Services that stand at a core, or that its gRPC clients may call; what it has of each says [`of_service`].
     pub services: BTreeSet<ObjectRef>,
 }
 
 /// As [`names`], but for what the route configurations of an edge lead to, the groups that their virtual hosts name,
-/// and for what a core has of each Service.
+/// and for what a core or a gRPC client has of each Service.
 pub fn roots(audience: &Audience, reader: &Reader) -> Option<Roots> {
     let (site, spec) = reader.site(&audience.site)?;
     if spec.role != audience.role.of_site() || !resolve::in_service(spec) {
@@ -72,7 +72,7 @@ pub fn roots(audience: &Audience, reader: &Reader) -> Option<Roots> {
     let mut roots = match audience.role {
         Role::Edge => Roots { units: edge(site, spec, audience, reader), services: BTreeSet::new() },
         Role::Core => core(&audience.site, reader),
-        Role::Grpc => Roots { units: clients(&audience.site, reader), services: BTreeSet::new() },
+        Role::Grpc => Roots { units: BTreeSet::new(), services: resolve::called_from(&audience.site, reader) },
     };
     // What is written for the proxies of a core is nothing to its gRPC clients.
     if audience.role == spec.role {
@@ -82,8 +82,16 @@ pub fn roots(audience: &Audience, reader: &Reader) -> Option<Roots> {
     Some(roots)
 }
 
-/// What a core has of a Service that stands there.
+/// What a core, or a gRPC client, has of one of its [`Roots::services`].
 pub fn of_service(audience: &Audience, service: &ObjectRef, reader: &Reader) -> BTreeSet<Unit> {
+    match audience.role {
+        Role::Edge => BTreeSet::new(),
+        Role::Core => standing(audience, service, reader),
+        Role::Grpc => called(audience, service, reader),
+    }
+}
+
+fn standing(audience: &Audience, service: &ObjectRef, reader: &Reader) -> BTreeSet<Unit> {
     let ports = reader.ports(service).unwrap_or_default().iter();
     let units = ports.flat_map(|port| {
         let name: Arc<str> = format!("{}/{}:{}", service.namespace, service.name, port.port).into();
@@ -140,18 +148,18 @@ fn raw(site: &Stored, spec: &SiteSpec, proven: bool, generated: &BTreeSet<Unit>,
         .collect()
 }
 
-/// What gRPC clients of a core site have: never a Secret, for they take certificates from files.
-fn clients(site: &Arc<str>, reader: &Reader) -> BTreeSet<Unit> {
+/// Never a Secret: gRPC clients take certificates from files.
+fn called(audience: &Audience, service: &ObjectRef, reader: &Reader) -> BTreeSet<Unit> {
     let mut units = BTreeSet::new();
     let everywhere = Scope::Role(Role::Grpc);
-    for (cluster, listeners) in resolve::calls(site, reader) {
+    for (cluster, listeners) in resolve::calls(service, reader) {
         let mut unit = |kind, name: &str, scope: &Scope| {
             units.insert(Unit { kind, name: name.into(), scope: scope.clone() });
         };
         listeners.iter().for_each(|name| unit(ResourceType::Listener, name, &everywhere));
         listeners.iter().take(1).for_each(|name| unit(ResourceType::Route, name, &everywhere));
         unit(ResourceType::Cluster, &cluster, &everywhere);
-        unit(ResourceType::Endpoints, &cluster, &Scope::Clients(site.clone()));
+        unit(ResourceType::Endpoints, &cluster, &Scope::Clients(audience.site.clone()));
     }
     units
 }

@@ -38,7 +38,7 @@ pub use ports::GATEWAY_CLASS;
 pub use raw::{RawPlan, raw};
 pub(crate) use {
     backbone::in_service,
-    clients::calls,
+    clients::{called_from, calls},
     ports::{Port, port, ports_at, streamed},
     raw::raw_at,
     routes::groups,

@@ -4,7 +4,7 @@
 //! one that speaks HTTP/2. It goes to endpoints directly, as a gateway of its site does: to those of its own site, and
 //! to those of the other core sites of its region when its own has none that works.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::{backbone, endpoints, in_service};
 use crate::{
@@ -15,9 +15,9 @@ use crate::{
     model::{AppProtocol, Kind, ObjectRef, Role, ServicePort, ServiceSpec},
 };
 
-/// The ports of a service that gRPC can call.
-fn callable(spec: &ServiceSpec) -> impl Iterator<Item = &ServicePort> {
-    spec.ports.iter().filter(|port| port.app_protocol == AppProtocol::H2c)
+/// Those of a service's ports that gRPC can call.
+fn callable(ports: &[ServicePort]) -> impl Iterator<Item = &ServicePort> {
+    ports.iter().filter(|port| port.app_protocol == AppProtocol::H2c)
 }
 
 /// The core sites that serve a client of `site`, itself first.
@@ -30,25 +30,27 @@ fn places(site: &str, reader: &Reader) -> Vec<String> {
     std::iter::once(site.to_owned()).chain(near.map(|stored| stored.reference.name.clone())).collect()
 }
 
-/// The clusters that a client of `site` can call, each with the names of its API listeners.
-pub(crate) fn calls(site: &str, reader: &Reader) -> BTreeMap<String, Vec<String>> {
-    let mut services: BTreeSet<(&str, &str)> = BTreeSet::new();
-    for place in places(site, reader) {
+/// The Services that stand where clients of `site` go to.
+pub(crate) fn called_from(site: &str, reader: &Reader) -> BTreeSet<ObjectRef> {
+    let sets = places(site, reader).into_iter().flat_map(|place| {
         let sets = reader.placements(&ObjectRef::new(Kind::Site, "", &place));
-        services.extend(sets.map(|set| (&*set.set.namespace, set.service)));
-    }
-    let mut calls = BTreeMap::new();
-    for (namespace, name) in services {
-        let Some((_, spec)) = reader.service(namespace, name) else { continue };
-        let only = callable(spec).count() == 1;
-        for port in callable(spec) {
-            let short = format!("{name}.{namespace}");
-            let mut listeners = vec![route_configuration(namespace, name, port.port)];
-            listeners.extend(only.then_some(short));
-            calls.insert(cluster(namespace, name, port.port), listeners);
-        }
-    }
-    calls
+        sets.map(|set| ObjectRef::new(Kind::Service, &set.set.namespace, set.service))
+    });
+    sets.collect()
+}
+
+/// The clusters of a Service that gRPC can call, each with the names of its API listeners, the one with the port first.
+pub(crate) fn calls(service: &ObjectRef, reader: &Reader) -> Vec<(String, Vec<String>)> {
+    let ports = reader.ports(service).unwrap_or_default();
+    let (namespace, name) = (&*service.namespace, &*service.name);
+    let only = callable(ports).count() == 1;
+    let call = |port: &ServicePort| {
+        let short = format!("{name}.{namespace}");
+        let mut listeners = vec![route_configuration(namespace, name, port.port)];
+        listeners.extend(only.then_some(short));
+        (cluster(namespace, name, port.port), listeners)
+    };
+    callable(ports).map(call).collect()
 }
 
 fn cluster(namespace: &str, service: &str, port: u16) -> String {
@@ -69,7 +71,7 @@ fn called<'a>(name: &'a str, reader: &Reader<'a>) -> Option<(Found<'a, ServiceSp
     // A namespace is one label, a service may be several.
     let (service, namespace) = host.rsplit_once('.')?;
     let found = reader.service(namespace, service)?;
-    let mut ports = callable(found.1).filter(|port| number.is_none_or(|number| port.port == number));
+    let mut ports = callable(&found.1.ports).filter(|port| number.is_none_or(|number| port.port == number));
     match (ports.next(), ports.next()) {
         (Some(port), None) => Some((found, port)),
         _ => None,

@@ -21,9 +21,10 @@ fn audience(site: &str, role: Role, proven: bool) -> Audience {
 
 pub(in crate::pipeline) fn audiences() -> Vec<Audience> {
     let of = |site| {
-        let [edge, unproven, core] = [(Role::Edge, true), (Role::Edge, false), (Role::Core, true)]
-            .map(|(role, proven)| audience(site, role, proven));
-        [Audience { delta: false, ..edge.clone() }, edge, unproven, core]
+        let [edge, unproven, core, grpc] =
+            [(Role::Edge, true), (Role::Edge, false), (Role::Core, true), (Role::Grpc, true)]
+                .map(|(role, proven)| audience(site, role, proven));
+        [Audience { delta: false, ..edge.clone() }, edge, unproven, core, grpc]
     };
     SITES.into_iter().flat_map(of).collect()
 }
@@ -184,6 +185,8 @@ proptest! {
     }
 }
 
+const LONG: std::time::Duration = std::time::Duration::from_secs(90);
+
 /// An edge, a core, and a route from one to the other.
 fn shop() -> World {
     World::of([
@@ -322,6 +325,33 @@ fn an_edit_of_a_route_compiles_the_host_that_it_names_and_no_other() {
         let gone = run.edit(changed).remove(&e1).unwrap().removals;
         assert_eq!(gone.len(), usize::from(virtual_hosts == VirtualHosts::Streamed), "{gone:?}");
     }
+}
+
+#[test]
+fn an_edit_of_a_service_costs_its_callers_what_they_have_of_it_and_its_ports_alone_their_names() {
+    let client = audience("c1", Role::Grpc, true);
+    let mut world = World::of([core("c1"), core("c2").site(|site| site.region = "region-c1".into())]);
+    for number in 0..20 {
+        let name = format!("a/s{number}");
+        world.put(service(&name, &[80]).h2c(&[80]));
+        world.put(set(&name, if number % 2 == 0 { "c1" } else { "c2" }));
+    }
+    let mut run = Run::new(world);
+    run.update(&BTreeSet::new(), std::slice::from_ref(&client));
+    assert_eq!(run.clients[&client].len(), 20 * 5);
+    let slow = service("a/s7", &[80]).h2c(&[80]).service(|spec| spec.request_timeout = Some(LONG));
+    let two = service("a/s7", &[80, 81]).h2c(&[80, 81]);
+    for (edited, renamed) in [(slow, false), (two, true)] {
+        let changed = run.world.put(edited).configuration;
+        let stale = run.engine.dependents.readers_of(&changed);
+        let names: Vec<&Key> = stale.iter().filter(|key| !matches!(key, Key::Unit(_))).collect();
+        let own = Key::Service(Arc::new(client.clone()), ObjectRef::new(Kind::Service, "a", "s7"));
+        assert_eq!(names, [&own][..usize::from(renamed)]);
+        assert_eq!(stale.len() - names.len(), 5, "what it has of that service: {stale:?}");
+        run.update(&changed, &[]);
+        assert_eq!(run.clients[&client], run.full(std::slice::from_ref(&client))[&client]);
+    }
+    assert_eq!(run.clients[&client].len(), 20 * 5 + 3, "two ports, and none that needs no number");
 }
 
 #[test]

@@ -13,11 +13,7 @@ use crate::{
 
 /// A service whose ports of these numbers speak HTTP/2, and all others HTTP/1.
 fn speaking(name: &str, ports: &[u16], h2c: &[u16]) -> Object {
-    service(name, ports).service(|spec| {
-        for port in spec.ports.iter_mut().filter(|port| h2c.contains(&port.port)) {
-            port.app_protocol = AppProtocol::H2c;
-        }
-    })
+    service(name, ports).h2c(h2c)
 }
 
 fn at(name: &str, address: &str) -> Object {

@@ -66,7 +66,8 @@ impl Compiled {
 
 fn audiences() -> Vec<Audience> {
     let all = |site| {
-        [(Role::Edge, true), (Role::Edge, false), (Role::Core, true)].map(|(role, proven)| audience(site, role, proven))
+        [(Role::Edge, true), (Role::Edge, false), (Role::Core, true), (Role::Grpc, true)]
+            .map(|(role, proven)| audience(site, role, proven))
     };
     SITES.into_iter().flat_map(all).collect()
 }
