@@ -41,7 +41,8 @@ pub struct Trial<'a> {
 impl Trial<'_> {
     /// The verdicts over these mutants, known ones and new ones.
     pub fn of(&self, chosen: &[usize]) -> Result<BTreeMap<usize, Verdict>> {
-        let build = run::build(self.binary)?;
+        // Of another build, or with other tests, it may be noticed.
+        let build = format!("{}/{}", run::build(self.binary)?, self.tests.len());
         let file = self.work.join("results.tsv");
         let (mut verdicts, mut left) = self.known(chosen, &fs::read_to_string(&file).unwrap_or_default(), &build);
         let mut output = fs::OpenOptions::new().create(true).append(true).open(file)?;
