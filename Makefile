@@ -53,8 +53,8 @@ fuzz: ## libFuzzer for a while on the nightly compiler (see fuzz/README.md); TAR
 
 MUTANTS ?=
 
-mutants: ## mutation testing of the protocol engine, hours for all of it; MUTANTS='--file src/serve/sotw.rs', '--shard 0/20'
-	scripts/mutants.sh $(MUTANTS)
+mutants: ## mutation testing of the protocol engine, all of it or MUTANTS=src/serve/sotw.rs (see docs/mutants.md); JOBS at a time
+	cargo run --release --quiet --locked --manifest-path mutants/Cargo.toml --target-dir target -- $(MUTANTS)
 
 BENCH ?=
 SCALE ?= 1

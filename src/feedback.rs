@@ -43,7 +43,7 @@ pub struct Parked {
 }
 
 /// One type of one stream.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TypeState {
     /// What it asks for.
     pub subscription: Arc<Subscription>,
@@ -398,6 +398,116 @@ mod tests {
         let _gateway = connect(&gateway, "three");
         let _third = connect(&client, "four");
         assert_eq!(asked(), (Some(gateway), vec!["three".to_owned()]));
+    }
+
+    fn subscription(names: &[&str], wildcard: bool) -> Arc<Subscription> {
+        let mut subscription = Subscription::default();
+        for name in names {
+            subscription.insert((*name).into());
+        }
+        subscription.set_wildcard(wildcard);
+        Arc::new(subscription)
+    }
+
+    fn parked(of: &str) -> Parked {
+        Parked { version: Version::of(of.as_bytes()), error: "bad".into(), since: Seq(1) }
+    }
+
+    fn client() -> Audience {
+        Audience { site: "fra".into(), role: Role::Grpc, proven: true, cohort: "".into(), delta: false }
+    }
+
+    #[test]
+    fn of_two_streams_the_slowest_speaks_and_names_and_exceptions_are_those_of_both() {
+        let states = [(3, 9, None, 7, "a", false), (4, 8, Some(Seq(2)), 6, "b", true)].map(
+            |(sent, acked, behind, set, name, wildcard)| TypeState {
+                subscription: subscription(&[name], wildcard),
+                sent: Seq(sent),
+                acked: Seq(acked),
+                pending: Arc::new(vec![name.into()]),
+                behind,
+                parked: Arc::new([(name.into(), parked(name))].into()),
+                set,
+            },
+        );
+        for [mut one, other] in [states.clone(), [states[1].clone(), states[0].clone()]] {
+            one.join(&other);
+            Arc::make_mut(&mut one.pending).sort();
+            let both = TypeState {
+                subscription: subscription(&["a", "b"], true),
+                sent: Seq(3),
+                acked: Seq(8),
+                pending: Arc::new(vec!["a".into(), "b".into()]),
+                behind: Some(Seq(2)),
+                parked: Arc::new(["a", "b"].map(|name| (name.into(), parked(name))).into()),
+                set: 7,
+            };
+            assert_eq!(one, both);
+        }
+    }
+
+    #[test]
+    fn streams_of_one_type_are_complete_together_when_all_are_and_clusters_and_listeners_are_asked_for() {
+        let feedback = Arc::new(Feedback::default());
+        let stream = |kind: ResourceType| {
+            let proxy = feedback.connect(id("a"), SystemTime::now(), Ok(client()));
+            proxy.set_partial(true);
+            proxy.set(kind, TypeState::default());
+            proxy
+        };
+        let said = || {
+            let mut proxies = feedback.proxies();
+            let proxy = proxies.remove(0);
+            (proxy.types.into_keys().collect::<Vec<_>>(), proxy.complete)
+        };
+        let clusters = stream(Cluster);
+        clusters.set_complete();
+        assert_eq!(said(), (vec![Cluster], false));
+        let listeners = stream(ResourceType::Listener);
+        assert_eq!(said(), (vec![Cluster, ResourceType::Listener], false));
+        listeners.set_complete();
+        assert!(said().1);
+    }
+
+    #[test]
+    fn cursors_reach_as_far_as_nothing_concerned_them() {
+        let feedback = Arc::new(Feedback::default());
+        let proxy = feedback.connect(id("a"), SystemTime::now(), Ok(client()));
+        let state = TypeState { sent: Seq(3), acked: Seq(2), behind: Some(Seq(1)), ..TypeState::default() };
+        proxy.set(Cluster, state);
+        let reaching = feedback.reaching(&|who, kind, _, seqs| {
+            assert_eq!((who, kind), (&client(), Cluster));
+            seqs.map(|seq| Seq(seq.0 + 10))
+        });
+        let state = &reaching[0].types[&Cluster];
+        assert_eq!((state.sent, state.acked, state.behind), (Seq(13), Seq(12), Some(Seq(11))));
+    }
+
+    #[test]
+    fn proxies_are_sorted_and_those_that_have_gone_leave_nothing() {
+        let feedback = Arc::new(Feedback::new(std::time::Duration::from_secs(7)));
+        assert_eq!(feedback.loads.interval(), std::time::Duration::from_secs(7));
+        let connect = |node: u32| feedback.connect(id(&node.to_string()), SystemTime::now(), Err(String::new()));
+        let streams: Vec<_> = (100..150).rev().map(connect).collect();
+        assert!(feedback.proxies().windows(2).all(|pair| pair[0].id < pair[1].id));
+        drop(streams);
+        assert!(feedback.proxies.is_empty());
+    }
+
+    #[test]
+    fn a_refusal_of_an_older_version_says_nothing_of_the_newer_one() {
+        let feedback = Arc::new(Feedback::default());
+        let proxy = feedback.connect(id("a"), SystemTime::now(), Ok(client()));
+        let refusing = TypeState {
+            subscription: subscription(&["a"], false),
+            parked: Arc::new([("a".into(), parked("old"))].into()),
+            ..TypeState::default()
+        };
+        proxy.set(Cluster, refusing);
+        let proxies = feedback.proxies();
+        let taken = |version: &str| proxies[0].taken(Cluster, "a", Version::of(version.as_bytes()), Seq(0));
+        assert_eq!((taken("old"), taken("new")), (Acked::Refused("bad".into()), Acked::Pending));
+        assert_eq!(proxies[0].acked(Cluster, "b", Seq(0)), Acked::NotSubscribed);
     }
 
     #[test]

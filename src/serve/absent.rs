@@ -87,3 +87,25 @@ impl Absent {
         out.put(error);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_has_its_code_and_its_words() {
+        let of = |kind, name: &str, proven| Absent::of(kind, name.into(), proven);
+        let collection = Absent { name: "x".into(), why: Why::Collection };
+        let cases = [
+            (of(ResourceType::Secret, "x", true), Code::NotFound, "no SDS resource of this name is served here"),
+            (of(ResourceType::Cluster, "x", false), Code::NotFound, "no CDS resource of this name is served here"),
+            (of(ResourceType::Secret, "x", false), Code::PermissionDenied, "clients that show a certificate only"),
+            (of(ResourceType::Cluster, "xdstp://a", true), Code::InvalidArgument, "not of the form xdstp://"),
+            (collection, Code::InvalidArgument, "collections are for incremental xDS only"),
+        ];
+        for (absent, code, words) in cases {
+            assert_eq!(absent.code(), code, "{absent:?}");
+            assert!(absent.message().contains(words), "{}", absent.message());
+        }
+    }
+}

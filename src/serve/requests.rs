@@ -144,6 +144,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_request_of_just_the_limit_is_taken() {
+        // Tag and length take three bytes.
+        let wire = request(&"x".repeat(997));
+        assert_eq!(wire.len(), PREFIX + 1_000);
+        let arrival = Arrival::default();
+        assert!(requests(&arrival, vec![wire]).message().await.is_ok());
+        assert!(requests(&arrival, vec![request(&"x".repeat(998))]).message().await.is_err());
+    }
+
+    #[tokio::test]
     async fn what_is_no_request_ends_the_stream_with_its_reason() {
         let cases = [
             (framed(1_001, b""), Code::OutOfRange),

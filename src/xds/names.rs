@@ -139,6 +139,36 @@ mod tests {
     }
 
     #[test]
+    fn no_leaf_is_empty_nor_larger_than_it_may_be() {
+        let name = |i: usize| format!("n{i:04}");
+        let mut names = Names::default();
+        for i in 0..=LEAF {
+            let before: Vec<_> = names.leaves.iter().map(|leaf| leaf.len()).collect();
+            assert!(before.iter().all(|len| (1..=LEAF).contains(len)), "{before:?}");
+            assert_eq!(before.len(), usize::from(i > 0), "a leaf is full before it is cut in two");
+            assert!(names.insert(name(i).into()));
+        }
+        assert_eq!(names.leaves.len(), 2);
+        assert!((0..=LEAF).all(|i| names.remove(&name(i)) && names.leaves.iter().all(|leaf| !leaf.is_empty())));
+        assert!(names.is_empty() && names.leaves.is_empty());
+    }
+
+    #[test]
+    fn sets_are_equal_by_their_names_however_they_came_to_be() {
+        let set = |of: &[u32]| {
+            let mut names = Names::default();
+            for i in of {
+                names.insert(format!("n{i:04}").into());
+            }
+            names
+        };
+        let (up, down): (Vec<_>, Vec<_>) = ((0..200).collect(), (0..200).rev().collect());
+        assert_eq!(set(&up), set(&down));
+        assert_ne!(set(&[1, 2]), set(&[1, 3]));
+        assert_ne!(set(&[1]), set(&[1, 2]));
+    }
+
+    #[test]
     fn a_copy_that_grows_shares_all_but_the_leaf_that_it_grows_in() {
         let mut names = Names::default();
         (0..1000).for_each(|i| assert!(names.insert(format!("n{i:04}").into())));

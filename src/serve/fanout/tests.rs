@@ -33,6 +33,8 @@ fn a_response_is_cut_where_it_would_be_larger_than_a_mebibyte_and_never_within_a
     assert_eq!(cut(vec![sized("a", half), sized("b", half), sized("c", half)], &[], false), [(2, 0), (1, 0)]);
     assert_eq!(cut(vec![sized("a", half), sized("b", half), sized("c", half)], &[], true), [(3, 0)]);
     assert_eq!(cut(vec![sized("a", 3 * SPLIT), resource("b", 1)], &[], false), [(1, 0), (1, 0)]);
+    // The next part begins at nothing.
+    assert_eq!(cut(vec![sized("a", SPLIT), resource("b", 1), resource("c", 1)], &[], false), [(1, 0), (2, 0)]);
     // Removals go with the first part, and count.
     assert_eq!(cut(vec![sized("a", half), sized("b", half)], &["gone"], false), [(1, 1), (1, 0)]);
 }
@@ -91,10 +93,30 @@ fn a_range_is_built_once_and_forgotten_after_some_others() {
     let once = frames(Seq(0));
     assert_eq!((once.len(), frames(first).len()), (1, 0));
     assert!(Arc::ptr_eq(&once, &frames(Seq(0))));
+    let kept = || fanout.recent.lock().unwrap().iter().map(|(from, ..)| from.0).collect::<Vec<_>>();
+    assert_eq!(kept(), [0], "nothing is kept of a range without changes");
     for payload in 2..2 + REMEMBERED {
         let before = reader.view().read().seq();
         publish(payload);
         assert_eq!(frames(before).len(), 1);
-        assert!(fanout.recent.lock().unwrap().len() <= REMEMBERED);
     }
+    assert_eq!(kept(), (1..=REMEMBERED as u64).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_is_gone_and_why_something_is_absent_is_read_by_other_decoders() {
+    use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse;
+    use prost::Message;
+    let removed = vec!["b".into(), "c".into()];
+    let mut frame = Frame::new(&"cp1".into(), ResourceType::Secret.url(), Seq(7), vec![resource("a", 1)], removed);
+    frame.errors = vec![Absent::of(ResourceType::Secret, "c".into(), false)];
+    let read = DeltaDiscoveryResponse::decode(&frame.bytes()[5..]).unwrap();
+    assert_eq!((read.resources[0].name.as_str(), read.removed_resources), ("a", vec!["b".to_owned(), "c".to_owned()]));
+    assert_eq!((read.system_version_info.as_str(), read.control_plane.unwrap().identifier.as_str()), ("7", "cp1"));
+    assert_eq!((read.nonce, read.type_url.as_str()), (format!("{:x}", frame.nonce), ResourceType::Secret.url()));
+    let error = read.resource_errors[0].clone();
+    assert_eq!(error.resource_name.unwrap().name, "c");
+    let (code, why) = (tonic::Code::PermissionDenied, "secrets are served to clients that show a certificate only");
+    let status = error.error_detail.unwrap();
+    assert_eq!((status.code, status.message.as_str()), (i32::from(code), why));
 }

@@ -95,6 +95,19 @@ fn a_stream_of_one_type_is_complete_when_that_is_taken() {
 }
 
 #[test]
+fn of_the_words_of_a_refusal_a_kibibyte_is_kept_and_no_half_letter() {
+    for (words, kept) in [("é".repeat(1_000), 1_024), (format!("x{}", "é".repeat(1_000)), 1_023)] {
+        let mut world = World::running();
+        world.publish(vec![cluster("a", "2")], &[]);
+        world.out();
+        world.nack(Cluster, &words);
+        let reports = world.session.reports();
+        let (_, state) = reports.iter().find(|(kind, _)| *kind == Cluster).unwrap();
+        assert_eq!(state.parked["a"].error.len(), kept);
+    }
+}
+
+#[test]
 fn collections_are_few() {
     let world = World::running();
     let globs = |from: usize, to: usize| (from..to).map(|n| format!("xdstp:///t/{n}/*")).collect::<Vec<_>>();

@@ -30,3 +30,20 @@ impl Touched {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Touched;
+
+    #[test]
+    fn names_are_kept_one_by_one_until_all_are_meant() {
+        let mut touched = Touched::default();
+        assert!(!touched.contains("a"));
+        touched.add(&"a".into(), false);
+        touched.add(&"b".into(), false);
+        assert!(touched.contains("a") && touched.contains("b") && !touched.contains("c"));
+        touched.add(&"c".into(), true);
+        touched.add(&"d".into(), false);
+        assert!(touched.contains("c") && touched.contains("x"));
+    }
+}

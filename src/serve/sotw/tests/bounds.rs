@@ -135,8 +135,26 @@ fn a_client_that_acknowledges_nothing_holds_removals_for_a_minute() {
     world.quiet();
     world.pass(UNREQUESTED - Duration::from_millis(1));
     world.quiet();
-    world.pass(Duration::from_millis(1) + LINGER);
+    world.pass(Duration::from_millis(1));
     world.quiet();
     world.pass(LINGER);
     world.sent(Cluster, &[]);
+}
+
+#[test]
+fn a_stream_has_passed_a_removal_when_it_has_looked_at_every_set_that_is_whole() {
+    let mut world = World::new(vec![cluster("a", "1"), naming(Listener, "l", "1", &["a"])]);
+    world.takes(Cluster, &[], &["a"]);
+    world.takes(Listener, &[], &["l"]);
+    world.quiet();
+    let passed = |world: &World| {
+        let content = world.reader.view().read();
+        (world.session.passed(&content), content.seq())
+    };
+    let (before, seq) = passed(&world);
+    assert_eq!(before, seq);
+    world.publish(vec![], &[(Listener, "l")]);
+    assert_eq!(passed(&world), (before, Seq(seq.0 + 1)));
+    world.sent(Listener, &[]);
+    assert_eq!(passed(&world).0, Seq(seq.0 + 1));
 }
