@@ -115,15 +115,28 @@ fn selector() -> impl Strategy<Value = LabelSelector> {
 }
 
 fn sites() -> impl Strategy<Value = Object> {
-    (pick(&SITES), 0..10u8, any::<bool>(), 0..3u8).prop_map(|(name, odd, on, place)| {
+    let place = (pick(&["eu", "us"]), pick(&["", "z"]), 0..3u8);
+    (pick(&SITES), 0..7u8, any::<bool>(), place).prop_map(|(name, odd, on, (region, zone, place))| {
         let role = if name.starts_with('e') == (odd > 0) { Role::Edge } else { Role::Core };
         site(name, role).label("on", &on.to_string()).site(|site| {
+            (site.region, site.zone) = (region.into(), zone.into());
             site.state = if odd == 1 { SiteState::Deleting } else { SiteState::Active };
             let latitude = f64::from(place) * 10.0;
             site.coordinates = (place > 0).then_some(Coordinates { latitude, longitude: 0.0 });
             if odd == 2 {
                 site.gateways.clear();
             }
+        })
+    })
+}
+
+/// Few EndpointSets, so that they move from site to site, and at times to another Service.
+fn sets() -> impl Strategy<Value = Object> {
+    let service = prop::option::weighted(0.2, pick(&["s", "t"]));
+    (pick(&SERVICES), pick(&["1", "2"]), pick(&SITES), service, 0..3u8).prop_map(|(name, number, site, other, last)| {
+        set(name, number).endpoints(&[&format!("10.0.0.{last}:80")]).endpoint_set(|set| {
+            set.site = site.into();
+            set.service = other.map_or(std::mem::take(&mut set.service), str::to_owned);
         })
     })
 }
@@ -209,6 +222,7 @@ fn raws() -> impl Strategy<Value = Object> {
 /// Objects that name each other often, rightly and wrongly.
 pub(crate) fn objects() -> impl Strategy<Value = Object> {
     let ports = prop_oneof![Just(vec![80]), Just(vec![80, 81])];
+    let h2c = prop_oneof![3 => Just(vec![]), 1 => Just(vec![80]), 1 => Just(vec![80, 81])];
     let grants = (any::<bool>(), any::<bool>()).prop_map(|(to_a, route)| {
         let (into, from) = if to_a { ("a", "b") } else { ("b", "a") };
         let (kind, what) = if route { (Kind::HttpRoute, "Service") } else { (Kind::Gateway, "Certificate") };
@@ -221,9 +235,8 @@ pub(crate) fn objects() -> impl Strategy<Value = Object> {
     });
     prop_oneof![
         4 => sites(),
-        3 => (pick(&SERVICES), ports).prop_map(|(name, ports)| service(name, &ports)),
-        4 => (pick(&SERVICES), pick(&SITES), 0..3u8)
-            .prop_map(|(name, site, last)| set(name, site).endpoints(&[&format!("10.0.0.{last}:80")])),
+        3 => (pick(&SERVICES), ports, h2c).prop_map(|(name, ports, h2c)| service(name, &ports).h2c(&h2c)),
+        4 => sets(),
         4 => gateways(),
         5 => http_routes(),
         2 => pick(&CERTIFICATES).prop_map(certificate),
@@ -232,6 +245,22 @@ pub(crate) fn objects() -> impl Strategy<Value = Object> {
         1 => fleet,
         3 => raws(),
     ]
+}
+
+/// A small world in which all works, so that what an edit spoils shows.
+fn works() -> Vec<Object> {
+    let sites = SITES.map(|name| site(name, if name.starts_with('e') { Role::Edge } else { Role::Core }));
+    let services = [service("a/s", &[80]), service("a/t", &[80, 81]).h2c(&[81])];
+    let sets = [("a/s", "c1"), ("a/t", "c2")]
+        .map(|(name, site)| set(name, "1").endpoints(&["10.0.0.1:80"]).endpoint_set(|set| set.site = site.into()));
+    let door = gateway("a/g", vec![http(80, None)]);
+    let way = route("a/r", "a/g").rule(to("a/s", 80)).rule(to("a/t", 80));
+    sites.into_iter().chain(services).chain(sets).chain([door, way]).collect()
+}
+
+/// What stands before the edits.
+pub(crate) fn starts() -> impl Strategy<Value = Vec<Object>> {
+    prop_oneof![prop::collection::vec(objects(), 0..30), Just(works())]
 }
 
 /// Edits past admission and by the API, and the leader's answers to them.

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     catalog::testing::{edits::*, *},
     compile::plan::UNRESOLVED,
-    model::{Kind, Object, ObjectRef, PathMatch, Role, Scope, SiteState, VirtualHosts},
+    model::{Kind, Object, ObjectRef, PathMatch, Role, RouteRule, Scope, SiteState, VirtualHosts},
     xds::ResourceType,
 };
 
@@ -137,7 +137,7 @@ proptest! {
 
     #[test]
     fn deltas_add_up_to_what_a_replica_serves_that_starts_now_and_a_site_that_goes_is_met_with_silence(
-        start in prop::collection::vec(objects(), 0..30),
+        start in starts(),
         steps in prop::collection::vec(steps(), 1..16),
     ) {
         let mut run = Run::new(start.into_iter().fold(World::new(), World::with));
@@ -372,16 +372,23 @@ fn hosts_are_streamed_to_those_who_can_be_where_all_gateways_of_the_port_say_so(
 
 /// Edits around one port and two services that make resources fall back often, and mend them.
 fn falls() -> impl Strategy<Value = Edit> {
-    let services = prop::sample::select(vec!["a/s", "a/t"]);
-    let routes = (prop::sample::select(vec!["a/r", "a/q"]), services.clone())
-        .prop_map(|(name, service)| route(name, "a/g").rule(to(service, 80)));
-    let places = (services.clone(), prop::sample::select(vec!["c1", "c2"])).prop_map(|(name, site)| set(name, site));
+    let any_of = |words: [&'static str; 2]| prop::sample::select(words.to_vec());
+    let services = any_of(["a/s", "a/t"]);
+    let hosts = prop::collection::vec(any_of(["x.test", "y.test"]), 0..3);
+    let routes = (any_of(["a/r", "a/q"]), services.clone(), hosts, any_of(["/", "/a"])).prop_map(
+        |(name, service, hosts, path)| {
+            let path = PathMatch::Prefix(path.into());
+            route(name, "a/g").hosts(&hosts).rule(RouteRule { matches: rule("to", path).matches, ..to(service, 80) })
+        },
+    );
+    let places = (services.clone(), any_of(["c1", "c2"]), any_of(["c1", "c2"]))
+        .prop_map(|(name, called, site)| set(name, called).endpoint_set(|set| set.site = site.into()));
     let put = |object| Edit::Put(Box::new(object));
     let going =
         |going| edge("e1").site(|site| site.state = if going { SiteState::Deleting } else { SiteState::Active });
     prop_oneof![
         4 => routes.clone().prop_map(move |route| put(spoil(route))),
-        1 => routes.clone().prop_map(put),
+        2 => routes.clone().prop_map(put),
         2 => routes.clone().prop_map(|route| Edit::Apply(Box::new(route))),
         1 => routes.prop_map(|route| Edit::Remove(route.reference())),
         2 => places.clone().prop_map(put),
@@ -478,6 +485,39 @@ fn it_alone_falls_back_and_a_source_that_was_never_accepted_is_absent_from_it() 
         faults.try_into().unwrap()
     };
     assert!(route_fault.contains("httproutes/a/q") && service_fault.contains("services/a/t"), "{service_fault}");
+}
+
+#[test]
+fn what_serves_as_it_was_accepted_follows_what_is_accepted_of_its_other_sources() {
+    let e1 = audience("e1", Role::Edge, true);
+    let mut run = Run::new(accepted_shop());
+    run.world.put(broken());
+    run.update(&BTreeSet::new(), std::slice::from_ref(&e1));
+    let beside = |path: &str| route("a/q", "a/g").rule(rule("beside", PathMatch::Exact(path.into())));
+    // First without a copy, then with an older one.
+    for path in ["/one", "/two"] {
+        let before = run.clients[&e1].clone();
+        let changed = run.world.put(beside(path));
+        run.edit(changed);
+        assert_eq!(run.clients[&e1], before, "it is a source of what failed, and not accepted");
+        let changed = run.world.agree();
+        run.edit(changed);
+        assert_ne!(run.clients[&e1], before);
+        assert_eq!(run.clients[&e1], run.full(std::slice::from_ref(&e1))[&e1]);
+    }
+}
+
+#[test]
+fn what_serves_as_it_was_accepted_follows_where_its_own_services_stand() {
+    let e1 = audience("e1", Role::Edge, true);
+    let mut run = Run::new(accepted_shop());
+    let changed = run.world.put(broken());
+    run.update(&changed.configuration, std::slice::from_ref(&e1));
+    // As it was accepted it leads to `a/s`, as it stands to `a/t`.
+    let changed = run.world.put(set("a/s", "c1").endpoint_set(|set| set.site = "c2".into()));
+    run.edit(changed);
+    assert_eq!(names(&run.clients[&e1])[..2], ["CDS backbone/-/c2", "EDS backbone/-/c2"]);
+    assert_eq!(run.clients[&e1], run.full(std::slice::from_ref(&e1))[&e1]);
 }
 
 #[test]
