@@ -7,11 +7,13 @@ use serde_json::Value;
 
 use super::{
     cell::{Asks, Cell, Stage, number, prepare},
+    etcd::Etcd,
     generator::Generator,
+    process::LOAD,
     report::Table,
     runs::{Plan, spread},
     server::{Change, Kind, Server, Setup, Started},
-    tidegate::{Driver, Etcd, wait_ready},
+    tidegate::Driver,
 };
 
 /// Connections that are begun and not yet taken at a time: as many as the kernel lets an accept queue hold.
@@ -178,14 +180,14 @@ pub fn failover(plan: &Plan, setup: &Setup) -> Result<Table> {
 }
 
 fn fail_over(clients: usize, setup: &Setup) -> Result<Vec<f64>> {
-    let etcd = Etcd::start(&setup.dir)?;
+    let etcd = Etcd::start(LOAD, &setup.dir)?;
     let store = format!("etcd:{}", etcd.url);
     let start = |number: usize| Started::new(setup, &format!("replica-{number}"), &store, None);
     let mut replicas = (0..REPLICAS).map(start).collect::<Result<Vec<_>>>()?;
+    replicas.iter_mut().try_for_each(Started::wait_ready)?;
     let first = replicas.first().context("no replica")?;
-    let mut driver = Driver::connect(first.api, first.http, Some(etcd.url.clone()))?;
+    let mut driver = Driver::connect(first.api, Some(etcd.url.clone()))?;
     driver.load(1_000)?;
-    replicas.iter().try_for_each(|replica| wait_ready(replica.http))?;
     let servers: Vec<_> = replicas.iter().map(|replica| replica.xds.to_string()).collect();
     let words = [format!("server={}", servers.join(",")), format!("clients={clients}"), "mode=eds".to_owned()];
     let mut load = Generator::start(&setup.dir, &words)?;
