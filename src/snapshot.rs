@@ -15,7 +15,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use tokio::sync::watch;
@@ -103,7 +103,7 @@ impl View {
             if let Some(passed) = content.oldest().and_then(|oldest| self.passed(oldest)) {
                 content.prune(passed);
             }
-            content.apply(seq, origin.into(), changes)
+            content.apply(seq, seconds(SystemTime::now()), origin.into(), changes)
         };
         if touched.any || touched.waits {
             self.restless.wake();
@@ -169,6 +169,12 @@ impl View {
         }
         Some(*since.get_or_insert(now))
     }
+}
+
+/// Since 1970; small, since every entry of every view has one.
+fn seconds(time: SystemTime) -> u32 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
 }
 
 /// One stream's hold on a view; while it lives the view stays open and keeps the tombstones that it has not passed.

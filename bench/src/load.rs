@@ -6,6 +6,7 @@ mod control;
 mod line;
 mod pool;
 mod scout;
+mod sockets;
 
 pub use self::control::run;
 

@@ -2,7 +2,9 @@
 
 mod cell;
 mod chart;
+mod etcd;
 mod generator;
+mod path;
 mod process;
 mod report;
 mod runs;

@@ -15,7 +15,7 @@ use envoy_types::pb::{
         },
         r#type::matcher::v3::{NodeMatcher, StringMatcher, string_matcher::MatchPattern},
     },
-    google::protobuf::Any,
+    google::protobuf::{Any, Timestamp},
 };
 use futures::{Stream, StreamExt};
 use regex::{Regex, RegexBuilder};
@@ -102,7 +102,9 @@ impl ClientStatus {
             })?;
             configs.push(config);
         }
-        Ok(ClientConfig { node: Some(node), generic_xds_configs: configs, ..ClientConfig::default() })
+        // By the scope grpcdebug tells rows apart and picks them; the node it does not show.
+        let client_scope = proxy.id.node.to_string();
+        Ok(ClientConfig { node: Some(node), generic_xds_configs: configs, client_scope, ..ClientConfig::default() })
     }
 
     /// A copy of what an audience sees, so that nothing is computed under the view's lock.
@@ -136,6 +138,8 @@ fn resource(proxy: &ProxyView, entry: &Entry, bare: bool) -> GenericXdsConfig {
         name: name.to_owned(),
         version_info: resource.version.to_string(),
         xds_config: shown.map(|value| Any { type_url: kind.url().to_owned(), value }),
+        // grpcdebug crashes without it.
+        last_updated: Some(Timestamp { seconds: entry.changed.into(), nanos: 0 }),
         config_status: status.into(),
         client_status: client.into(),
         error_state: error,

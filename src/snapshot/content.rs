@@ -26,6 +26,8 @@ pub struct Entry {
     pub seq: Seq,
     /// When its content last changed.
     pub content: Seq,
+    /// The same by this replica's clock, in seconds since 1970.
+    pub changed: u32,
     /// The first publish since it was absent.
     pub created: Seq,
     /// A listener that reached it changed or went, and may still be draining (clusters only).
@@ -296,7 +298,8 @@ impl Content {
         self.oldest = self.types.iter().flat_map(|names| names.tombstones.values()).map(|t| t.seq).min();
     }
 
-    pub(super) fn apply(&mut self, seq: Seq, origin: Origin, changes: Publish) -> Touched {
+    /// At `now`, in seconds since 1970.
+    pub(super) fn apply(&mut self, seq: Seq, now: u32, origin: Origin, changes: Publish) -> Touched {
         let first = !std::mem::replace(&mut self.ready, true);
         self.seq = self.seq.max(seq);
         let before = std::mem::replace(&mut self.origin, origin).configuration;
@@ -319,7 +322,7 @@ impl Content {
         }
         let mut children = Vec::new();
         for resource in changes.upserts {
-            if self.upsert(seq, &resource) {
+            if self.upsert(seq, now, &resource) {
                 touched.insert((resource.kind, Arc::clone(&resource.name)));
                 if matches!(resource.kind, ResourceType::Cluster | ResourceType::Listener) {
                     children.extend(resource.children.iter().cloned());
@@ -352,7 +355,7 @@ impl Content {
         self.history.push_back((seq, before));
     }
 
-    fn upsert(&mut self, seq: Seq, resource: &Arc<Resource>) -> bool {
+    fn upsert(&mut self, seq: Seq, now: u32, resource: &Arc<Resource>) -> bool {
         let old = self.get(resource.kind, &resource.name).map(|entry| Arc::clone(&entry.resource));
         self.carry(old.as_ref(), Some(resource));
         let names = self.names_mut(resource.kind);
@@ -367,12 +370,21 @@ impl Content {
             if same {
                 return false;
             }
-            (entry.seq, entry.content) = (seq, seq);
+            (entry.seq, entry.content, entry.changed) = (seq, seq, now);
         } else {
             let (contributed, named) = (vec![seq; resource.sources.len()], vec![seq; resource.services.len()]);
             let resource = Arc::clone(resource);
-            let entry =
-                Entry { resource, seq, content: seq, created: seq, drain: false, contributed, named, last_named: seq };
+            let entry = Entry {
+                resource,
+                seq,
+                content: seq,
+                changed: now,
+                created: seq,
+                drain: false,
+                contributed,
+                named,
+                last_named: seq,
+            };
             names.known.insert(Arc::clone(&entry.resource.name));
             names.entries.insert(Arc::clone(&entry.resource.name), entry);
         }

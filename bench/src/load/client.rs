@@ -16,14 +16,13 @@ use super::{
     scout::Scout,
 };
 use crate::{
+    clock,
     h2::{self, Event, Outbox, Reader},
     proto::{Cutter, Field, Value, fields},
     stamp,
 };
 
 const PATH: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
-/// Clients per source address: a pair of addresses has 28,232 ports.
-const PER_ADDRESS: usize = 20_000;
 
 /// A response, as far as it is of interest.
 #[derive(Default)]
@@ -50,6 +49,10 @@ pub struct Progress {
 pub struct Client {
     pub line: Line,
     pub id: usize,
+    /// When it began to connect.
+    pub began: u64,
+    /// It has not yet said all of its first words.
+    pub new: bool,
     pub connected: bool,
     /// The server has said something: it has taken the connection.
     pub greeted: bool,
@@ -91,8 +94,7 @@ impl Client {
         let socket = Socket::new(Domain::for_address(server), Type::STREAM.nonblocking(), None)?;
         socket.set_tcp_nodelay(true)?;
         if server.ip().is_loopback() && server.is_ipv4() {
-            let last = 1 + u8::try_from(id / PER_ADDRESS).unwrap_or(0);
-            socket.bind(&SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, last), 0)).into())?;
+            socket.bind(&SocketAddr::V4(SocketAddrV4::new(address_of(id), 0)).into())?;
         }
         match socket.connect(&server.into()) {
             Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {
@@ -103,6 +105,8 @@ impl Client {
         Ok(Self {
             line: Line::new(socket.into(), server.ip(), tls)?,
             id,
+            began: clock::now(),
+            new: true,
             connected: false,
             greeted: false,
             writing: true,
@@ -141,6 +145,11 @@ impl Client {
             }
         }
         self.flush()
+    }
+
+    /// It has said all of its first words, so that what comes next is up to the server.
+    pub fn settled(&self) -> bool {
+        self.connected && self.line.ready() && !self.writing && self.outbox.idle()
     }
 
     fn ask(&mut self, asks: &Asks) {
@@ -258,6 +267,13 @@ impl Client {
             self.outbox.send(Rc::from(ack(response.cluster, &response.nonce)));
         }
     }
+}
+
+/// On loopback each client has an address of its own, as machines have: 28,232 ports of one address are soon gone, since
+/// each that was used is taken for another minute, and what takes none of its own (a server that starts, `etcdctl`) finds
+/// none either.
+fn address_of(id: usize) -> Ipv4Addr {
+    Ipv4Addr::from_bits(Ipv4Addr::new(127, 1, 0, 0).to_bits() + u32::try_from(id).unwrap_or(0))
 }
 
 impl Response {

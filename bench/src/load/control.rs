@@ -50,12 +50,11 @@ struct Wait {
 pub fn run(settings: Settings) -> Result<()> {
     let stdin = std::io::stdin();
     let mut pool = Pool::new(settings, stdin.as_fd())?;
-    let mut events = Vec::with_capacity(1_024);
     let (mut text, mut wait) = (Vec::new(), None::<Wait>);
     loop {
         let now = clock::now();
         let until = wait.as_ref().map_or(now + IDLE, |wait| wait.deadline.min(now + IDLE));
-        if pool.turn(until, &mut events)? {
+        if pool.turn(until)? {
             let mut bytes = [0; 4_096];
             let read = stdin.lock().read(&mut bytes)?;
             if read == 0 {
@@ -180,6 +179,7 @@ fn finished(pool: &mut Pool, wait: &Wait) -> Option<Value> {
         "seconds": (pool.last.max(wait.began) - wait.began) as f64 / 1e9,
         "ages": ages,
         "totals": pool.totals,
+        "latest_hello_ms": pool.latest_hello as f64 / 1e6,
     });
     if !complete || pool.totals.lost > 0 {
         answer["faults"] = json!(pool.faults);

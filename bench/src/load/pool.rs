@@ -3,13 +3,13 @@
 use std::{
     collections::VecDeque,
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd},
     sync::Arc,
 };
 
 use anyhow::Result;
 use hdrhistogram::Histogram;
-use rustix::event::{Timespec, epoll};
+use rustix::event::epoll::{Event, EventFlags};
 use rustls::ClientConfig;
 use serde::Serialize;
 
@@ -19,14 +19,15 @@ use super::{
     client::{Client, Habits, Progress},
     line::mutual_tls,
     scout::{Held, Scout},
+    sockets::{INPUT, NEW, SCOUT, Sockets},
 };
 use crate::{clock, resources::Resource};
 
 const MILLISECOND: u64 = 1_000_000;
-/// The event of standard input.
-const INPUT: u64 = u64::MAX;
-/// The event of the scout.
-const SCOUT: u64 = u64::MAX - 1;
+/// Events that are taken from the kernel at a time.
+const EVENTS: usize = 1_024;
+/// Connections that are begun before the next look at events.
+const AT_A_TIME: usize = 16;
 
 /// Counted since the start.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -50,7 +51,9 @@ pub enum Goal {
 pub struct Pool {
     pub settings: Settings,
     tls: Option<Arc<ClientConfig>>,
-    epoll: OwnedFd,
+    sockets: Sockets,
+    events: Vec<Event>,
+    events_of_new: Vec<Event>,
     clients: Vec<Option<Client>>,
     /// How often each was lost: it goes to the next server then.
     moves: Vec<usize>,
@@ -60,7 +63,10 @@ pub struct Pool {
     warm: bool,
     /// Who is to be opened, and not before when.
     to_open: VecDeque<(u64, usize)>,
+    /// Begun, and not yet taken by the server.
     opening: usize,
+    /// Clients that have not said all of their first words.
+    new: usize,
     delayed: VecDeque<(u64, usize, bool, Vec<u8>)>,
     scratch: Vec<u8>,
     pub totals: Totals,
@@ -71,6 +77,9 @@ pub struct Pool {
     /// Ages in microseconds at receipt, while it is filled.
     pub ages: Option<Histogram<u64>>,
     pub faults: Vec<String>,
+    /// Nanoseconds that it took at most from the begin of a connection to its first byte: where the generator is late
+    /// itself, what a server makes of that says nothing about the server.
+    pub latest_hello: u64,
     rounds: u64,
 }
 
@@ -80,15 +89,16 @@ impl Pool {
     /// # Errors
     /// Of epoll, and of files for TLS.
     pub fn new(settings: Settings, input: BorrowedFd<'_>) -> Result<Self> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, input, epoll::EventData::new_u64(INPUT), epoll::EventFlags::IN)?;
+        let sockets = Sockets::new(input)?;
         let held = Held::default();
         let asks = Asks::new(&settings, &held, false);
         let tls = settings.tls.as_deref().map(mutual_tls).transpose()?;
         Ok(Self {
             settings,
             tls,
-            epoll,
+            sockets,
+            events: Vec::with_capacity(EVENTS),
+            events_of_new: Vec::with_capacity(EVENTS),
             clients: Vec::new(),
             moves: Vec::new(),
             scout: None,
@@ -97,6 +107,7 @@ impl Pool {
             warm: false,
             to_open: VecDeque::new(),
             opening: 0,
+            new: 0,
             delayed: VecDeque::new(),
             scratch: vec![0; 1 << 20],
             totals: Totals::default(),
@@ -105,6 +116,7 @@ impl Pool {
             last: 0,
             ages: None,
             faults: Vec::new(),
+            latest_hello: 0,
             rounds: 0,
         })
     }
@@ -119,7 +131,8 @@ impl Pool {
         // It asks for everything, whatever the others ask for.
         self.asks = Asks::new(&Settings { mode: Mode::Eds, ..self.settings.clone() }, &Held::default(), false);
         self.warm = false;
-        epoll::add(&self.epoll, scout.line.as_fd(), epoll::EventData::new_u64(SCOUT), both())?;
+        self.sockets.add(scout.line.as_fd(), SCOUT)?;
+        self.new += 1;
         self.scout = Some(scout);
         Ok(())
     }
@@ -147,13 +160,14 @@ impl Pool {
 
     /// Opens all clients, at most `opening` at a time.
     pub fn open(&mut self, warm: bool) {
+        self.drop_all();
         self.asks = Asks::new(&self.settings, &self.held, warm);
         self.warm = warm;
         self.clients = std::iter::repeat_with(|| None).take(self.settings.clients).collect();
         self.moves = vec![0; self.settings.clients];
+        self.latest_hello = 0;
         let now = clock::now();
         self.to_open = (0..self.settings.clients).map(|id| (now, id)).collect();
-        self.opening = 0;
         self.open_more();
     }
 
@@ -171,18 +185,22 @@ impl Pool {
         Client::open(server, self.tls.as_ref(), id, self.settings.window)
     }
 
+    /// A few at a time, so that they speak before the next connect.
     fn open_more(&mut self) {
         let now = clock::now();
-        while self.opening < self.settings.opening
-            && let Some((_, id)) = pop_if(&mut self.to_open, |(due, _)| *due <= now)
-        {
+        for _ in 0..AT_A_TIME {
+            if self.opening >= self.settings.opening {
+                return;
+            }
+            let Some((_, id)) = pop_if(&mut self.to_open, |(due, _)| *due <= now) else { return };
             let opened = self.connect(id).and_then(|client| {
-                epoll::add(&self.epoll, client.line.as_fd(), epoll::EventData::new_u64(id as u64), both())?;
+                self.sockets.add(client.line.as_fd(), id as u64)?;
                 Ok(client)
             });
             match opened {
                 Ok(client) => {
                     self.opening += 1;
+                    self.new += 1;
                     if let Some(place) = self.clients.get_mut(id) {
                         *place = Some(client);
                     }
@@ -198,6 +216,7 @@ impl Pool {
         self.delayed.clear();
         self.to_open.clear();
         self.opening = 0;
+        self.new = usize::from(self.scout.as_ref().is_some_and(|scout| scout.new));
     }
 
     /// The last so many clients stop reading.
@@ -233,28 +252,42 @@ impl Pool {
     ///
     /// # Errors
     /// Of epoll.
-    pub fn turn(&mut self, until: u64, events: &mut Vec<epoll::Event>) -> Result<bool> {
+    pub fn turn(&mut self, until: u64) -> Result<bool> {
         let due = self.delayed.front().map_or(until, |(due, ..)| until.min(*due));
         let due =
             self.to_open.front().filter(|_| self.opening < self.settings.opening).map_or(due, |(at, _)| due.min(*at));
-        let wait = due.saturating_sub(clock::now());
-        let wait = Timespec { tv_sec: (wait / 1_000_000_000) as i64, tv_nsec: (wait % 1_000_000_000) as i64 };
-        events.clear();
-        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), Some(&wait)) {
-            Err(rustix::io::Errno::INTR) | Ok(_) => {}
-            Err(error) => return Err(error.into()),
-        }
+        let mut events = std::mem::take(&mut self.events);
+        self.sockets.wait(due.saturating_sub(clock::now()), &mut events)?;
         let mut input = false;
-        for event in events.iter() {
+        for event in &events {
+            self.serve_new()?;
             let (data, flags) = (event.data, event.flags);
             match data.u64() {
                 INPUT => input = true,
+                NEW => {}
                 token => self.event(token, flags),
             }
         }
+        self.events = events;
         self.acknowledge();
         self.open_more();
         Ok(input)
+    }
+
+    /// Those that are being opened go before what others are sent.
+    fn serve_new(&mut self) -> Result<()> {
+        if self.new == 0 {
+            return Ok(());
+        }
+        let mut events = std::mem::take(&mut self.events_of_new);
+        self.sockets.of_new(&mut events)?;
+        for event in &events {
+            let (data, flags) = (event.data, event.flags);
+            self.event(data.u64(), flags);
+        }
+        self.events_of_new = events;
+        self.open_more();
+        Ok(())
     }
 
     fn acknowledge(&mut self) {
@@ -267,7 +300,7 @@ impl Pool {
         }
     }
 
-    fn event(&mut self, token: u64, flags: epoll::EventFlags) {
+    fn event(&mut self, token: u64, flags: EventFlags) {
         let id = usize::try_from(token).unwrap_or(usize::MAX);
         let client = if token == SCOUT { &mut self.scout } else { self.clients.get_mut(id).unwrap_or(&mut self.scout) };
         let Some(client) = client else { return };
@@ -280,17 +313,25 @@ impl Pool {
         let (was_connected, was_greeted, was_writing) = (client.connected, client.greeted, client.writing);
         let now = clock::now();
         let mut done = Ok(Progress::default());
-        if flags.intersects(epoll::EventFlags::OUT | epoll::EventFlags::ERR) && client.writing {
+        if flags.intersects(EventFlags::OUT | EventFlags::ERR) && client.writing {
             done = client.writable(&habits, self.warm).map(|()| Progress::default());
         }
-        if done.is_ok() && flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP) {
+        if done.is_ok() && flags.intersects(EventFlags::IN | EventFlags::HUP) {
             done = client.readable(&mut self.scratch, &habits, now);
         }
-        if client.connected != was_connected || client.writing != was_writing {
-            let wanted = if client.writing { both() } else { epoll::EventFlags::IN };
-            let modified = epoll::modify(&self.epoll, client.line.as_fd(), epoll::EventData::new_u64(token), wanted);
-            done = done.and_then(|progress| modified.map(|()| progress).map_err(Into::into));
+        if client.connected && !was_connected {
+            self.latest_hello = self.latest_hello.max(clock::now().saturating_sub(client.began));
         }
+        let waited = if client.new && client.settled() {
+            client.new = false;
+            self.new = self.new.saturating_sub(1);
+            self.sockets.settle(client.line.as_fd(), token)
+        } else if client.connected != was_connected || client.writing != was_writing {
+            self.sockets.want(client.line.as_fd(), token, client.new, client.writing)
+        } else {
+            Ok(())
+        };
+        done = done.and_then(|progress| waited.map(|()| progress));
         // Not when it is connected: the kernel does that, and forgets who does not fit into the server's accept queue.
         let greeted = client.greeted && !was_greeted && !scouting;
         match done {
@@ -299,6 +340,8 @@ impl Pool {
             Err(error) if scouting => {
                 self.faults.push(format!("scout: {error}"));
                 self.scout = None;
+                // There is nobody beside it.
+                self.new = 0;
             }
             Err(error) => self.fault(id, &error),
         }
@@ -347,16 +390,11 @@ impl Pool {
         if self.faults.len() < 20 {
             self.faults.push(format!("client {id}: {error}"));
         }
-        if let Some(place) = self.clients.get_mut(id)
-            && place.take().is_some_and(|client| !client.greeted)
-        {
-            self.opening = self.opening.saturating_sub(1);
+        if let Some(client) = self.clients.get_mut(id).and_then(Option::take) {
+            self.opening -= usize::from(!client.greeted && self.opening > 0);
+            self.new -= usize::from(client.new && self.new > 0);
         }
     }
-}
-
-fn both() -> epoll::EventFlags {
-    epoll::EventFlags::IN | epoll::EventFlags::OUT
 }
 
 fn pop_if<T>(queue: &mut VecDeque<T>, ready: impl FnOnce(&T) -> bool) -> Option<T> {

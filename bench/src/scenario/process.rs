@@ -3,14 +3,21 @@
 use std::{
     fs::File,
     io::{BufRead, BufReader},
-    path::Path,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::mpsc::{Receiver, sync_channel},
+    sync::{
+        atomic::{AtomicU16, Ordering},
+        mpsc::{Receiver, sync_channel},
+    },
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::{Context, Result, bail};
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    thread::{CpuSet, sched_setaffinity},
+};
 
 /// A core, as `taskset` counts.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +26,53 @@ pub struct Core(pub usize);
 /// Where servers run, and where the generator and everything else does.
 pub const SERVER: Core = Core(0);
 pub const LOAD: Core = Core(1);
+
+/// Ports of servers: below those that the kernel gives to connections, each of which stays taken for a minute after its
+/// end. Where clients had left but one free, a server was told to listen at it three times over, and ended.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// A port that is free, another one at each call.
+///
+/// # Errors
+/// There is none.
+pub fn free_port() -> Result<SocketAddr> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Runs beside each other begin elsewhere.
+    let begin = (std::process::id() % 100) as u16 * 100;
+    for _ in PORTS {
+        let offset = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS.end.abs_diff(PORTS.start);
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORTS.start + offset));
+        if TcpListener::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    bail!("no port of {PORTS:?} is free")
+}
+
+/// Keeps the calling thread, and those that it starts, on a core.
+///
+/// # Errors
+/// There is no such core.
+pub fn stay_on(core: Core) -> Result<()> {
+    let mut cores = CpuSet::new();
+    cores.set(core.0);
+    sched_setaffinity(None, &cores).with_context(|| format!("cannot run on core {}", core.0))
+}
+
+/// Waits for what `ready` says.
+///
+/// # Errors
+/// It is not so within 30 s, or cannot be so any more.
+pub fn wait_for(what: &str, mut ready: impl FnMut() -> Result<bool>) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(30);
+    while Instant::now() < end {
+        if ready().with_context(|| format!("waited in vain: {what}"))? {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    bail!("waited 30 s in vain: {what}")
+}
 
 /// Seconds of CPU.
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,6 +95,7 @@ impl Cpu {
 pub struct Process {
     pub child: Child,
     name: String,
+    log: PathBuf,
 }
 
 impl Process {
@@ -49,12 +104,23 @@ impl Process {
     /// # Errors
     /// A program that is not there.
     pub fn start(name: &str, core: Core, dir: &Path, words: &[String]) -> Result<Self> {
-        let log = File::create(dir.join(format!("{name}.log")))?;
+        let log = dir.join(format!("{name}.log"));
+        let errors = File::create(&log)?;
         let mut command = Command::new("taskset");
         command.arg("-c").arg(core.0.to_string()).args(words).current_dir(dir);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).env("NO_COLOR", "1");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors).env("NO_COLOR", "1");
         let child = command.spawn().with_context(|| format!("cannot start {words:?}"))?;
-        Ok(Self { child, name: name.to_owned() })
+        Ok(Self { child, name: name.to_owned(), log })
+    }
+
+    /// Fails, with its last words, once it has ended.
+    ///
+    /// # Errors
+    /// It has.
+    pub fn alive(&mut self) -> Result<()> {
+        let Some(status) = self.child.try_wait()? else { return Ok(()) };
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        bail!("{} has ended ({status}): {}", self.name, log.lines().last().unwrap_or("without a word"))
     }
 
     /// What it says on standard output, line by line; once.
@@ -111,8 +177,11 @@ impl Process {
         Ok(kib.with_context(|| format!("{}: no {field}", self.name))? << 10)
     }
 
-    fn signal(&self, signal: Signal) {
-        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+    fn signal(&mut self, signal: Signal) {
+        // Once it has been waited for, its id may be another's.
+        if let Ok(None) = self.child.try_wait()
+            && let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
+        {
             // It may have ended by itself.
             let _ = kill_process(pid, signal);
         }
@@ -148,5 +217,30 @@ impl Drop for Process {
         }
         self.signal(Signal::KILL);
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_given_out_once() {
+        let ports: Vec<u16> = (0..50).map(|_| free_port().unwrap().port()).collect();
+        assert!(ports.iter().all(|port| PORTS.contains(port)), "{ports:?}");
+        let distinct: std::collections::BTreeSet<_> = ports.iter().collect();
+        assert_eq!(distinct.len(), ports.len());
+    }
+
+    #[test]
+    fn who_waits_for_a_process_that_has_ended_is_told_why() {
+        let dir = std::env::temp_dir();
+        let words = ["sh", "-c", "echo the port is taken >&2; exit 3"].map(str::to_owned);
+        let name = format!("tidegate-bench-{}", std::process::id());
+        let mut process = Process::start(&name, Core(0), &dir, &words).unwrap();
+        let error = wait_for("it is ready", || process.alive().map(|()| false)).unwrap_err();
+        let words = format!("{error:#}");
+        assert!(words.contains("it is ready") && words.contains("exit status: 3): the port is taken"), "{words}");
+        std::fs::remove_file(dir.join(format!("{name}.log"))).unwrap();
     }
 }

@@ -9,6 +9,8 @@ use anyhow::{Context, Result, bail};
 
 use super::{
     cell::{Asks, Cell, Measured, Stage, measure, middle, number, prepare},
+    path::path,
+    process::{LOAD, stay_on},
     report::{Report, Table},
     server::{Change, Kind, Setup, folder},
     storms,
@@ -37,7 +39,7 @@ impl Plan {
 
 type Scenario = fn(&Plan, &Setup) -> Result<Table>;
 
-const SCENARIOS: [(&str, Scenario); 9] = [
+const SCENARIOS: [(&str, Scenario); 10] = [
     ("S1", s1),
     ("S2", s2),
     ("S3", s3),
@@ -47,6 +49,7 @@ const SCENARIOS: [(&str, Scenario); 9] = [
     ("S7", storms::failover),
     ("S8", s8),
     ("etcd", etcd),
+    ("path", path),
 ];
 
 /// Runs what the plan says, and writes the report.
@@ -54,6 +57,8 @@ const SCENARIOS: [(&str, Scenario); 9] = [
 /// # Errors
 /// In words; a scenario that fails is reported as failed, and the others go on.
 pub fn run(plan: &Plan) -> Result<()> {
+    // Servers are put on their own core.
+    stay_on(LOAD)?;
     let setup = Setup {
         dir: folder(&plan.out.join("run"))?,
         tidegate: plan.tidegate.canonicalize().context("the tidegate binary is missing: cargo build --release")?,

@@ -2,7 +2,7 @@
 
 use std::{
     io::Write,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -11,9 +11,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{
+    etcd::Etcd,
     generator::beside,
-    process::{Lines, Process, SERVER},
-    tidegate::{Driver, Etcd},
+    process::{LOAD, Lines, Process, SERVER, free_port, wait_for},
+    tidegate::{Driver, page},
 };
 
 /// Whom we measure.
@@ -99,11 +100,15 @@ impl Started {
     /// In words.
     pub fn new(setup: &Setup, name: &str, store: &str, certificates: Option<&Path>) -> Result<Self> {
         let (xds, api, http) = (free_port()?, free_port()?, free_port()?);
+        // It starts without a memory: one that knows the etcd of an earlier cell takes nothing from another one.
+        let data = setup.dir.join(format!("{name}-data"));
+        if data.exists() {
+            std::fs::remove_dir_all(&data)?;
+        }
         let mut words = vec![setup.tidegate.display().to_string()];
-        // All connections come from one address.
-        let caps = ["--max-connections", "30000", "--max-connections-per-address", "30000"];
-        let flags = ["--log-level", "warn", "serve", "--replica", name, "--store", store];
-        words.extend(flags.iter().chain(&caps).map(|word| (*word).to_owned()));
+        let flags = ["--log-level", "warn", "serve", "--replica", name, "--store", store, "--max-connections", "30000"];
+        words.extend(flags.map(str::to_owned));
+        words.extend(["--data-dir".to_owned(), data.display().to_string()]);
         for (flag, at) in [("--xds-listen", xds), ("--api-listen", api), ("--http-listen", http)] {
             words.extend([flag.to_owned(), at.to_string()]);
         }
@@ -115,10 +120,24 @@ impl Started {
         let process = Process::start(name, SERVER, &setup.dir, &words)?;
         Ok(Self { process, xds, api, http })
     }
+
+    /// Waits until it is ready.
+    ///
+    /// # Errors
+    /// It does not get ready in time, or has ended: with its last words.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        wait_for("tidegate is ready", || {
+            self.process.alive()?;
+            Ok(page(self.http, "/readyz").is_ok_and(|text| text.starts_with("HTTP/1.1 200")))
+        })
+    }
 }
 
 /// The folder of the run's certificates, made by Tidegate itself.
-fn certificates(setup: &Setup) -> Result<PathBuf> {
+///
+/// # Errors
+/// In its words.
+pub fn certificates(setup: &Setup) -> Result<PathBuf> {
     let dir = setup.dir.join("certs");
     let made = Command::new(&setup.tidegate)
         .arg("dev-certs")
@@ -166,11 +185,12 @@ impl Server {
     }
 
     fn start_tidegate(kind: Kind, setup: &Setup, count: usize) -> Result<Self> {
-        let etcd = (kind == Kind::TidegateEtcd).then(|| Etcd::start(&setup.dir)).transpose()?;
+        let etcd = (kind == Kind::TidegateEtcd).then(|| Etcd::start(LOAD, &setup.dir)).transpose()?;
         let store = etcd.as_ref().map_or("memory".to_owned(), |etcd| format!("etcd:{}", etcd.url));
         let certificates = (kind == Kind::TidegateTls).then(|| certificates(setup)).transpose()?;
-        let started = Started::new(setup, "tidegate", &store, certificates.as_deref())?;
-        let mut driver = Driver::connect(started.api, started.http, etcd.as_ref().map(|etcd| etcd.url.clone()))?;
+        let mut started = Started::new(setup, "tidegate", &store, certificates.as_deref())?;
+        started.wait_ready()?;
+        let mut driver = Driver::connect(started.api, etcd.as_ref().map(|etcd| etcd.url.clone()))?;
         driver.load(count)?;
         let tls = certificates.map(|dir| dir.join("core/core1"));
         Ok(Self {
@@ -204,10 +224,6 @@ impl Server {
     pub fn resource(index: usize) -> String {
         format!("bench/s{index:05}:80")
     }
-}
-
-fn free_port() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
 /// The folder of a run, made.

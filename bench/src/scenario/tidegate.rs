@@ -1,24 +1,19 @@
-//! Tidegate's objects and changes, through its gRPC API, or through etcd; and an etcd to do that with.
+//! Tidegate's objects and changes, through its gRPC API, or through etcd.
 
 use std::{
     fmt::Write as _,
     io::{Read, Write as _},
     net::{SocketAddr, TcpStream},
-    path::Path,
-    process::Command,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use tokio::{runtime::Runtime, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel};
 use tonic_prost::ProstCodec;
 
-use super::{
-    process::{Core, LOAD, Process},
-    server::Change,
-};
+use super::{etcd::etcdctl, process::LOAD, server::Change};
 use crate::{clock, stamp};
 
 /// Endpoints of each service.
@@ -134,12 +129,11 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// Waits until it is ready.
+    /// On one that is ready; endpoints are changed in the etcd at that URL, if there is one.
     ///
     /// # Errors
-    /// It does not get ready in time.
-    pub fn connect(api: SocketAddr, http: SocketAddr, etcd: Option<String>) -> Result<Self> {
-        wait_ready(http)?;
+    /// It does not answer.
+    pub fn connect(api: SocketAddr, etcd: Option<String>) -> Result<Self> {
         // A thread of its own: the connection answers PINGs while nobody calls.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let channel = runtime.block_on(Channel::from_shared(format!("http://{api}"))?.connect())?;
@@ -158,7 +152,11 @@ impl Driver {
         Ok(())
     }
 
-    fn apply(&mut self, text: String) -> Result<()> {
+    /// Applies manifests.
+    ///
+    /// # Errors
+    /// They are refused.
+    pub fn apply(&mut self, text: String) -> Result<()> {
         let request = ApplyRequest { sources: vec![Source { name: "-".to_owned(), text }] };
         let path = PathAndQuery::from_static("/tidegate.v1.Operator/Apply");
         let grpc = &mut self.grpc;
@@ -181,20 +179,40 @@ impl Driver {
         }
         if let Some(url) = &self.etcd {
             let key = format!("/tidegate/v1/endpoints/core1/bench/s{index:05}/stamp");
-            return put(url, &key, &format!("{{\"address\":\"{}\"}}", stamp::to_address(clock::now())));
+            return etcdctl(LOAD, url, &key, &endpoint(stamp::to_address(clock::now()).into()));
         }
         if self.registration.is_none() {
-            self.registration = Some(self.register(request(index))?);
+            self.register(&format!("s{index:05}"), "stamp", stamp::to_address(clock::now()).into())?;
         }
-        let Some(Registration { requests, answers }) = &mut self.registration else { bail!("no registration") };
+        self.register(&format!("s{index:05}"), "stamp", stamp::to_address(clock::now()).into())
+    }
+
+    /// Says where an endpoint of a service is, on one stream that goes on.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn register(&mut self, service: &str, id: &str, address: SocketAddr) -> Result<()> {
+        let request = RegisterRequest {
+            namespace: "bench".to_owned(),
+            service: service.to_owned(),
+            site: "core1".to_owned(),
+            id: id.to_owned(),
+            address: address.to_string(),
+            weight: 1,
+            ttl_seconds: 300,
+        };
+        let Some(Registration { requests, answers }) = &mut self.registration else {
+            self.registration = Some(self.registered(request)?);
+            return Ok(());
+        };
         within(&self.runtime, async {
-            requests.send(request(index)).await?;
+            requests.send(request).await?;
             answers.message().await?.context("the registration ended")?;
             Ok(())
         })
     }
 
-    fn register(&mut self, first: RegisterRequest) -> Result<Registration> {
+    fn registered(&mut self, first: RegisterRequest) -> Result<Registration> {
         let (requests, queue) = mpsc::channel(4);
         let path = PathAndQuery::from_static("/tidegate.v1.Operator/Register");
         let grpc = &mut self.grpc;
@@ -212,88 +230,27 @@ impl Driver {
 }
 
 /// Waits for a call, but not without end.
-fn within<T>(runtime: &Runtime, call: impl Future<Output = Result<T>>) -> Result<T> {
+///
+/// # Errors
+/// Its own, or that it does not end.
+pub fn within<T>(runtime: &Runtime, call: impl Future<Output = Result<T>>) -> Result<T> {
     runtime.block_on(async { tokio::time::timeout(CALL, call).await.context("the API does not answer")? })
 }
 
-fn request(index: usize) -> RegisterRequest {
-    RegisterRequest {
-        namespace: "bench".to_owned(),
-        service: format!("s{index:05}"),
-        site: "core1".to_owned(),
-        id: "stamp".to_owned(),
-        address: stamp::to_address(clock::now()).to_string(),
-        weight: 1,
-        ttl_seconds: 300,
-    }
+/// What stands under the key of a live endpoint.
+pub fn endpoint(address: SocketAddr) -> String {
+    format!("{{\"address\":\"{address}\"}}")
 }
 
-/// An etcd of this run.
-pub struct Etcd {
-    _process: Process,
-    pub url: String,
-}
-
-impl Etcd {
-    /// Starts it in `dir`, on the generator's core, so that the server's CPU stays its own.
-    ///
-    /// # Errors
-    /// It does not answer in time.
-    pub fn start(dir: &Path) -> Result<Self> {
-        Self::start_on(LOAD, dir)
-    }
-
-    fn start_on(core: Core, dir: &Path) -> Result<Self> {
-        let data = dir.join("etcd");
-        if data.exists() {
-            std::fs::remove_dir_all(&data)?;
-        }
-        let free = || anyhow::Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?);
-        let (url, peer) = (format!("http://{}", free()?), format!("http://{}", free()?));
-        let data = data.display().to_string();
-        let words = ["etcd", "--data-dir", &data, "--listen-client-urls", &url, "--advertise-client-urls", &url];
-        let peers = ["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer];
-        let cluster = ["--initial-cluster".to_owned(), format!("default={peer}")];
-        let words = words.iter().chain(&peers).map(|word| (*word).to_owned()).chain(cluster);
-        let process = Process::start("etcd", core, dir, &words.collect::<Vec<_>>())?;
-        wait_for("etcd answers", || put(&url, "/ready", "1").is_ok())?;
-        Ok(Self { _process: process, url })
-    }
-}
-
-/// `etcdctl put`.
-fn put(url: &str, key: &str, value: &str) -> Result<()> {
-    let mut command = Command::new("etcdctl");
-    command.env("ETCDCTL_API", "3").args(["--endpoints", url, "put", key, value]);
-    let output = command.output().context("cannot run etcdctl")?;
-    ensure!(output.status.success(), "etcdctl: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
-}
-
-/// Waits until the Tidegate whose plain port that is is ready.
+/// A page of a Tidegate's plain port.
 ///
 /// # Errors
-/// It does not get ready in time.
-pub fn wait_ready(http: SocketAddr) -> Result<()> {
-    wait_for("tidegate is ready", || page(http, "/readyz").is_ok_and(|text| text.starts_with("HTTP/1.1 200")))
-}
-
-fn page(http: SocketAddr, path: &str) -> Result<String> {
+/// It does not answer.
+pub fn page(http: SocketAddr, path: &str) -> Result<String> {
     let mut socket = TcpStream::connect(http)?;
     socket.set_read_timeout(Some(Duration::from_secs(2)))?;
     write!(socket, "GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
     let mut text = String::new();
     socket.read_to_string(&mut text)?;
     Ok(text)
-}
-
-fn wait_for(what: &str, mut ready: impl FnMut() -> bool) -> Result<()> {
-    let end = Instant::now() + Duration::from_secs(30);
-    while Instant::now() < end {
-        if ready() {
-            return Ok(());
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    bail!("waited 30 s in vain: {what}")
 }

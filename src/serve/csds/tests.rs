@@ -103,6 +103,19 @@ fn each_resource_is_synced_stale_not_sent_or_refused() {
 }
 
 #[test]
+fn what_grpcdebug_prints_is_there() {
+    let mut setup = setup(vec![Resource::new(ResourceType::Cluster, "c", "".into())]);
+    setup.connect("edge1-a");
+    let answer = setup.status.answer(&ClientStatusRequest::default()).unwrap();
+    let [client] = answer.config.as_slice() else { panic!("{answer:?}") };
+    assert_eq!(client.client_scope, "edge1-a", "the column by which rows of several proxies are told apart");
+    let updated = client.generic_xds_configs[0].last_updated.expect("grpcdebug follows it without a look");
+    let updated = SystemTime::UNIX_EPOCH + Duration::from_secs(updated.seconds.try_into().unwrap());
+    let age = SystemTime::now().duration_since(updated).unwrap();
+    assert!(age < Duration::from_secs(60), "{age:?}");
+}
+
+#[test]
 fn contents_are_shown_without_secrets_or_not_at_all() {
     use envoy_types::pb::envoy::{
         config::core::v3::{DataSource, data_source::Specifier},

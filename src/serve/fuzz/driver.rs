@@ -301,11 +301,13 @@ impl Driver {
         let taken = self.world.on_request(&request, &self.reader.view().read(), self.now);
         assert!(taken.is_ok(), "{taken:?}");
         let asked = self.world_client.types.entry(kind).or_default();
-        // An answer to anything but the last response of the type is ignored, its names too (rule 19).
-        if asked.last.is_some_and(|last| nonce.is_some_and(|nonce| nonce != last)) {
+        let ends = names.is_empty() && (asked.explicit || !kind.wildcard());
+        // An answer to anything but the last response of the type is ignored, its names too (rule 19), but for the word
+        // that nothing is wanted any more: what is on its way then is dropped without an answer (O12).
+        if asked.last.is_some_and(|last| nonce.is_some_and(|nonce| nonce != last)) && !ends {
             return;
         }
-        asked.open.retain(|open| Some(*open) != nonce);
+        asked.open.retain(|open| Some(*open) != nonce && !ends);
         asked.explicit |= !names.is_empty();
         asked.wildcard = names.iter().any(|name| name == "*") || (kind.wildcard() && !asked.explicit);
         asked.names = names.into_iter().filter(|name| name != "*").collect();
