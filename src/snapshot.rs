@@ -3,6 +3,8 @@
 mod confirm;
 mod content;
 mod groups;
+#[cfg(test)]
+mod model_tests;
 mod seat;
 #[cfg(test)]
 mod tests;

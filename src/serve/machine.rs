@@ -136,3 +136,69 @@ impl Machine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::Arc,
+        task::{Context, Waker},
+        time::Duration,
+    };
+
+    use super::*;
+    use crate::{
+        model::{Audience, Revision, Role, Sites, Watermarks},
+        serve::fanout::Fanouts,
+        snapshot::{Publish, Views},
+        xds::Resource,
+    };
+
+    #[test]
+    fn a_stream_of_either_form_says_what_its_session_says_and_is_woken_by_what_concerns_it_alone() {
+        let kind = ResourceType::Endpoints;
+        let views = Views::default();
+        let audience = Audience { site: "fra".into(), role: Role::Edge, proven: true, cohort: "".into(), delta: true };
+        let reader = views.open(&audience);
+        let publish = |name: &str| {
+            let resource = Resource::new(kind, name, views.next_seq().to_string().into());
+            let changes = Publish { upserts: vec![Arc::new(resource)], removals: vec![] };
+            reader.view().publish(views.next_seq(), Revision(1), changes);
+        };
+        publish("a");
+        let now = Instant::now();
+        let client =
+            session::Client { role: Role::Edge, proven: true, drain: Duration::ZERO, expires: false, unwraps: false };
+        let url = || kind.url().to_owned();
+        let mut delta = session::Session::new(Arc::new(Fanouts::new("test".into())), client, now);
+        let request = session::Request { url: url(), subscribe: vec!["a".into()], ..session::Request::default() };
+        delta.on_request(request, &reader.view().read(), now).unwrap();
+        let mut world = sotw::Session::new(client, now);
+        let request = sotw::Request { url: url(), names: vec!["a".into()], ..sotw::Request::default() };
+        world.on_request(&request, &reader.view().read(), now).unwrap();
+        for mut machine in [Machine::Delta(Box::new(delta)), Machine::World(Box::new(world))] {
+            let mut seat = reader.seat();
+            let (sites, watermarks) = (Sites::default(), Watermarks::default());
+            let moment = |now| Moment { now, fresh: true, sites: &sites, watermarks: &watermarks };
+            let content = reader.view().read();
+            assert!(machine.poll(&content, &moment(now)).is_some());
+            assert!(machine.poll(&content, &moment(now)).is_none());
+            let stood = now + session::STOOD;
+            if matches!(machine, Machine::World(_)) {
+                assert_eq!(machine.next_deadline(), Some(stood), "its names have to stand for a while");
+            }
+            assert!(machine.poll(&content, &moment(stood)).is_none());
+            assert_eq!((machine.next_deadline(), machine.passed(&content)), (None, content.seq()));
+            assert!(!machine.unsure() && !machine.awaits_watermarks() && !machine.stale());
+            machine.sit(&mut seat, &content);
+            drop(content);
+            let woken = || seat.poll_woken(&Context::from_waker(Waker::noop())).is_ready();
+            woken();
+            publish("b");
+            assert!(!woken(), "it does not ask for that");
+            publish("a");
+            assert!(woken());
+            machine.trust(false);
+            assert!(machine.stale());
+        }
+    }
+}

@@ -377,6 +377,31 @@ mod tests {
     }
 
     #[test]
+    fn metadata_is_read_up_to_its_limit() {
+        use prost_types::{Struct, Value};
+        let of = |bytes: usize| {
+            let value = Value { kind: Some(Kind::StringValue("x".repeat(bytes))) };
+            Struct { fields: [("x".to_owned(), value)].into() }.encode_to_vec()
+        };
+        let over = of(METADATA_MAX - 1_000).len() - (METADATA_MAX - 1_000);
+        for (bytes, read) in [(METADATA_MAX, true), (METADATA_MAX + 1, false)] {
+            let metadata = Bytes::from(of(bytes - over));
+            assert_eq!(metadata.len(), bytes);
+            assert_eq!(Node { metadata, ..Node::default() }.claim().is_ok(), read);
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_its_type_and_its_words_in_both_forms() {
+        let (type_url, error) = ("t".to_owned(), Some(Rpc { message: "bad".into() }));
+        let delta = DeltaRequest { type_url: type_url.clone(), error: error.clone(), ..DeltaRequest::default() };
+        let world = WorldRequest { type_url, error, ..WorldRequest::default() };
+        assert_eq!(Ask::Delta(delta).refusal(), Some(("t", "bad")));
+        assert_eq!(Ask::World(world).refusal(), Some(("t", "bad")));
+        assert_eq!(Ask::Delta(DeltaRequest::default()).refusal(), None);
+    }
+
+    #[test]
     fn resources_are_wrapped_for_those_alone_who_can_unwrap_them() {
         use envoy_types::pb::envoy::service::discovery::v3::{DiscoveryResponse, Resource as Wrapped};
         let kind = ResourceType::Cluster;

@@ -132,6 +132,7 @@ mod tests {
             assert_eq!(normal(&format!("{LISTENER}{spelling}")), one);
         }
         assert_eq!(normal(&one), one);
+        assert!(matches!(normal(&one), Cow::Borrowed(_)), "what is normal is not copied");
         assert_ne!(normal(&format!("{LISTENER}/x/y%5B1%5D?a=1")), one);
         assert_ne!(normal(&format!("{LISTENER}/x/y%5B1%5D?a=1&b=2&3")), one);
         let server = "grpc/server?xds.resource.listening_address=[::]:80";

@@ -137,4 +137,18 @@ mod tests {
         assert!(!subscription.contains("xdstp://a/t/x/y?b=1"));
         assert_eq!(subscription.digest(), Subscription::default().digest());
     }
+
+    #[test]
+    fn a_name_that_is_put_in_twice_or_taken_out_twice_counts_once() {
+        for name in ["xdstp://a/t/x/*", "x"] {
+            let mut subscription = Subscription::default();
+            assert!(!subscription.remove(name));
+            assert!(subscription.insert(name.into()));
+            let once = subscription.clone();
+            assert!(!subscription.insert(name.into()));
+            assert_eq!((subscription.globs(), subscription.digest()), (once.globs(), once.digest()));
+            assert!(subscription.remove(name) && !subscription.remove(name));
+            assert_eq!((subscription.globs(), subscription.digest()), (0, Subscription::default().digest()));
+        }
+    }
 }
