@@ -104,7 +104,7 @@ impl Record {
                 touches.iter().rfind(|at| (since..=seq).contains(*at)).copied().unwrap_or(since)
             );
             let extent = next.map_or(content.seq(), |next| Seq(next.0 - 1));
-            assert_eq!(content.extent(kind, subscription, seq), extent);
+            assert_eq!(content.extent(kind, subscription, [seq]), [extent]);
         }
     }
 }
