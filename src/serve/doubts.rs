@@ -109,5 +109,8 @@ mod tests {
         of(REMEMBERED).set(Cluster, &names(&["x"]));
         assert!(of(1).names(Cluster).is_empty());
         assert_eq!((of(0).names(Cluster), of(REMEMBERED).names(Cluster)), (names(&["y"]), names(&["x"])));
+        // What is nothing takes no room.
+        (0..REMEMBERED).for_each(|node| of(node).set(Listener, &names(&[])));
+        assert_eq!(of(0).names(Cluster), names(&["y"]));
     }
 }

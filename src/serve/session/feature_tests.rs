@@ -100,6 +100,62 @@ fn after_a_stall_of_the_whole_time_it_is_sent_in_full() {
 }
 
 #[test]
+fn a_heartbeat_that_is_answered_a_whole_time_after_what_is_proven_may_have_come_too_late() {
+    for (early, full) in [(Duration::ZERO, 1), (Duration::from_nanos(1), 0)] {
+        let mut world = living();
+        let sent = world.now;
+        assert_eq!(world.out(), NOTHING);
+        assert_eq!(next(&mut world), (vec!["a".into()], vec![0]));
+        world.session.reports();
+        world.now = sent + TTL - early;
+        world.ack(Endpoints);
+        let reports = world.session.reports();
+        assert_eq!(reports[0].1.pending.len(), full, "what is to be sent again is not taken");
+        assert_eq!(world.poll().unwrap().frame.resources[0].payload.len(), full);
+    }
+}
+
+#[test]
+fn renewals_are_spread_over_a_part_of_the_time_to_live_that_is_less_than_half() {
+    let (ttl, seed) = (Duration::from_secs(100), std::time::Instant::now());
+    let all = |seed| (0..500).map(|n| interval(ttl, &n.to_string(), seed)).collect::<Vec<_>>();
+    let (least, most) = (all(seed).into_iter().min().unwrap(), all(seed).into_iter().max().unwrap());
+    assert!((35.0..36.0).contains(&least.as_secs_f64()) && (49.0..50.0).contains(&most.as_secs_f64()));
+    assert_ne!(all(seed), all(seed + ttl), "not all streams at once");
+}
+
+#[test]
+fn a_time_to_live_is_on_the_wire_for_those_who_know_it_whether_the_response_is_shared_or_not() {
+    use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse;
+    use prost::Message;
+    for expires in [true, false] {
+        let mut world = World::new();
+        let fanouts = Arc::new(Fanouts::new("test".into()));
+        world.session = Session::new(fanouts, Client { expires, ..client(Role::Edge) }, world.now);
+        world.publish(vec![lasting("a", "1"), eds("b", "1")], &[]);
+        for _ in 0..2 {
+            // Who asks again is answered in a response of its own.
+            world.subscribe(Endpoints, &["a", "b"]);
+            let send = world.poll().unwrap();
+            let read = DeltaDiscoveryResponse::decode(&send.frame.bytes()[5..]).unwrap();
+            let ttls: Vec<_> = read.resources.iter().map(|r| r.ttl.map(|ttl| ttl.seconds)).collect();
+            assert_eq!(ttls, [expires.then_some(30), None]);
+            world.ack(Endpoints);
+        }
+    }
+}
+
+#[test]
+fn a_refused_cluster_that_goes_is_not_renewed_until_it_is_gone() {
+    let mut world = World::running();
+    world.publish(vec![cluster("c", "1").lasting(Duration::from_secs(4))], &[]);
+    assert_eq!(world.out(), ["CDS +c"]);
+    world.nack(Cluster, "c: no");
+    world.publish(vec![], &[(Cluster, "c")]);
+    assert_eq!(world.after(100), ["CDS -c"]);
+}
+
+#[test]
 fn nothing_is_renewed_after_a_refusal_or_when_it_is_not_asked_for_or_is_gone() {
     let mut world = living();
     world.publish(vec![lasting("a", "2")], &[]);
