@@ -1,5 +1,5 @@
-//! The fuzz targets without a fuzzer: each gets its corpus, then a bounded number of random mutations of it, by a seed
-//! that stays and by one that is new in each run and is told when it fails. See `fuzz/README.md`.
+//! The fuzz targets without a fuzzer: each gets its corpus, then a bounded number of mutations of it by a seed that stays,
+//! and by one from outside, if there is one. See `fuzz/README.md`.
 
 use std::{
     fs,
@@ -65,7 +65,8 @@ fn replay(target: &str, mutations: u32, call: fn(&[u8])) {
     for data in &corpus {
         run(target, data, "an input of the corpus", call);
     }
-    for seed in [SEED, fastrand::u64(..)] {
+    let other = std::env::var("FUZZ_SEED").ok().map(|seed| seed.trim().parse().unwrap());
+    for seed in std::iter::once(SEED).chain(other) {
         let mut random = Rng::with_seed(seed);
         for number in 0..mutations {
             run(target, &mutated(&corpus, &mut random), &format!("mutation {number} of the seed {seed:#x}"), call);
