@@ -166,7 +166,6 @@ impl View {
     fn idle_since(&self, now: Instant) -> Option<Instant> {
         let mut since = self.idle_since.lock().unwrap_or_else(PoisonError::into_inner);
         if self.readers().iter().any(|r| r.strong_count() > 0) {
-            *since = None;
             return None;
         }
         Some(*since.get_or_insert(now))

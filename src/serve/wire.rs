@@ -410,22 +410,26 @@ mod tests {
         let version = resource.version.to_string();
         let resources = vec![std::sync::Arc::new(resource)];
         let errors = vec![Absent::of(kind, "x".into(), true)];
-        let response = sotw::Response { kind, version: Version::of(b"all"), nonce: 7, resources, errors, wraps: true };
-        let read = |feature: &str| {
+        let mut response =
+            sotw::Response { kind, version: Version::of(b"all"), nonce: 7, resources, errors, wraps: true };
+        let read = |response: &sotw::Response, feature: &str| {
             let node = Node { client_features: vec![feature.into()], ..Node::default() };
-            let bytes = world_response(&response, "cp1", node.features());
+            let bytes = world_response(response, "cp1", node.features());
             let mut decoded = DiscoveryResponse::decode(&bytes[PREFIX..]).unwrap();
             let error = decoded.resource_errors.remove(0);
             assert_eq!(error.resource_name.unwrap().name, "x");
             assert_eq!(error.error_detail.unwrap().code, i32::from(tonic::Code::NotFound));
             decoded.resources.remove(0)
         };
-        let (bare, any) = (read("other"), read("xds.config.resource-in-sotw"));
+        let (bare, any) = (read(&response, "other"), read(&response, "xds.config.resource-in-sotw"));
         assert_eq!((bare.type_url.as_str(), &*bare.value), (kind.url(), &b"payload"[..]));
         assert_eq!(any.type_url, RESOURCE_URL);
         let wrapped = Wrapped::decode(&*any.value).unwrap();
         assert_eq!((wrapped.name.as_str(), wrapped.version), ("shop/web:80", version));
         assert_eq!(wrapped.ttl.map(|ttl| ttl.seconds), Some(30));
         assert_eq!(wrapped.resource, Some(bare));
+        response.wraps = false;
+        let any = read(&response, "xds.config.resource-in-sotw");
+        assert_eq!(Wrapped::decode(&*any.value).unwrap().ttl, None, "it does not know times to live");
     }
 }

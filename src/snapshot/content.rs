@@ -432,3 +432,41 @@ impl Content {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{model::Kind, xds::Source};
+
+    fn publish(content: &mut Content, seq: u64, upserts: Vec<Resource>, removals: &[&str]) {
+        let upserts = upserts.into_iter().map(Arc::new).collect();
+        let removals = removals.iter().map(|name| (ResourceType::Cluster, (*name).into())).collect();
+        content.apply(Seq(seq), Origin::default(), Publish { upserts, removals });
+    }
+
+    #[test]
+    fn nothing_is_kept_of_objects_that_carry_nothing_any_more() {
+        let made_of = |name: &str| {
+            let source = Source { object: ObjectRef::new(Kind::Service, "a", name), contribution: 1 };
+            Resource { sources: vec![source], ..Resource::new(ResourceType::Cluster, "c", name.to_owned().into()) }
+        };
+        let mut content = Content::default();
+        publish(&mut content, 1, vec![made_of("x")], &[]);
+        publish(&mut content, 2, vec![made_of("y")], &[]);
+        let carried: Vec<_> = content.carriers.iter().map(|(object, names)| (&*object.name, names.len())).collect();
+        assert_eq!(carried, [("y", 1)]);
+        publish(&mut content, 3, vec![], &["c"]);
+        assert!(content.carriers.is_empty());
+    }
+
+    #[test]
+    fn the_log_is_as_long_as_it_may_be_and_no_longer() {
+        let mut content = Content::default();
+        for seq in 1..=LOG as u64 + 2 {
+            publish(&mut content, seq, vec![Resource::new(ResourceType::Cluster, "c", seq.to_string().into())], &[]);
+            let names = content.names(ResourceType::Cluster);
+            assert_eq!(names.log.len(), LOG.min(usize::try_from(seq).unwrap()));
+            assert_eq!(names.floor, Seq(seq.saturating_sub(LOG as u64)));
+        }
+    }
+}

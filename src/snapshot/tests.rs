@@ -150,7 +150,10 @@ async fn opening_a_view_asks_for_it_once_and_an_idle_one_is_closed() {
     drop((reader, _second));
     assert!(views.idle(now).is_empty());
     assert!(views.idle(now + Duration::from_secs(599)).is_empty());
-    assert_eq!(views.idle(now + Duration::from_secs(600)), [audience()]);
+    drop(views.open(&audience()));
+    assert!(views.idle(now + Duration::from_secs(600)).is_empty(), "somebody read it meanwhile");
+    assert!(views.idle(now + Duration::from_secs(1199)).is_empty());
+    assert_eq!(views.idle(now + Duration::from_secs(1200)), [audience()]);
     assert!(views.get(&audience()).is_none());
 }
 
