@@ -28,6 +28,10 @@ const WARM_UP: usize = 5;
 /// For an answer of the new back end.
 const LIMIT: u64 = 30_000_000_000;
 
+/// Between an answer and the next question, so that the client, Envoy and the back ends do not fill their core: etcd's sync
+/// has been seen to wait for it without end.
+const BREATH: Duration = Duration::from_micros(50);
+
 const SERVICE: &str = "path";
 const ASSIGNMENT: &str = "bench/path:80";
 const KEY: &str = "/tidegate/v1/endpoints/core1/bench/path/only";
@@ -63,8 +67,8 @@ struct Times {
 /// # Errors
 /// None today: what fails is told in the table.
 pub fn path(plan: &Plan, setup: &Setup) -> Result<Table> {
-    let note = "One service with one live endpoint at one core, one Envoy, a client that asks back to back on one \
-                connection. The endpoint gets the address of the other back end: from just before that until a delta \
+    let note = "One service with one live endpoint at one core, one Envoy, a client that asks again and again on one \
+                connection, 50 µs after each answer. The endpoint gets the address of the other back end: from just before that until a delta \
                 xDS client has the new assignment (sent), and until an answer of the new back end has come (routed). \
                 The listener is an EnvoyResource in plain HTTP, whose route names the service's cluster: one Envoy, \
                 no second hop. Tidegate, etcd and etcdctl on core 0; Envoy, the client and the back ends on core 1.";
@@ -234,6 +238,7 @@ fn until(asker: &mut Asker, name: &str) -> Result<u64> {
         }
         ensure!(BACKENDS.contains(&answer.as_str()), "Envoy answers {answer:?}");
         ensure!(now < end, "{answer} answers still");
+        std::thread::sleep(BREATH);
     }
 }
 
