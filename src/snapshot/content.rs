@@ -441,7 +441,7 @@ mod tests {
     fn publish(content: &mut Content, seq: u64, upserts: Vec<Resource>, removals: &[&str]) {
         let upserts = upserts.into_iter().map(Arc::new).collect();
         let removals = removals.iter().map(|name| (ResourceType::Cluster, (*name).into())).collect();
-        content.apply(Seq(seq), Origin::default(), Publish { upserts, removals });
+        content.apply(Seq(seq), 0, Origin::default(), Publish { upserts, removals });
     }
 
     #[test]
