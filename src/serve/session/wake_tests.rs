@@ -351,6 +351,25 @@ proptest! {
 }
 
 #[test]
+fn what_is_let_go_of_in_a_stale_request_is_not_told_as_taken() {
+    let mut stage = Stage::new();
+    // A listener that names a route, and the route; a state-of-the-world stream.
+    for op in [
+        Op::Publish(vec![(2, 0, Some(1))]),
+        Op::Ask(3, 3, 1),
+        Op::Publish(vec![(3, 1, Some(0))]),
+        Op::Acknowledge(3),
+        Op::Ask(3, 3, 2),
+        Op::Drop(3, 3, 1),
+        Op::Everything(3, 3, true),
+    ] {
+        stage.step(&op);
+    }
+    stage.settle();
+    stage.both_are_equal();
+}
+
+#[test]
 fn a_name_that_is_asked_for_wakes_its_stream_before_its_set_has_stood_and_is_a_group() {
     let mut world = World::running();
     world.publish(vec![eds("c", "1")], &[]);

@@ -143,6 +143,7 @@ impl Kind {
         let asked: BTreeSet<_> = names.iter().map(|name| name::normal(name)).collect();
         let dropped = self.subscription.names().iter().filter(|name| !asked.contains(&***name));
         self.wavered.extend(dropped.cloned());
+        self.dirty = true;
     }
 
     /// The names as of now; those that are new are answered whatever the client had (rules 27 and 28).
@@ -418,6 +419,8 @@ impl Kind {
         let mut pending: BTreeSet<Arc<str>> = self.since.keys().chain(&self.again).cloned().collect();
         pending.extend(self.flight.iter().flat_map(|flight| &flight.sent).map(|r| Arc::clone(&r.name)));
         pending.extend(self.suspects.iter().flatten().cloned());
+        // The client may have let go of them meanwhile.
+        pending.extend(self.wavered.iter().cloned());
         let state = feedback::TypeState {
             subscription: Arc::clone(&self.subscription),
             sent: self.seen,
