@@ -26,8 +26,8 @@ fn polled(world: &mut World, revision: u64, now: Instant) -> Option<ResourceType
     world.session.poll(&view.read(), &moment).map(|response| response.kind)
 }
 
-#[test]
-fn a_route_that_waits_is_looked_at_again_when_what_it_waits_for_changes_though_its_content_does_not() {
+/// A route that its client has, and that waits for a core in its second version; since when.
+fn waiting() -> (World, Instant) {
     let mut world = World::new(vec![cluster("a", "1"), route("1", &[], &[])]);
     world.takes(Cluster, &[], &["a"]);
     world.takes(Route, &["r"], &["r"]);
@@ -35,6 +35,12 @@ fn a_route_that_waits_is_looked_at_again_when_what_it_waits_for_changes_though_i
     world.publish(vec![route("2", &["s"], &["ams"])], &[]);
     let now = world.now;
     assert_eq!(polled(&mut world, 6, now), None);
+    (world, now)
+}
+
+#[test]
+fn a_route_that_waits_is_looked_at_again_when_what_it_waits_for_changes_though_its_content_does_not() {
+    let (mut world, now) = waiting();
     let seat = world.seat();
     world.publish(vec![route("2", &["s"], &[])], &[]);
     assert!(woken(&seat));
@@ -55,13 +61,7 @@ fn a_name_that_is_asked_for_wakes_its_stream_before_its_set_has_stood_and_is_a_g
 #[test]
 fn a_route_waits_for_a_service_until_a_core_has_it_or_the_time_is_over() {
     for covered in [true, false] {
-        let mut world = World::new(vec![cluster("a", "1"), route("1", &[], &[])]);
-        world.takes(Cluster, &[], &["a"]);
-        world.takes(Route, &["r"], &["r"]);
-        world.stands();
-        world.publish(vec![route("2", &["s"], &["ams"])], &[]);
-        let now = world.now;
-        assert_eq!(polled(&mut world, 6, now), None);
+        let (mut world, now) = waiting();
         assert!(world.session.awaits_watermarks());
         assert_eq!(world.session.next_deadline(), Some(now + WARM));
         if covered {
