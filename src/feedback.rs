@@ -1,6 +1,7 @@
 //! What proxies have taken: cursors, exceptions and refusals, by proxy and type; and the load that they report. In
 //! memory, never written to the store.
 
+mod alike;
 pub mod load;
 
 use std::{
@@ -14,6 +15,7 @@ use std::{
 
 use dashmap::DashMap;
 
+pub use self::alike::Alike;
 use crate::{
     model::Audience,
     xds::{ResourceType, Seq, Subscription, Version},
@@ -144,11 +146,21 @@ impl ProxyState {
 
     fn view(&self, extent: &Extent<'_>) -> ProxyView {
         let who = self.who.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let types = self.types.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.seen(who, types, self.complete.load(Ordering::Relaxed), extent)
+    }
+
+    fn seen(
+        &self,
+        who: Result<Audience, String>,
+        mut types: BTreeMap<ResourceType, TypeState>,
+        complete: bool,
+        extent: &Extent<'_>,
+    ) -> ProxyView {
         let (audience, refused) = match who {
             Ok(audience) => (Some(audience), None),
             Err(reason) => (None, Some(reason)),
         };
-        let mut types = self.types.lock().unwrap_or_else(PoisonError::into_inner).clone();
         // Before streams are joined: the slowest speaks for both, but not the one that was looked at longest ago.
         for (kind, state) in &mut types {
             let Some(audience) = &audience else { break };
@@ -156,7 +168,6 @@ impl ProxyState {
             let [sent, acked, behind] = extent(audience, *kind, &state.subscription, cursors);
             (state.sent, state.acked, state.behind) = (sent, acked, state.behind.map(|_| behind));
         }
-        let complete = self.complete.load(Ordering::Relaxed);
         ProxyView { id: self.id.clone(), since: self.since, audience, refused, types, complete }
     }
 }

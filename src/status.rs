@@ -13,6 +13,8 @@ pub use judged::Judged;
 pub use rows::{Row, TypeRow, proxies};
 pub use watermarks::{Edition, SiteReport, merge_watermarks, watermarks};
 
+use std::cell::OnceCell;
+
 use self::groups::{Group, groups};
 use crate::{
     feedback::{Acked, Feedback},
@@ -74,8 +76,9 @@ pub fn standings(objects: &[ObjectRef], views: &Views, feedback: &Feedback) -> V
 
 /// Adds the proxies of a group to an object's standing.
 fn count(object: &ObjectRef, group: &Group, standing: &mut Standing) {
-    let (Some(audience), Some(view)) = (&group.one.audience, &group.view) else { return };
-    let members = u32::try_from(group.members.len()).unwrap_or(u32::MAX);
+    let proxy = &group.alike.one;
+    let (Some(audience), Some(view)) = (&proxy.audience, &group.view) else { return };
+    let members = group.alike.count();
     let content = view.read();
     if !content.ready() {
         // Nothing is known of it yet, so nothing is claimed.
@@ -85,8 +88,9 @@ fn count(object: &ObjectRef, group: &Group, standing: &mut Standing) {
     }
     let mut carried = false;
     let mut worst = Worst::Acked;
+    let first = OnceCell::new();
     for (name, entry, contributed) in content.carriers(object) {
-        let (kind, proxy) = (entry.resource.kind, &group.one);
+        let kind = entry.resource.kind;
         let taken = proxy.taken(kind, name, entry.resource.version, entry.seq);
         if audience.role == Role::Grpc && taken == Acked::NotSubscribed {
             // It asks for the services that it calls, and for no other.
@@ -103,9 +107,10 @@ fn count(object: &ObjectRef, group: &Group, standing: &mut Standing) {
             Acked::Pending | Acked::NotSubscribed => String::new(),
         };
         worst = worst.max(if error.is_empty() { Worst::Pending } else { Worst::Nacked });
-        // Members are sorted, and no answer names more of them.
-        standing.laggards.extend(group.members.iter().take(LAGGARDS_MAX).map(|(id, _)| Laggard {
-            proxy: id.node.to_string(),
+        // No answer names more of them.
+        let first = first.get_or_init(|| group.alike.first(LAGGARDS_MAX)).iter();
+        standing.laggards.extend(first.map(|member| Laggard {
+            proxy: member.id.node.to_string(),
             site: audience.site.to_string(),
             kind,
             resource: name.to_string(),

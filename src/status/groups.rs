@@ -5,11 +5,10 @@ use std::{
     collections::{BTreeMap, HashMap},
     hash::{Hash, Hasher},
     sync::Arc,
-    time::SystemTime,
 };
 
 use crate::{
-    feedback::{Feedback, Parked, ProxyId, ProxyView},
+    feedback::{Alike, Feedback, Parked, ProxyView},
     model::Audience,
     snapshot::{Seq, View, Views},
     xds::{ResourceType, Subscription},
@@ -17,12 +16,10 @@ use crate::{
 
 /// Proxies that stand alike.
 pub(super) struct Group {
-    /// One of them, which speaks for all.
-    pub(super) one: ProxyView,
+    /// They, and one that speaks for all.
+    pub(super) alike: Alike,
     /// What they see; none: nothing yet, or they are refused.
     pub(super) view: Option<Arc<View>>,
-    /// All of them, sorted.
-    pub(super) members: Vec<(ProxyId, SystemTime)>,
 }
 
 /// All that a question about proxies can depend on.
@@ -59,26 +56,25 @@ impl Hash for Asked {
     }
 }
 
-/// All connected proxies in groups, in the order of their first members.
+/// All connected proxies in groups.
 pub(super) fn groups(views: &Views, feedback: &Feedback) -> Vec<Group> {
     // The proxies first: what was published later than they were looked at, none of them can have taken.
-    let proxies = feedback.reaching(&|audience, kind, asked, seqs| views.extent(audience, kind, asked, seqs));
+    let proxies = feedback.alike(&|audience, kind, asked, seqs| views.extent(audience, kind, asked, seqs));
     let mut seen: BTreeMap<Audience, Option<(Arc<View>, Newest)>> = BTreeMap::new();
     let mut known: HashMap<Standing, usize> = HashMap::new();
     let mut groups: Vec<Group> = Vec::new();
-    for proxy in proxies {
-        let view = proxy.audience.as_ref().and_then(|audience| {
+    for alike in proxies {
+        let view = alike.one.audience.as_ref().and_then(|audience| {
             let view = seen.entry(audience.clone()).or_insert_with(|| views.get(audience).map(newest));
             view.as_ref()
         });
-        let standing = standing(&proxy, view.map(|(_, newest)| newest));
-        let member = (proxy.id.clone(), proxy.since);
+        let standing = standing(&alike.one, view.map(|(_, newest)| newest));
         match known.get(&standing).and_then(|at| groups.get_mut(*at)) {
-            Some(group) => group.members.push(member),
+            Some(group) => group.alike.join(alike),
             None => {
                 known.insert(standing, groups.len());
                 let view = view.map(|(view, _)| Arc::clone(view));
-                groups.push(Group { one: proxy, view, members: vec![member] });
+                groups.push(Group { alike, view });
             }
         }
     }

@@ -48,10 +48,10 @@ pub fn proxies(views: &Views, feedback: &Feedback) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
     for group in groups(views, feedback) {
         let one = row(&group, &mut bare);
-        rows.extend(group.members.iter().map(|(id, since)| Row {
-            id: id.node.to_string(),
+        rows.extend(group.alike.members().map(|member| Row {
+            id: member.id.node.to_string(),
             // A clock that was set back shows a new connection, which is the lesser lie.
-            connected_seconds: since.elapsed().unwrap_or_default().as_secs(),
+            connected_seconds: member.since.elapsed().unwrap_or_default().as_secs(),
             ..one.clone()
         }));
     }
@@ -60,7 +60,7 @@ pub fn proxies(views: &Views, feedback: &Feedback) -> Vec<Row> {
 }
 
 fn row(group: &Group, bare: &mut Bare) -> Row {
-    let proxy = &group.one;
+    let proxy = &group.alike.one;
     let mut row = Row {
         id: String::new(),
         site: proxy.id.site.to_string(),

@@ -39,14 +39,15 @@ impl Edition {
 pub fn watermarks(views: &Views, feedback: &Feedback) -> BTreeMap<Arc<str>, SiteReport> {
     let mut sites: BTreeMap<Arc<str>, SiteReport> = BTreeMap::new();
     let open: BTreeMap<_, _> = views.all().into_iter().map(|view| (view.audience().clone(), view)).collect();
-    for proxy in feedback.reaching(&|audience, kind, asked, seqs| views.extent(audience, kind, asked, seqs)) {
+    for alike in feedback.alike(&|audience, kind, asked, seqs| views.extent(audience, kind, asked, seqs)) {
+        let proxy = &alike.one;
         // Who is no gateway says nothing of what gateways have.
         let Some(audience) = proxy.audience.as_ref().filter(|audience| audience.role != Role::Grpc) else { continue };
         let report = sites.entry(Arc::clone(&audience.site)).or_default();
-        report.gateways += 1;
+        report.gateways += alike.count();
         let Some(view) = open.get(audience).filter(|_| proxy.complete) else { continue };
-        let covered = covered(&proxy, &view.read());
-        report.counted += 1;
+        let covered = covered(proxy, &view.read());
+        report.counted += alike.count();
         report.revision = Some(report.revision.map_or(covered, |least| least.min(covered)));
         for (kind, state) in &proxy.types {
             report.except.extend(state.parked.keys().map(|name| format!("{}/{name}", kind.short())));
