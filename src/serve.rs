@@ -10,6 +10,7 @@ pub mod intake;
 pub mod lrs;
 mod machine;
 mod requests;
+mod seldom;
 pub mod service;
 pub mod session;
 mod signals;

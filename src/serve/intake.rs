@@ -46,6 +46,7 @@ use self::{
     outgoing::{Outgoing, Reaper, Turns},
     places::{Full, Place, Places, one_host},
 };
+use super::seldom::Seldom;
 use crate::identity::{self, Peer};
 
 pub(super) use self::arrival::Held;
@@ -286,11 +287,17 @@ impl Intake {
             http.max_concurrent_streams(CLIENT_STREAMS);
         }
         let mut connection = pin!(http.serve_connection(TokioIo::new(connection), service));
+        let asked = Seldom::new(async {
+            tokio::select! {
+                () = arrival.evicted() => Err("nothing of what there is for it was taken"),
+                () = self.cancel.cancelled() => Ok(()),
+                () = self.old() => Ok(()),
+            }
+        });
         tokio::select! {
+            biased;
             ended = connection.as_mut() => return Ok(ended?),
-            () = arrival.evicted() => return Err("nothing of what there is for it was taken".into()),
-            () = self.cancel.cancelled() => {}
-            () = self.old() => {}
+            asked = asked => asked?,
         }
         connection.as_mut().graceful_shutdown();
         timeout(self.limits.grace, connection).await.unwrap_or(Ok(())).map_err(Into::into)

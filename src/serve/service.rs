@@ -5,10 +5,10 @@ use std::{
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use bytes::Bytes;
 use dashmap::DashMap;
 use futures::FutureExt;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::watch,
     time::{Sleep, sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -249,9 +249,8 @@ impl<const SERVICE: usize> Service<http::Request<tonic::body::Body>> for Discove
         let believable = peer.spiffe.is_some() || peer.loopback || shared.allow_unproven;
         let limit = if believable { MAX_REQUEST } else { MAX_REQUEST_UNPROVEN };
         let requests = Requests::new(request.into_body(), method.variant, limit, arrival.hold());
-        // Room for one frame being written and one that waits: what is newer is decided when there is room again.
-        let (tx, frames) = mpsc::channel(1);
-        let stream = stream::run(Arc::clone(&self.inner), (peer, arrival), method, requests, tx);
+        let slot = Slot::default();
+        let stream = stream::run(Arc::clone(&self.inner), (peer, arrival), method, requests, slot.clone());
         // A panic ends this stream and no other of its connection.
         let stream = Box::pin(
             AssertUnwindSafe(stream)
@@ -259,7 +258,7 @@ impl<const SERVICE: usize> Service<http::Request<tonic::body::Body>> for Discove
                 .map(|ended| ended.unwrap_or_else(|_| Err(Status::unavailable("internal error; please reconnect")))),
         );
         let end = End::new(Arc::clone(&self.inner));
-        let body = tonic::body::Body::new(Responses { frames, stream: Some(stream), ended: None, end });
+        let body = tonic::body::Body::new(Responses { slot, stream: Some(stream), ended: None, end });
         Box::pin(std::future::ready(Ok(grpc_response(body))))
     }
 }
@@ -273,11 +272,34 @@ fn grpc_response(body: tonic::body::Body) -> http::Response<tonic::body::Body> {
 /// The responses of one stream, and the stream itself, which runs whenever its connection can take something: no task
 /// of its own, no queue, no copy of what all streams share. While the proxy reads nothing, nothing is read of it.
 struct Responses {
-    frames: mpsc::Receiver<Bytes>,
+    slot: Slot,
     stream: Running,
     /// How it ended, until that is said.
     ended: Option<Status>,
     end: End,
+}
+
+/// Where a stream puts the frame that its response takes: room for one, beside what the connection has taken and the
+/// client has not. What is newer is decided when there is room again.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Slot(Arc<Mutex<Option<Bytes>>>);
+
+impl Slot {
+    pub(super) fn is_full(&self) -> bool {
+        self.frame().is_some()
+    }
+
+    pub(super) fn put(&self, frame: Bytes) {
+        *self.frame() = Some(frame);
+    }
+
+    fn take(&self) -> Option<Bytes> {
+        self.frame().take()
+    }
+
+    fn frame(&self) -> MutexGuard<'_, Option<Bytes>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The end of a stream, which at shutdown is put off for a while of its own: proxies whose streams end together come
@@ -338,11 +360,14 @@ impl Body for Responses {
             self.stream = None;
             self.ended = Some(ended.err().unwrap_or_else(|| Status::ok("")));
         }
-        if let Some(frame) = std::task::ready!(self.frames.poll_recv(context)) {
+        if let Some(frame) = self.slot.take() {
             return Poll::Ready(Some(Ok(http_body::Frame::data(frame))));
         }
+        if self.stream.is_some() {
+            return Poll::Pending;
+        }
         if self.ended.is_some() {
-            std::task::ready!(self.end.poll(context));
+            ready!(self.end.poll(context));
         }
         let Some(status) = self.ended.take() else { return Poll::Ready(None) };
         let mut trailers = http::HeaderMap::new();

@@ -168,7 +168,8 @@ pub struct Session {
     awaits: bool,
     started: Instant,
     first_ack: Option<Instant>,
-    kinds: PerType<Option<Kind>>,
+    /// Boxed, since most streams ask for few of them.
+    kinds: PerType<Option<Box<Kind>>>,
     /// Route configurations that the proxy has and whose hosts come by themselves; those that were there at a seq came
     /// with it.
     streamed: BTreeMap<Arc<str>, Seq>,
@@ -258,7 +259,8 @@ impl Session {
         let legacy = kind.empty_is_all() && self.client.role != Role::Grpc;
         let slot = self.slot(kind);
         let first = slot.is_none();
-        let state = slot.get_or_insert_with(|| Kind::new(kind, request.initial.versions(kind, content), seed));
+        let state =
+            slot.get_or_insert_with(|| Box::new(Kind::new(kind, request.initial.versions(kind, content), seed)));
         // A nonce that is not in flight is of another stream or of a dropped subscription: its ACK half is ignored,
         // its subscription half never (rule 58).
         let matched = u64::from_str_radix(&request.nonce, 16).is_ok_and(|nonce| {
@@ -351,7 +353,7 @@ impl Session {
                 r.children.iter().chain(routes.clone()).all(asked) && routes.all(|(_, name)| !streams(name) || hosts())
             })
         };
-        let taken = self.kinds.iter().flatten().all(|k| k.has(target));
+        let taken = self.all().all(|k| k.has(target));
         let complete = taken && [clusters, listeners].into_iter().all(asks);
         self.unasked = taken && !complete;
         self.target = Some(target);
@@ -361,7 +363,7 @@ impl Session {
     /// By whose publishes it has to be polled: those that concern one of these groups; none, by all. What waits for
     /// anything but an answer or a time may wait for names that it does not ask for.
     pub fn follows(&self) -> Option<impl Iterator<Item = &Arc<Group>> + Clone> {
-        let kinds = self.kinds.iter().flatten();
+        let kinds = self.all();
         let settled = !self.unasked && kinds.clone().all(Kind::settled);
         settled.then(|| kinds.filter_map(|kind| kind.fanout.as_ref()).map(|fanout| &fanout.group))
     }
@@ -369,19 +371,24 @@ impl Session {
     /// Every tombstone up to here has been taken over.
     pub fn passed(&self, content: &Content) -> Seq {
         let tells = |k: &&Kind| k.kind.removal() != Removal::Never || !k.subscription.named_only();
-        self.kinds.iter().flatten().filter(tells).map(|k| k.removed).fold(content.seq(), Seq::min)
+        self.all().filter(tells).map(|k| k.removed).fold(content.seq(), Seq::min)
     }
 
     /// What feedback has to know of each type, where it changed since the last call.
     pub fn reports(&mut self) -> Vec<(ResourceType, feedback::TypeState)> {
-        self.kinds.iter_mut().flatten().filter_map(Kind::report).collect()
+        self.kinds.iter_mut().flatten().filter_map(|kind| kind.report()).collect()
+    }
+
+    /// What it asks for, type by type.
+    fn all(&self) -> impl Iterator<Item = &Kind> + Clone {
+        self.kinds.iter().flatten().map(|kind| &**kind)
     }
 
     fn kind(&self, kind: ResourceType) -> Option<&Kind> {
-        self.kinds.get(kind).as_ref()
+        self.kinds.get(kind).as_deref()
     }
 
-    fn slot(&mut self, kind: ResourceType) -> &mut Option<Kind> {
+    fn slot(&mut self, kind: ResourceType) -> &mut Option<Box<Kind>> {
         self.kinds.get_mut(kind)
     }
 

@@ -2,14 +2,12 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, ready},
 };
 
 use tokio_util::sync::CancellationToken;
 
-use super::service::Fleet;
-use crate::snapshot::Wake;
+use super::{seldom::Seldom, service::Fleet};
 
 /// What a stream was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,34 +28,27 @@ pub(super) enum Signal {
 pub(super) struct Signals {
     stop: CancellationToken,
     replaced: CancellationToken,
-    next: Option<Pin<Box<dyn Future<Output = Signal> + Send>>>,
+    next: Option<Seldom<'static, Signal>>,
     /// Whether `next` waits for watermarks too.
     watermarks: bool,
-    /// Set when `next` has to be polled.
-    wake: Arc<Wake>,
 }
 
 impl Signals {
     pub(super) fn new(stop: CancellationToken, replaced: CancellationToken) -> Self {
-        Self { stop, replaced, next: None, watermarks: false, wake: Arc::default() }
+        Self { stop, replaced, next: None, watermarks: false }
     }
 
     /// Ready with the next signal; `watermarks` says whether theirs count. What `fleet` has seen is not told again.
-    pub(super) fn poll(&mut self, context: &Context<'_>, fleet: &Fleet, watermarks: bool) -> Poll<Signal> {
-        let woken = self.wake.poll(context).is_ready();
+    pub(super) fn poll(&mut self, context: &mut Context<'_>, fleet: &Fleet, watermarks: bool) -> Poll<Signal> {
         if watermarks != self.watermarks {
             self.next = None;
         }
-        let (stop, replaced) = (&self.stop, &self.replaced);
-        let begun = self.next.is_none();
-        let next =
-            self.next.get_or_insert_with(|| Box::pin(next(stop.clone(), replaced.clone(), fleet.clone(), watermarks)));
         self.watermarks = watermarks;
-        if !woken && !begun {
-            return Poll::Pending;
-        }
-        let waker = Waker::from(Arc::clone(&self.wake));
-        let signal = std::task::ready!(next.as_mut().poll(&mut Context::from_waker(&waker)));
+        let (stop, replaced) = (&self.stop, &self.replaced);
+        let next = self
+            .next
+            .get_or_insert_with(|| Seldom::new(next(stop.clone(), replaced.clone(), fleet.clone(), watermarks)));
+        let signal = ready!(Pin::new(next).poll(context));
         self.next = None;
         Poll::Ready(signal)
     }

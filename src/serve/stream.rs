@@ -8,9 +8,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bytes::Bytes;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::watch,
     time::{Instant, Sleep, sleep_until, timeout},
 };
 use tonic::Status;
@@ -19,7 +18,7 @@ use super::{
     intake::{Arrival, Held},
     machine::Machine,
     requests::Requests,
-    service::{Admitted, Fleet, Inner, Method},
+    service::{Admitted, Fleet, Inner, Method, Slot},
     session::{Client, Moment, Session, Violation},
     signals::{Signal, Signals},
     sotw,
@@ -59,7 +58,7 @@ pub(super) async fn run(
     (peer, arrival): (Peer, Arrival),
     service: &'static Method,
     mut requests: Requests,
-    frames: mpsc::Sender<Bytes>,
+    slot: Slot,
 ) -> Result<(), Status> {
     let first = timeout(FIRST_REQUEST, requests.message());
     let first = first.await.map_err(|_| Status::deadline_exceeded("no request"))??;
@@ -110,8 +109,7 @@ pub(super) async fn run(
         session,
         proxy,
         _admitted: admitted,
-        frames,
-        room: None,
+        slot,
         signals,
         idle,
         sleep: Box::pin(sleep_until(idle)),
@@ -230,9 +228,7 @@ struct Stream {
     proxy: Connected,
     /// Its place among the streams of the proxy.
     _admitted: Admitted,
-    frames: mpsc::Sender<Bytes>,
-    /// Waits until a frame was taken.
-    room: Option<Boxed<bool>>,
+    slot: Slot,
     signals: Signals,
     /// When it is polled in any case.
     idle: Instant,
@@ -307,11 +303,8 @@ impl Stream {
         if let Poll::Ready(request) = pin!(requests.message()).poll(context) {
             return Poll::Ready(request.map(|request| request.map_or(Event::End, |r| Event::Request(Box::new(r)))));
         }
-        if let Some(room) = self.room.as_mut().filter(|_| full)
-            && let Poll::Ready(open) = room.as_mut().poll(context)
-        {
-            self.room = None;
-            return Poll::Ready(Ok(if open { Event::Poll } else { Event::End }));
+        if full && !self.slot.is_full() {
+            return Poll::Ready(Ok(Event::Poll));
         }
         if let Some(confirming) = &mut self.confirming
             && let Poll::Ready(confirmed) = confirming.as_mut().poll(context)
@@ -373,34 +366,30 @@ impl Stream {
         Ok(())
     }
 
-    /// Sends while there is room and something to send; says whether it stopped for want of room.
+    /// Sends the next frame, if there is one and room for it; says whether there is no room for more.
     fn fill(&mut self) -> bool {
         let (mut full, mut complete) = (false, false);
         if self.idle <= Instant::now() {
             self.idle = idle();
         }
         if self.active {
-            let mut out = Vec::new();
+            let mut out = None;
             let (sites, fresh) = (Arc::clone(&self.fleet.sites.borrow()), *self.fleet.fresh.borrow());
             let watermarks = Arc::clone(&self.fleet.watermarks.borrow_and_update());
             {
                 let content = self.reader.view().read();
-                let moment = || Moment { now: now(), fresh, sites: &sites, watermarks: &watermarks };
-                loop {
-                    let Ok(room) = self.frames.try_reserve() else {
-                        full = true;
-                        break;
-                    };
-                    let Some(send) = self.session.poll(&content, &moment()) else { break };
-                    out.push((room, send));
+                let moment = Moment { now: now(), fresh, sites: &sites, watermarks: &watermarks };
+                if !self.slot.is_full() {
+                    out = self.session.poll(&content, &moment);
                 }
+                full = out.is_some() || self.slot.is_full();
                 self.reader.pass(self.session.passed(&content));
                 complete = !self.complete && !full && self.session.complete(&content, self.only);
                 self.session.sit(&mut self.seat, &content);
             }
             // Encoded outside the lock, by whoever is first.
-            for (room, send) in out {
-                room.send(send.bytes(&self.who.inner.shared.identifier, self.features));
+            if let Some(send) = out {
+                self.slot.put(send.bytes(&self.who.inner.shared.identifier, self.features));
             }
         }
         for (kind, state) in self.session.reports() {
@@ -413,10 +402,6 @@ impl Stream {
         }
         if self.session.unsure() && self.confirming.is_none() {
             self.confirm(Duration::ZERO);
-        }
-        if full && self.room.is_none() {
-            let frames = self.frames.clone();
-            self.room = Some(Box::pin(async move { frames.reserve_owned().await.is_ok() }));
         }
         full
     }
