@@ -110,6 +110,9 @@ pub enum Violation {
     /// A name is no text.
     #[error("a resource name that is not UTF-8")]
     NotText,
+    /// An entry of what the client has cannot be read.
+    #[error("an entry of initial_resource_versions that cannot be read")]
+    NoEntry,
     /// A name is too long.
     #[error("a resource name longer than 512 bytes")]
     LongName,
@@ -229,11 +232,8 @@ impl Session {
         if request.url.len() > MAX_NAME {
             return Err(Violation::LongType);
         }
-        let names = request.subscribe.iter().chain(&request.unsubscribe).map(|name| Ok(name.as_str()));
-        for name in names.chain(request.initial.names()) {
-            if name?.len() > MAX_NAME {
-                return Err(Violation::LongName);
-            }
+        if request.subscribe.iter().chain(&request.unsubscribe).any(|name| name.len() > MAX_NAME) {
+            return Err(Violation::LongName);
         }
         if request.initial.len() > MAX_NAMES || request.subscribe.len() + request.unsubscribe.len() > MAX_NAMES {
             return Err(Violation::TooManyNames);
@@ -259,8 +259,10 @@ impl Session {
         let legacy = kind.empty_is_all() && self.client.role != Role::Grpc;
         let slot = self.slot(kind);
         let first = slot.is_none();
-        let state =
-            slot.get_or_insert_with(|| Box::new(Kind::new(kind, request.initial.versions(kind, content), seed)));
+        let state = match slot {
+            Some(state) => state,
+            None => slot.insert(Box::new(Kind::new(kind, request.initial.versions(kind, content)?, seed))),
+        };
         // A nonce that is not in flight is of another stream or of a dropped subscription: its ACK half is ignored,
         // its subscription half never (rule 58).
         let matched = u64::from_str_radix(&request.nonce, 16).is_ok_and(|nonce| {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::{
     Message,
-    encoding::{self, WireType},
+    encoding::{self, DecodeContext, WireType},
 };
 use prost_types::value::Kind;
 use tonic::Status;
@@ -24,22 +24,14 @@ pub(super) struct DeltaRequest {
     subscribe: Vec<String>,
     #[prost(string, repeated, tag = "4")]
     unsubscribe: Vec<String>,
-    #[prost(message, repeated, tag = "5")]
-    initial: Vec<Held>,
+    /// Entries of a map, unread: they are slices of the message, and of each is kept a name that the view has already,
+    /// and a number.
+    #[prost(bytes = "bytes", repeated, tag = "5")]
+    initial: Vec<Bytes>,
     #[prost(string, tag = "6")]
     nonce: String,
     #[prost(message, optional, tag = "7")]
     error: Option<Rpc>,
-}
-
-/// An entry of `initial_resource_versions`. Bytes, which are slices of the message: what is kept of them is a name that
-/// the view has already, and a number.
-#[derive(Clone, PartialEq, Message)]
-struct Held {
-    #[prost(bytes = "bytes", tag = "1")]
-    name: Bytes,
-    #[prost(bytes = "bytes", tag = "2")]
-    version: Bytes,
 }
 
 /// `google.rpc.Status`.
@@ -148,7 +140,7 @@ impl From<DeltaRequest> for Request {
             url: wire.type_url,
             subscribe: wire.subscribe,
             unsubscribe: wire.unsubscribe,
-            initial: wire.initial.into_iter().map(|held| (held.name, held.version)).collect(),
+            initial: wire.initial.into(),
             nonce: wire.nonce,
             error: wire.error.map(Rpc::words),
         }
@@ -182,6 +174,35 @@ impl From<WorldRequest> for sotw::Request {
             error: wire.error.map(Rpc::words),
         }
     }
+}
+
+/// Key and value of an entry of a map of texts; none for bytes that are no such entry.
+pub(super) fn pair(mut entry: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut pair: (&[u8], &[u8]) = (&[], &[]);
+    while !entry.is_empty() {
+        let (tag, wire_type) = encoding::decode_key(&mut entry).ok()?;
+        let field = match tag {
+            1 => &mut pair.0,
+            2 => &mut pair.1,
+            _ => {
+                encoding::skip_field(wire_type, tag, &mut entry, DecodeContext::default()).ok()?;
+                continue;
+            }
+        };
+        encoding::check_wire_type(WireType::LengthDelimited, wire_type).ok()?;
+        let length = usize::try_from(encoding::decode_varint(&mut entry).ok()?).ok()?;
+        (*field, entry) = entry.split_at_checked(length)?;
+    }
+    Some(pair)
+}
+
+/// The other way.
+#[cfg(any(test, fuzzing))]
+pub(super) fn entry(key: &[u8], value: &[u8]) -> Bytes {
+    let mut out = BytesMut::new();
+    put(1, key, &mut out);
+    put(2, value, &mut out);
+    out.freeze()
 }
 
 /// `envoy.service.discovery.v3.Resource`, as the type of what an `Any` holds.

@@ -5,15 +5,16 @@ use std::{collections::HashMap, str::from_utf8, sync::Arc};
 
 use bytes::Bytes;
 
-use super::Violation;
+use super::{MAX_NAME, Violation};
 use crate::{
+    serve::wire,
     snapshot::Content,
     xds::{ResourceType, Version, name},
 };
 
-/// Names and versions, as they came: slices of the message.
+/// Entries of the map, as they came: slices of the message, each read once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reported(Vec<(Bytes, Bytes)>);
+pub struct Reported(Vec<Bytes>);
 
 /// Names in normal form, as the view keeps them where it has them; none: in a version that is none of ours.
 pub(super) type Versions = HashMap<Arc<str>, Option<Version>>;
@@ -24,29 +25,34 @@ impl Reported {
         self.0.len()
     }
 
-    /// The names.
+    /// What it says, without a copy of what the view knows. The last of a name counts, as in every map of protobuf.
     ///
     /// # Errors
-    /// [`Violation::NotText`].
-    pub(super) fn names(&self) -> impl Iterator<Item = Result<&str, Violation>> {
-        self.0.iter().map(|(name, _)| from_utf8(name).map_err(|_| Violation::NotText))
-    }
-
-    /// What it says, without a copy of what the view knows. The last of a name counts, as in every map of protobuf.
-    pub(super) fn versions(&self, kind: ResourceType, content: &Content) -> Versions {
+    /// The [`Violation`] of an entry.
+    pub(super) fn versions(&self, kind: ResourceType, content: &Content) -> Result<Versions, Violation> {
         let mut versions = Versions::with_capacity(self.len());
-        for (name, version) in &self.0 {
-            let Ok(name) = from_utf8(name) else { continue };
-            let name = name::normal(name);
+        for entry in &self.0 {
+            let (name, version) = wire::pair(entry).ok_or(Violation::NoEntry)?;
+            if name.len() > MAX_NAME {
+                return Err(Violation::LongName);
+            }
+            let name = name::normal(from_utf8(name).map_err(|_| Violation::NotText)?);
             let name = content.name(kind, &name).cloned().unwrap_or_else(|| name.into());
             versions.insert(name, from_utf8(version).ok().and_then(Version::parse));
         }
-        versions
+        Ok(versions)
     }
 }
 
-impl<T: Into<Bytes>> FromIterator<(T, T)> for Reported {
+impl From<Vec<Bytes>> for Reported {
+    fn from(entries: Vec<Bytes>) -> Self {
+        Self(entries)
+    }
+}
+
+#[cfg(any(test, fuzzing))]
+impl<T: AsRef<[u8]>> FromIterator<(T, T)> for Reported {
     fn from_iter<I: IntoIterator<Item = (T, T)>>(entries: I) -> Self {
-        Self(entries.into_iter().map(|(name, version)| (name.into(), version.into())).collect())
+        Self(entries.into_iter().map(|(name, version)| wire::entry(name.as_ref(), version.as_ref())).collect())
     }
 }
