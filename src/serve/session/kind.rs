@@ -296,8 +296,6 @@ impl Kind {
             let drain = tombstone.map(|t| t.drain);
             self.differed = true;
             Exception::Gone { new: false, seq: content.seq(), drain, now: false, edges }
-        } else if self.subscription.wildcard() {
-            return;
         } else {
             Exception::Wanted { new: false, group: None }
         };

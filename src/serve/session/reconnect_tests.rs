@@ -63,13 +63,17 @@ fn a_cluster_that_is_gone_goes_in_its_order_also_if_it_is_asked_for_by_name_besi
 }
 
 #[test]
-fn a_collection_of_a_type_that_is_never_removed_is_told_what_is_gone() {
-    let mut world = World::running();
+fn a_collection_or_wildcard_of_a_type_that_is_never_removed_is_told_what_is_gone() {
     let at = |id: &str| format!("xdstp://h/envoy.config.route.v3.RouteConfiguration/{id}");
-    world.publish(vec![resource(Route, &at("f/1"), "1")], &[]);
-    world.reconnect();
-    world.report(Route, &[&at("f/*")], &[(&at("f/1"), "1"), (&at("f/2"), "1")]);
-    assert_eq!(world.settle(), [format!("RDS -{}", at("f/2"))]);
+    for asked in [&at("f/*"), "*"] {
+        let mut world = World::running();
+        world.publish(vec![resource(Route, &at("f/1"), "1")], &[]);
+        world.reconnect();
+        world.report(Route, &[asked], &[("r", "1"), (&at("f/1"), "1"), (&at("f/2"), "1")]);
+        assert_eq!(world.settle(), [format!("RDS -{}", at("f/2"))], "{asked}");
+        world.publish(vec![], &[(Route, &at("f/1"))]);
+        assert_eq!(world.settle(), [format!("RDS -{}", at("f/1"))], "as one that goes later");
+    }
 }
 
 /// Connections of the listener as the proxy had it may still drain.
