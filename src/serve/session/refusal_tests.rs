@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use ResourceType::{Cluster, Endpoints, Listener, Route};
+use ResourceType::{Cluster, Endpoints, Listener, Route, Runtime};
 
 use super::{world::*, *};
 use crate::{feedback::ProxyId, model::Role, serve::doubts::Doubts};
@@ -51,6 +51,45 @@ fn what_went_in_a_response_that_was_refused_for_something_else_is_removed_again(
     assert_eq!(world.out(), ["LDS +m -l"]);
     world.nack(Listener, "m: no good");
     assert_eq!(world.settle(), ["LDS -l"]);
+    world.publish(vec![resource(Runtime, "one", "1"), resource(Runtime, "two", "1")], &[]);
+    world.subscribe(Runtime, &["one", "two"]);
+    world.settle();
+    world.publish(vec![resource(Runtime, "one", "2")], &[(Runtime, "two")]);
+    assert_eq!(world.out(), ["RTDS +one -two"]);
+    world.nack(Runtime, "one: no good");
+    assert_eq!(world.settle(), ["RTDS -two"]);
+}
+
+#[test]
+fn an_absent_name_of_a_refused_response_is_answered_when_it_is_asked_for_again() {
+    let mut world = World::running();
+    world.publish(vec![eds("y", "1")], &[]);
+    world.subscribe(Endpoints, &["x", "y"]);
+    assert_eq!(world.out(), ["EDS +y -x"]);
+    world.nack(Endpoints, "y: no good");
+    assert_eq!(world.settle(), NOTHING);
+    world.subscribe(Endpoints, &["x"]);
+    assert_eq!(world.settle(), ["EDS -x"]);
+}
+
+#[test]
+fn a_refusal_of_what_a_later_response_replaces_leaves_the_judgement_to_the_answer_to_that() {
+    let mut world = World::running();
+    for (name, payload) in [("a", "2"), ("b", "2"), ("a", "3")] {
+        world.publish(vec![resource(Cluster, name, payload)], &[]);
+        assert_eq!(world.out(), [format!("CDS +{name}")]);
+    }
+    let parked = |world: &mut World| {
+        let reports: BTreeMap<_, _> = world.session.reports().into_iter().collect();
+        reports[&Cluster].parked.keys().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    world.nack(Cluster, "no");
+    assert_eq!(parked(&mut world), NOTHING);
+    world.nack(Cluster, "no");
+    assert_eq!(parked(&mut world), ["b"]);
+    assert_eq!(world.settle(), NOTHING);
+    world.ack(Cluster);
+    assert_eq!(parked(&mut world), ["b"]);
 }
 
 #[test]
