@@ -75,10 +75,23 @@ fn what_is_remembered_of_removals_is_a_few_seconds_under_churn() {
     for name in &names {
         world.publish(vec![], &[(Cluster, name)]);
         gone.extend(world.settle());
-        world.now += Duration::from_secs(1);
+        world.now += Duration::from_millis(200);
         assert!(world.session.marks.len() < 10, "{:?}", world.session.marks);
     }
-    assert!(gone.len() > 50, "{gone:?}");
+    for _ in 0..7 {
+        world.now += Duration::from_secs(1);
+        gone.extend(world.settle());
+    }
+    assert_eq!(gone.concat().matches('-').count(), names.len(), "{gone:?}");
+}
+
+#[test]
+fn a_removal_that_waits_wakes_the_stream_when_it_is_due_and_not_before() {
+    let mut world = World::running();
+    world.after(2);
+    world.publish(vec![rds("2", &["b"])], &[(Cluster, "a"), (Endpoints, "a")]);
+    assert_eq!(world.settle(), ["RDS +r"]);
+    assert_eq!(world.session.next_deadline(), Some(world.now + Duration::from_secs(5)));
 }
 
 /// A route that is asked for again is answered again; a cluster that is still in use is not called absent for that.
