@@ -100,9 +100,11 @@ mod tests {
             watermarks.send_replace(Arc::default());
             assert!(signals.poll(&context, &fleet, false).is_pending());
             fleet.watermarks.mark_unchanged();
-            sites.send_replace(Arc::default());
-            assert_eq!(signals.poll(&context, &fleet, false), Poll::Ready(Signal::Sites));
-            fleet.sites.mark_unchanged();
+            for _ in 0..2 {
+                sites.send_replace(Arc::default());
+                assert_eq!(signals.poll(&context, &fleet, false), Poll::Ready(Signal::Sites));
+                fleet.sites.mark_unchanged();
+            }
         }
     }
 }

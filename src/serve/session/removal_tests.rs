@@ -91,6 +91,7 @@ fn a_removal_that_waits_wakes_the_stream_when_it_is_due_and_not_before() {
     world.after(2);
     world.publish(vec![rds("2", &["b"])], &[(Cluster, "a"), (Endpoints, "a")]);
     assert_eq!(world.settle(), ["RDS +r"]);
+    assert_eq!(world.out(), NOTHING);
     assert_eq!(world.session.next_deadline(), Some(world.now + Duration::from_secs(5)));
 }
 
