@@ -506,6 +506,28 @@ mod tests {
     }
 
     #[test]
+    fn whatever_is_told_of_proxies_has_another_number_when_it_changes() {
+        let feedback = Arc::new(Feedback::default());
+        let mut last = feedback.changes();
+        let mut other = |what: &str| {
+            let now = feedback.changes();
+            assert_ne!(std::mem::replace(&mut last, now), now, "{what}");
+        };
+        let proxy = feedback.connect(id("a"), SystemTime::now(), Err(String::new()));
+        other("a stream begins");
+        proxy.set_audience(Ok(client()));
+        other("it is found who it is");
+        proxy.set(Cluster, TypeState::default());
+        other("a type moves");
+        proxy.set_partial(true);
+        other("it is of one type");
+        proxy.set_complete();
+        other("it is complete");
+        drop(proxy);
+        other("it ends");
+    }
+
+    #[test]
     fn a_refusal_of_an_older_version_says_nothing_of_the_newer_one() {
         let feedback = Arc::new(Feedback::default());
         let proxy = feedback.connect(id("a"), SystemTime::now(), Ok(client()));

@@ -20,6 +20,12 @@ mod kind;
 #[cfg(test)]
 mod model_tests;
 mod poll;
+#[cfg(test)]
+mod reconnect_tests;
+#[cfg(test)]
+mod refusal_tests;
+#[cfg(test)]
+mod removal_tests;
 mod reported;
 #[cfg(test)]
 mod rules_tests;

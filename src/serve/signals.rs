@@ -65,3 +65,37 @@ async fn next(stop: CancellationToken, replaced: CancellationToken, mut fleet: F
         changed = fleet.fresh.changed() => told(changed, Signal::Fresh),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::watch;
+
+    use super::*;
+
+    #[test]
+    fn each_change_is_told_once_and_watermarks_only_to_who_waits_for_them() {
+        let (sites, sites_seen) = watch::channel(Arc::default());
+        let (watermarks, watermarks_seen) = watch::channel(Arc::default());
+        let (_fresh, fresh_seen) = watch::channel(true);
+        let mut fleet = Fleet { sites: sites_seen, watermarks: watermarks_seen, fresh: fresh_seen };
+        let mut signals = Signals::new(CancellationToken::new(), CancellationToken::new());
+        let context = Context::from_waker(Waker::noop());
+        for _ in 0..2 {
+            assert!(signals.poll(&context, &fleet, true).is_pending());
+            watermarks.send_replace(Arc::default());
+            assert_eq!(signals.poll(&context, &fleet, true), Poll::Ready(Signal::Watermarks));
+            fleet.watermarks.mark_unchanged();
+            // What is waited for no more is told no more.
+            assert!(signals.poll(&context, &fleet, true).is_pending());
+            assert!(signals.poll(&context, &fleet, false).is_pending());
+            watermarks.send_replace(Arc::default());
+            assert!(signals.poll(&context, &fleet, false).is_pending());
+            fleet.watermarks.mark_unchanged();
+            for _ in 0..2 {
+                sites.send_replace(Arc::default());
+                assert_eq!(signals.poll(&context, &fleet, false), Poll::Ready(Signal::Sites));
+                fleet.sites.mark_unchanged();
+            }
+        }
+    }
+}

@@ -36,18 +36,12 @@ pub struct Entry {
     contributed: Vec<Seq>,
     /// Since when it names each service and group, in the order of `resource.services`.
     named: Vec<Seq>,
-    last_named: Seq,
 }
 
 impl Entry {
     /// The services that it names, each with the seq since which it has.
     pub fn needs(&self) -> impl Iterator<Item = (&ServiceNeed, Seq)> {
         self.resource.services.iter().zip(self.named.iter().copied())
-    }
-
-    /// When it last came to name a service, or a group for one.
-    pub fn last_named(&self) -> Seq {
-        self.last_named
     }
 }
 
@@ -364,7 +358,6 @@ impl Content {
             let same = entry.resource.version == resource.version;
             entry.contributed = contributions(entry, resource, seq);
             entry.named = named(entry, resource, seq);
-            entry.last_named = entry.named.iter().copied().max().unwrap_or_default();
             // Equal bytes may come from other objects now; whoever asks for sources wants the new ones.
             entry.resource = Arc::clone(resource);
             if same {
@@ -374,17 +367,8 @@ impl Content {
         } else {
             let (contributed, named) = (vec![seq; resource.sources.len()], vec![seq; resource.services.len()]);
             let resource = Arc::clone(resource);
-            let entry = Entry {
-                resource,
-                seq,
-                content: seq,
-                changed: now,
-                created: seq,
-                drain: false,
-                contributed,
-                named,
-                last_named: seq,
-            };
+            let entry =
+                Entry { resource, seq, content: seq, changed: now, created: seq, drain: false, contributed, named };
             names.known.insert(Arc::clone(&entry.resource.name));
             names.entries.insert(Arc::clone(&entry.resource.name), entry);
         }

@@ -124,6 +124,22 @@ mod tests {
         assert_eq!((together.digest(), together.globs()), (apart.digest(), 1));
     }
 
+    /// Streams that ask for different things stand in different places of the tables by digest.
+    #[test]
+    fn different_subscriptions_have_different_digests() {
+        let digest = |names: &[&str], wildcard| {
+            let mut subscription = Subscription::default();
+            subscription.extend(names.iter().map(|name| Arc::from(*name)).collect());
+            subscription.set_wildcard(wildcard);
+            subscription.digest()
+        };
+        let all: std::collections::BTreeSet<u64> = [&[][..], &["a"], &["b"], &["a", "b"], &["ab"]]
+            .into_iter()
+            .flat_map(|names| [digest(names, false), digest(names, true)])
+            .collect();
+        assert_eq!(all.len(), 10);
+    }
+
     #[test]
     fn a_collection_holds_its_members_until_it_is_taken_out() {
         let mut subscription = Subscription::default();

@@ -108,10 +108,8 @@ impl Session {
             ResourceType::Route | ResourceType::VirtualHost => {
                 let taken = state.taken(&resource.name);
                 lacks.reported = taken == Seq(0);
-                if entry.last_named() > taken {
-                    let newly = entry.needs().filter(|(_, since)| *since > taken).map(|(need, _)| need);
-                    lacks.services = newly.filter(uncovered).collect();
-                }
+                let newly = entry.needs().filter(|(_, since)| *since > taken).map(|(need, _)| need);
+                lacks.services = newly.filter(uncovered).collect();
             }
             ResourceType::Cluster
             | ResourceType::Endpoints
@@ -163,23 +161,16 @@ impl Session {
         let parked = state.exceptions.values().any(|exception| matches!(exception, Exception::Parked { .. }));
         let lost = kind == ResourceType::Route && lost_routes(state, content);
         let silent = state.in_flight.front().map(|flight| flight.at + SILENT);
+        // As long as they take: the version that serves meanwhile may still need what is to go.
+        let settled = state.exceptions.values().all(|exception| matches!(exception, Exception::Absent { .. }));
+        let acked = state.acked;
         if parked || lost {
             return None;
         }
         if silent.is_some_and(|at| self.reached(at, now)) {
             return Some(content.seq());
         }
-        let state = self.kind(kind)?;
-        let mut flying = false;
-        for exception in state.exceptions.values() {
-            match exception {
-                Exception::Flying { .. } => flying = true,
-                Exception::Absent { .. } => {}
-                // As long as they take: the version that serves meanwhile may still need what is to go.
-                _ => return None,
-            }
-        }
-        (!flying).then_some(state.acked)
+        settled.then_some(acked)
     }
 
     pub(super) fn reached(&mut self, at: Instant, now: Instant) -> bool {
@@ -202,11 +193,9 @@ impl Session {
             _ => None,
         };
         let gone: Vec<_> = cds.exceptions.iter().filter_map(gone).collect();
-        let room = cds.in_flight.len() < super::poll::limit(ResourceType::Cluster) && cds.parts.is_empty();
-        let Some(first) = gone.iter().map(|g| g.1).min() else {
-            self.marks.clear();
-            return None;
-        };
+        // If there is, nothing is left of a response that was split.
+        let room = cds.in_flight.len() < super::poll::limit(ResourceType::Cluster);
+        let first = gone.iter().map(|g| g.1).min()?;
         self.marks.retain(|(seq, _)| *seq >= first);
         self.mark(&gone.iter().filter(|g| !g.3).map(|g| g.1).collect::<Vec<_>>(), content, now);
         let differed = self.kind(ResourceType::Listener).is_some_and(|k| k.differed);
@@ -228,7 +217,6 @@ impl Session {
         for name in &due {
             cds.exceptions.remove(name);
         }
-        cds.parts_to = cds.sent;
         let due = due.iter().map(|name| cds.spelled(name)).collect();
         let frame = Frame::new(&identifier, ResourceType::Cluster.url(), content.seq(), Vec::new(), due);
         Some(super::poll::launch(cds, Arc::new(frame), now))
@@ -238,14 +226,10 @@ impl Session {
     fn mark(&mut self, waiting: &[Seq], content: &Content, now: Instant) {
         let last = self.marks.last().copied();
         let newest = last.map_or(Seq(0), |(seq, _)| seq);
-        if !waiting.iter().any(|seq| *seq > newest || last.is_none()) {
-            return;
-        }
+        let Some(next) = waiting.iter().filter(|seq| **seq > newest).min() else { return };
         let covered = ResourceType::NAMING.map(|kind| self.covered(kind, content, now)).into_iter().min().flatten();
-        let Some(covered) = covered else { return };
-        if waiting.iter().any(|seq| (*seq > newest || last.is_none()) && *seq <= covered)
-            && last.is_none_or(|(_, at)| self.reached(at + MARK, now))
-        {
+        let Some(covered) = covered.filter(|covered| next <= covered) else { return };
+        if last.is_none_or(|(_, at)| self.reached(at + MARK, now)) {
             self.marks.push((covered, now));
         }
     }

@@ -102,10 +102,11 @@ impl Session {
 }
 
 impl Kind {
-    /// A host goes behind its route configuration, whatever was sent of it before.
+    /// A host goes behind its route configuration, whatever was sent of it before. One that is younger than the cursor
+    /// comes by that, as new.
     fn bring(&mut self, name: &Arc<str>, entry: &Entry) {
         let passed = if self.parts.is_empty() { self.sent } else { self.parts_to };
-        if entry.seq <= passed && self.subscription.contains(name) {
+        if entry.created <= passed && self.subscription.contains(name) {
             self.taken.insert(Arc::clone(name), Seq(entry.created.0.saturating_sub(1)));
             self.exceptions.insert(Arc::clone(name), Exception::Wanted { new: true, group: None });
             self.touch();

@@ -89,6 +89,85 @@ fn hosts_of_a_route_configuration_that_the_proxy_does_not_have_follow_it() {
     world.unsubscribe(Route, &["s"]);
     world.subscribe(Route, &["s"]);
     assert_eq!(world.settle(), ["RDS +s", "VHDS +s/x"]);
+    world.subscribe(Route, &["s"]);
+    assert_eq!(world.settle(), ["RDS +s", "VHDS +s/x"]);
+    // Nor does one that has ended.
+    world.unsubscribe(Route, &["s"]);
+    world.publish(vec![host("s/x", "2", &["a"])], &[]);
+    assert_eq!(world.settle(), NOTHING);
+}
+
+/// A proxy serves as soon as the first has come: one that is late is a 404.
+#[test]
+fn hosts_that_come_with_their_route_configuration_wait_for_nothing() {
+    let mut world = streaming();
+    let routes = Resource { requires: vec![(VirtualHost, "s/x".into())], ..routes("s") };
+    world.publish(vec![cluster("c", "1"), listener("m", "s", "1"), routes, host("s/x", "1", &["c"])], &[]);
+    assert_eq!(world.out(), ["CDS +c"], "the listener waits");
+    world.subscribe(Route, &["s"]);
+    assert_eq!(world.out(), ["RDS +s", "VHDS +s/x"]);
+}
+
+#[test]
+fn a_host_that_changes_as_its_route_configuration_is_asked_for_is_no_update_of_what_the_proxy_has() {
+    let mut world = streaming();
+    world.publish(vec![listener("m", "s", "1"), routes("s"), host("s/x", "1", &["a"])], &[]);
+    assert_eq!(world.settle(), ["LDS +m"]);
+    world.publish(vec![cluster("c", "1"), host("s/x", "2", &["c"])], &[]);
+    world.subscribe(Route, &["s"]);
+    assert_eq!(world.out(), ["CDS +c", "RDS +s", "VHDS +s/x"]);
+}
+
+#[test]
+fn only_hosts_that_are_asked_for_follow_their_route_configuration() {
+    let mut world = streaming();
+    world.reconnect();
+    world.subscribe(VirtualHost, &["r/x"]);
+    assert_eq!(world.settle(), ["VHDS +r/x"]);
+    world.subscribe(Route, &["r"]);
+    assert_eq!(world.settle(), ["RDS +r", "VHDS +r/x"]);
+}
+
+#[test]
+fn hosts_wait_for_a_route_configuration_that_came_without_any_to_come_again() {
+    let mut world = World::running();
+    world.subscribe(VirtualHost, &[]);
+    assert_eq!(world.settle(), ["VHDS"]);
+    for (round, new) in ["c", "d"].into_iter().enumerate() {
+        let payload = format!("hosts {round}");
+        world.publish(vec![cluster(new, "1"), rds(&payload, &[new]), host("r/x", "1", &["a"])], &[]);
+        assert_eq!(world.out(), [format!("CDS +{new}")], "the route configuration waits, and its host for that");
+        world.ack(Cluster);
+        assert_eq!(world.settle(), ["RDS +r", "VHDS +r/x"]);
+        world.publish(vec![rds(&format!("none {round}"), &["a"])], &[(VirtualHost, "r/x")]);
+        assert_eq!(world.settle(), ["RDS +r", "VHDS -r/x"]);
+    }
+}
+
+#[test]
+fn hosts_of_which_a_part_is_under_way_come_again_behind_a_route_configuration_that_is_asked_for_anew() {
+    let mut world = streaming();
+    let large = |name| host(name, &"x".repeat(700_000), &["a"]);
+    world.publish(vec![large("r/u"), large("r/v")], &[]);
+    assert_eq!(world.out(), ["VHDS +r/u"]);
+    world.subscribe(Route, &["r"]);
+    assert_eq!(world.settle(), ["RDS +r", "VHDS +r/v", "VHDS +r/u +r/v +r/x +r/y"]);
+}
+
+#[test]
+fn hosts_that_are_to_follow_are_told_as_pending_and_as_taken_before_they_were_there() {
+    let mut world = streaming();
+    world.publish(vec![listener("m", "s", "1"), routes("s"), host("s/x", "1", &["a"])], &[]);
+    let created = world.reader.view().read().seq();
+    world.settle();
+    world.publish(vec![host("r/y", "2", &["a"])], &[]);
+    assert_eq!(world.out(), ["VHDS +r/y"]);
+    world.session.reports();
+    world.subscribe(Route, &["s"]);
+    assert_eq!(world.out(), ["RDS +s"], "one response with hosts is on its way");
+    let reports = world.session.reports();
+    let (_, told) = reports.iter().find(|(kind, _)| *kind == VirtualHost).expect("news of hosts");
+    assert_eq!((told.pending.as_slice(), told.behind), (&["s/x".into()][..], Some(Seq(created.0 - 1))));
 }
 
 #[test]
@@ -102,6 +181,36 @@ fn a_proxy_that_comes_back_is_sent_what_differs_and_told_what_went() {
     assert_eq!(world.settle(), ["VHDS +r/y -r/old"]);
     world.publish(vec![cluster("c", "1"), host("r/new", "1", &["c"])], &[]);
     assert_eq!(world.out(), ["CDS +c"], "new among hosts that it has");
+    world.ack(Cluster);
+    assert_eq!(world.out(), ["VHDS +r/new"]);
+}
+
+#[test]
+fn a_host_that_is_gone_and_asked_for_on_demand_is_answered_at_a_reconnect_and_not_removed() {
+    let mut world = streaming();
+    world.reconnect();
+    world.report(Route, &["r"], &[("r", "vhds")]);
+    world.report(VirtualHost, &["*", "r/old"], &[("r/x", "1"), ("r/y", "1"), ("r/old", "1")]);
+    assert_eq!(world.settle(), ["VHDS +r/old"]);
+}
+
+#[test]
+fn hosts_that_the_proxy_says_it_has_without_their_route_configuration_are_sent_behind_it() {
+    let mut world = streaming();
+    world.reconnect();
+    world.report(VirtualHost, &[], &[("r/x", "1"), ("r/y", "1")]);
+    world.subscribe(Route, &["r"]);
+    assert_eq!(world.settle(), ["RDS +r", "VHDS +r/x +r/y"]);
+}
+
+#[test]
+fn hosts_that_were_asked_for_before_their_route_configuration_come_again_behind_it() {
+    let mut world = streaming();
+    world.reconnect();
+    world.subscribe(VirtualHost, &[]);
+    assert_eq!(world.settle(), ["VHDS +r/x +r/y"]);
+    world.subscribe(Route, &["r"]);
+    assert_eq!(world.settle(), ["RDS +r", "VHDS +r/x +r/y"]);
 }
 
 /// The listener goes over to another route configuration; connections of the old filter chain may still need the hosts.

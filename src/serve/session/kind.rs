@@ -272,17 +272,15 @@ impl Kind {
         };
         if subscription.named_only() {
             listed.iter().for_each(|(name, version)| version.iter().for_each(|version| compare(name, *version)));
-        } else {
-            let wanted = content.entries(self.kind).filter(|(name, _)| subscription.contains(name));
-            wanted.for_each(|(name, entry)| compare(name, entry.resource.version));
+            return;
         }
-        if !subscription.named_only() {
-            // What is asked for by name alone has its answer; a host that is, though it may be under another name.
-            let all = subscription.wildcard() && self.kind != ResourceType::VirtualHost;
-            for name in initial.into_keys().filter(|name| subscription.contains(name)) {
-                if all || !subscription.names().contains(&name) {
-                    self.lost(&name, content);
-                }
+        let wanted = content.entries(self.kind).filter(|(name, _)| subscription.contains(name));
+        wanted.for_each(|(name, entry)| compare(name, entry.resource.version));
+        // What is asked for by name alone has its answer; a host that is, though it may be under another name.
+        let all = subscription.wildcard() && self.kind != ResourceType::VirtualHost;
+        for name in initial.into_keys().filter(|name| subscription.contains(name)) {
+            if all || !subscription.names().contains(&name) {
+                self.lost(&name, content);
             }
         }
     }
@@ -298,8 +296,6 @@ impl Kind {
             let drain = tombstone.map(|t| t.drain);
             self.differed = true;
             Exception::Gone { new: false, seq: content.seq(), drain, now: false, edges }
-        } else if self.subscription.wildcard() {
-            return;
         } else {
             Exception::Wanted { new: false, group: None }
         };
@@ -327,9 +323,7 @@ impl Kind {
                 for name in self.beats.acknowledged(&flight, now) {
                     self.renew(&name, content);
                 }
-                if !flight.frame.renews() {
-                    self.take(&flight.frame);
-                }
+                self.take(&flight.frame);
             }
         }
         self.acked = self.in_flight.front().map_or(self.sent, |f| f.from);
@@ -346,10 +340,8 @@ impl Kind {
                 self.exceptions.remove(&resource.name);
             }
         }
-        if !self.doubted.is_empty() {
-            let names = frame.resources.iter().map(|r| &r.name).chain(&frame.removed);
-            names.for_each(|name| self.doubts |= self.doubted.remove(name));
-        }
+        let names = frame.resources.iter().map(|r| &r.name).chain(&frame.removed);
+        names.for_each(|name| self.doubts |= self.doubted.remove(name));
     }
 
     /// Marks that there is something new for feedback.

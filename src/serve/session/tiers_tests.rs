@@ -190,6 +190,14 @@ fn only_services_that_the_stream_did_not_name_in_that_group_are_waited_for() {
 }
 
 #[test]
+fn a_service_that_the_last_acknowledged_version_came_to_name_is_not_waited_for_beside_a_new_one() {
+    let mut world = edge();
+    let named: [Named<'_>; 2] = [("s/old:80", "g", &[("ams", 99)]), ("s/there:80", "g", &[("ams", 5)])];
+    world.publish(vec![route("r", "2", &named)], &[]);
+    assert_eq!(world.settle(), ["RDS +r"]);
+}
+
+#[test]
 fn a_refused_route_names_its_services_anew_in_its_next_version() {
     let mut world = edge();
     world.publish(vec![route("r", "2", &[("s/new:80", "g", &[("ams", 5)])])], &[]);

@@ -7,6 +7,7 @@ use crate::{
     feedback,
     serve::fanout::Frame,
     snapshot::{Content, Seq},
+    xds::Removal,
 };
 
 /// Bytes of a proxy's error text that are kept.
@@ -37,14 +38,12 @@ impl Kind {
                 suspects.push((Arc::clone(name), resource.version, new));
             }
         }
-        if !frame.resources.is_empty() {
+        if !frame.resources.is_empty() && self.kind.removal() != Removal::Never {
             // What else stood in a refused response is uncertain; removing twice does no harm.
             for name in frame.removed.iter().filter(|n| content.get(self.kind, n).is_none()) {
                 let edges = Edges::default();
                 let again = Exception::Gone { new: false, seq: Seq(0), drain: None, now: true, edges };
-                if self.kind.empty_is_all() {
-                    self.exceptions.entry(Arc::clone(name)).or_insert(again);
-                }
+                self.exceptions.entry(Arc::clone(name)).or_insert(again);
             }
         }
         // Alone in its response: it is the culprit. A last suspect whose company is not wanted any more may not be.

@@ -1,5 +1,8 @@
 //! What a type is asked for: names, the wildcard, glob collections; and what a question has to be answered with.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use super::{Exception, Kind};
@@ -79,11 +82,9 @@ impl Kind {
         if first {
             return;
         }
-        let mut members = content.entries(self.kind).filter(|(name, _)| member(name, glob)).peekable();
-        if members.peek().is_none() {
-            self.exceptions.insert(Arc::clone(glob), Exception::Wanted { new: true, group: None });
-        }
-        for (name, entry) in members {
+        // That it is empty, unless it is not when that is looked at.
+        self.exceptions.insert(Arc::clone(glob), Exception::Wanted { new: true, group: None });
+        for (name, entry) in content.entries(self.kind).filter(|(name, _)| member(name, glob)) {
             let was = before.contains(name);
             let new = !was || self.is_new(name, entry.created);
             if !was {
@@ -105,7 +106,9 @@ impl Kind {
     fn normal(&mut self, name: &str, content: &Content) -> Arc<str> {
         let normal = name::normal(name);
         let normal = content.name(self.kind, &normal).cloned().unwrap_or_else(|| normal.into());
-        if *normal != *name {
+        if *normal == *name {
+            self.spelled.remove(&normal);
+        } else {
             self.spelled.insert(Arc::clone(&normal), name.into());
         }
         normal
@@ -163,7 +166,6 @@ impl Kind {
             // Envoy drops a response of a type that it does not watch, without a word (O12): no slot may wait for it.
             self.in_flight.clear();
             self.parts.clear();
-            self.acked = self.sent;
         }
     }
 
