@@ -76,9 +76,13 @@ bench: setup ## every scenario of bench/ against Tidegate and its peers, into be
 	cargo build --release --locked --manifest-path bench/Cargo.toml --target-dir target
 	@if command -v go >/dev/null; then cd bench/peers/go-control-plane && go build -o $(CURDIR)/target/release/go-control-plane-peer .; \
 		else rm -f target/release/go-control-plane-peer; echo 'Go is missing: its peer is skipped'; fi
+	@cargo build --release --locked --manifest-path bench/peers/rust-control-plane/Cargo.toml --target-dir target \
+		|| { rm -f target/release/rust-control-plane-peer; echo 'rust-control-plane does not build: it is skipped'; }
 	BENCH=$(BENCH) SCALE=$(SCALE) RUNS=$(RUNS) target/release/xds-bench target/release/tidegate target/release/go-control-plane-peer bench
 
 benchtest: ## format, lints and tests of bench/ itself
 	cd bench && cargo fmt --check
+	cd bench/peers/rust-control-plane && cargo fmt --check
 	cargo clippy --locked --all-targets --quiet --manifest-path bench/Cargo.toml --target-dir target -- -D warnings
 	cargo test --locked --quiet --manifest-path bench/Cargo.toml --target-dir target
+	cargo clippy --locked --quiet --manifest-path bench/peers/rust-control-plane/Cargo.toml --target-dir target -- -D warnings

@@ -1,5 +1,5 @@
 //! What the load generator, the reference servers and the scenarios share. Depends on nothing of Tidegate, so that any
-//! delta xDS server can be measured.
+//! xDS server can be measured.
 
 pub mod clock;
 pub mod h2;

@@ -7,8 +7,9 @@ mod line;
 mod pool;
 mod scout;
 mod sockets;
+mod variant;
 
-pub use self::control::run;
+pub use self::{control::run, variant::Variant};
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -36,6 +37,8 @@ pub struct Settings {
     /// Resources of a type that the server has.
     pub resources: usize,
     pub mode: Mode,
+    /// State of the world goes with [`Mode::Cds`] only.
+    pub variant: Variant,
     /// `node.locality.sub_zone`.
     pub site: String,
     /// Receive window of a stream and a connection.
@@ -60,6 +63,7 @@ impl Settings {
             clients: 100,
             resources: 1_000,
             mode: Mode::Cds,
+            variant: Variant::Delta,
             site: "core1".to_owned(),
             window: 1 << 20,
             node_bytes: 61_000,
@@ -79,6 +83,8 @@ impl Settings {
                 "resources" => settings.resources = number()?,
                 "mode" if value == "cds" => settings.mode = Mode::Cds,
                 "mode" if value == "eds" => settings.mode = Mode::Eds,
+                "variant" if value == "delta" => settings.variant = Variant::Delta,
+                "variant" if value == "sotw" => settings.variant = Variant::StateOfTheWorld,
                 "share" => settings.mode = Mode::Share(number()?),
                 "site" => settings.site = value.to_owned(),
                 "window" => settings.window = u32::try_from(number()?)?,
@@ -87,6 +93,9 @@ impl Settings {
                 "ack_delay_ms" => settings.ack_delay_ms = number()? as u64,
                 _ => bail!("{word:?} means nothing here"),
             }
+        }
+        if settings.variant == Variant::StateOfTheWorld && settings.mode != Mode::Cds {
+            bail!("in state of the world clients ask for clusters only");
         }
         Ok(settings)
     }

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::{Mode, Settings, scout::Held};
+use super::{Mode, Settings, scout::Held, variant::Variant};
 use crate::{
     h2,
     proto::put,
@@ -35,7 +35,7 @@ impl Asks {
             out
         };
         let opening = |rest: &[u8]| {
-            let (head, tail) = first(&node, rest);
+            let (head, tail) = first(settings.variant, &node, rest);
             (head, tail.into())
         };
         if let Mode::Share(share) = settings.mode {
@@ -43,7 +43,7 @@ impl Asks {
             return Self { first: shares.map(|share| opening(&by_name(share))).collect(), names: None };
         }
         let mut clusters = Vec::new();
-        put(2, CLUSTER.as_bytes(), &mut clusters);
+        put(settings.variant.numbers().url, CLUSTER.as_bytes(), &mut clusters);
         if warm {
             held.clusters.iter().for_each(|r| version(r, &mut clusters));
         }
@@ -92,29 +92,33 @@ fn node(settings: &Settings) -> Vec<u8> {
 }
 
 /// The gRPC message of a request, cut behind the place of the id, which comes first in the node.
-fn first(node: &[u8], rest: &[u8]) -> (Vec<u8>, Vec<u8>) {
+fn first(variant: Variant, node: &[u8], rest: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let mut whole = Vec::new();
     put(1, &[b'-'; ID], &mut whole);
     whole.extend_from_slice(node);
     let mut request = Vec::new();
-    put(1, &whole, &mut request);
+    put(variant.numbers().node, &whole, &mut request);
     request.extend_from_slice(rest);
     let message = h2::message(&request);
     let at = message.len() - rest.len() - node.len();
     (message[..at - ID].to_vec(), message[at..].to_vec())
 }
 
-/// The ACK of a response.
-pub fn ack(cluster: bool, nonce: &[u8]) -> Vec<u8> {
+/// The ACK of a response; its version is said in state of the world.
+pub fn ack(variant: Variant, cluster: bool, version: &[u8], nonce: &[u8]) -> Rc<[u8]> {
+    let numbers = variant.numbers();
     let mut request = Vec::with_capacity(128);
-    put(2, if cluster { CLUSTER } else { ENDPOINTS }.as_bytes(), &mut request);
-    put(6, nonce, &mut request);
-    h2::message(&request)
+    if variant == Variant::StateOfTheWorld {
+        put(1, version, &mut request);
+    }
+    put(numbers.url, if cluster { CLUSTER } else { ENDPOINTS }.as_bytes(), &mut request);
+    put(numbers.nonce, nonce, &mut request);
+    h2::message(&request).into()
 }
 
 #[cfg(test)]
 mod tests {
-    use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+    use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
     use prost::Message;
 
     use super::*;
@@ -131,5 +135,17 @@ mod tests {
         assert_eq!((node.id.as_str(), node.locality.unwrap().sub_zone.as_str()), ("load-0000042", "core1"));
         assert!(node.extensions.len() > 300);
         assert_eq!((request.type_url.as_str(), &request.initial_resource_versions["a"]), (CLUSTER, &"7".to_owned()));
+    }
+
+    #[test]
+    fn in_state_of_the_world_a_client_asks_for_all_clusters_and_acknowledges_their_version() {
+        let settings = Settings::parse(["variant=sotw".to_owned()].into_iter()).unwrap();
+        let whole = Asks::new(&settings, &Held::default(), false).first(42).concat();
+        let first = DiscoveryRequest::decode(&whole[5..]).unwrap();
+        assert_eq!((first.node.unwrap().id.as_str(), first.type_url.as_str()), ("load-0000042", CLUSTER));
+        assert!(first.resource_names.is_empty() && first.version_info.is_empty() && first.response_nonce.is_empty());
+        let ack = DiscoveryRequest::decode(&ack(Variant::StateOfTheWorld, true, b"7", b"n")[5..]).unwrap();
+        let said = (ack.version_info.as_str(), ack.response_nonce.as_str(), ack.type_url.as_str());
+        assert_eq!(said, ("7", "n", CLUSTER));
     }
 }

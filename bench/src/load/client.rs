@@ -1,4 +1,4 @@
-//! One client: a socket, one delta ADS stream, and what it has been sent.
+//! One client: a socket, one ADS stream, and what it has been sent.
 
 use std::{
     io::{self, ErrorKind, Read},
@@ -14,6 +14,7 @@ use super::{
     asks::{Asks, ack},
     line::Line,
     scout::Scout,
+    variant::Variant,
 };
 use crate::{
     clock,
@@ -22,12 +23,12 @@ use crate::{
     stamp,
 };
 
-const PATH: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
-
 /// A response, as far as it is of interest.
 #[derive(Default)]
 struct Response {
     cluster: bool,
+    /// In state of the world.
+    version: Vec<u8>,
     nonce: Vec<u8>,
     resources: u32,
     stamp: Option<u64>,
@@ -41,8 +42,8 @@ pub struct Progress {
     pub bytes: u64,
     /// The newest stamp among what came, as a whole time.
     pub stamp: Option<u64>,
-    /// ACKs that have to wait their time: type and nonce.
-    pub delayed: Vec<(bool, Vec<u8>)>,
+    /// ACKs that have to wait their time.
+    pub delayed: Vec<Rc<[u8]>>,
 }
 
 /// One client.
@@ -71,7 +72,7 @@ pub struct Client {
     outbox: Outbox,
     response: Response,
     /// An Envoy acknowledges clusters when they are warm: when their assignments have come.
-    held: Option<Vec<u8>>,
+    held: Option<Rc<[u8]>>,
     asked: bool,
     window: u32,
     pub scout: Option<Box<Scout>>,
@@ -80,6 +81,7 @@ pub struct Client {
 /// What every client of a pool does alike.
 pub struct Habits<'a> {
     pub asks: &'a Asks,
+    pub variant: Variant,
     /// Assignments are asked for once clusters are known.
     pub eds: bool,
     pub delayed: bool,
@@ -137,7 +139,7 @@ impl Client {
             self.connected = true;
             let mut hello = h2::PREFACE.to_vec();
             h2::settings(self.window, &mut hello);
-            h2::call(PATH, &mut hello);
+            h2::call(habits.variant.path(), &mut hello);
             self.outbox.raw(&hello);
             habits.asks.first(self.id).into_iter().for_each(|part| self.outbox.send(part));
             if habits.eds && warm {
@@ -172,9 +174,9 @@ impl Client {
     ///
     /// # Errors
     /// A broken connection.
-    pub fn acknowledge(&mut self, cluster: bool, nonce: &[u8]) -> io::Result<()> {
+    pub fn acknowledge(&mut self, ack: Rc<[u8]>) -> io::Result<()> {
         if !self.stalled {
-            self.outbox.send(ack(cluster, nonce).into());
+            self.outbox.send(ack);
         }
         self.flush()
     }
@@ -217,7 +219,7 @@ impl Client {
         reader.feed(data, &mut |event| match event {
             Event::Part(part) => {
                 let (response, scout) = (&mut self.response, &mut self.scout);
-                self.cutter.feed(part, &mut |field| response.field(field, scout.as_deref_mut()));
+                self.cutter.feed(part, &mut |field| response.field(field, habits.variant, scout.as_deref_mut()));
             }
             Event::End => self.answer(habits, now, progress),
             Event::Frame(kind, flags, stream, payload) => {
@@ -246,6 +248,7 @@ impl Client {
         if self.stalled {
             return;
         }
+        let ack = ack(habits.variant, response.cluster, &response.version, &response.nonce);
         if habits.eds && response.cluster && !self.asked {
             if let Some(scout) = &self.scout {
                 let mut request = Vec::new();
@@ -255,16 +258,16 @@ impl Client {
                 self.outbox.send(h2::message(&request).into());
             }
             self.ask(habits.asks);
-            self.held = Some(response.nonce);
+            self.held = Some(ack);
             return;
         }
-        if let Some(nonce) = self.held.take_if(|_| !response.cluster) {
-            self.outbox.send(ack(true, &nonce).into());
+        if let Some(held) = self.held.take_if(|_| !response.cluster) {
+            self.outbox.send(held);
         }
         if habits.delayed {
-            progress.delayed.push((response.cluster, response.nonce));
+            progress.delayed.push(ack);
         } else {
-            self.outbox.send(Rc::from(ack(response.cluster, &response.nonce)));
+            self.outbox.send(ack);
         }
     }
 }
@@ -277,16 +280,17 @@ fn address_of(id: usize) -> Ipv4Addr {
 }
 
 impl Response {
-    fn field(&mut self, field: Field<'_>, scout: Option<&mut Scout>) {
+    fn field(&mut self, field: Field<'_>, variant: Variant, scout: Option<&mut Scout>) {
         let Value::Bytes(bytes) = field.value else { return };
         match field.number {
+            1 if variant == Variant::StateOfTheWorld => self.version = bytes.to_vec(),
             2 => {
                 self.resources += 1;
                 if let Some(scout) = scout {
                     scout.take(bytes);
                 }
                 // Of several the newest counts: older ones came too late to be seen alone.
-                self.stamp = self.stamp.max(stamp_of(bytes));
+                self.stamp = self.stamp.max(variant.any(bytes).and_then(stamp_of));
             }
             4 => self.cluster = bytes.ends_with(b".Cluster"),
             5 => self.nonce = bytes.to_vec(),
@@ -295,8 +299,7 @@ impl Response {
     }
 }
 
-fn stamp_of(resource: &[u8]) -> Option<u64> {
-    let Value::Bytes(any) = fields(resource).find(|f| f.number == 2)?.value else { return None };
+fn stamp_of(any: &[u8]) -> Option<u64> {
     let mut url: &[u8] = &[];
     for Field { number, value } in fields(any) {
         match (number, value) {
@@ -306,4 +309,62 @@ fn stamp_of(resource: &[u8]) -> Option<u64> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::{
+        envoy::{
+            config::cluster::v3::{CircuitBreakers, Cluster, circuit_breakers::Thresholds},
+            service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse, Resource},
+        },
+        google::protobuf::Any,
+    };
+    use prost::Message;
+
+    use super::*;
+
+    const AT: u64 = 5_000_000_123_457;
+
+    /// Three clusters, of which the second is stamped.
+    fn clusters() -> Vec<Any> {
+        let mut clusters = vec![Cluster::default(); 3];
+        let thresholds = vec![Thresholds::default()];
+        clusters[1].circuit_breakers = Some(CircuitBreakers { thresholds, ..Default::default() });
+        stamp::stamp_cluster(&mut clusters[1], AT);
+        let any = |cluster: &Cluster| Any { type_url: stamp::CLUSTER.to_owned(), value: cluster.encode_to_vec() };
+        clusters.iter().map(any).collect()
+    }
+
+    fn read(variant: Variant, message: &[u8]) -> Response {
+        let mut response = Response::default();
+        fields(message).for_each(|field| response.field(field, variant, None));
+        assert_eq!((response.resources, response.cluster, response.nonce.as_slice()), (3, true, b"n".as_slice()));
+        assert!(response.stamp.is_some_and(|read| AT - stamp::whole(read, AT) < 1_024));
+        response
+    }
+
+    #[test]
+    fn the_changed_resource_is_found_among_the_whole_set() {
+        let response = DiscoveryResponse {
+            version_info: "7".into(),
+            resources: clusters(),
+            type_url: stamp::CLUSTER.into(),
+            nonce: "n".into(),
+            ..Default::default()
+        };
+        assert_eq!(read(Variant::StateOfTheWorld, &response.encode_to_vec()).version, b"7");
+    }
+
+    #[test]
+    fn the_changed_resource_is_found_in_a_delta() {
+        let resource = |any| Resource { resource: Some(any), ..Default::default() };
+        let response = DeltaDiscoveryResponse {
+            resources: clusters().into_iter().map(resource).collect(),
+            type_url: stamp::CLUSTER.into(),
+            nonce: "n".into(),
+            ..Default::default()
+        };
+        read(Variant::Delta, &response.encode_to_vec());
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! | order | answer when |
 //! | --- | --- |
-//! | `scout` | one client has seen all resources |
+//! | `scout` | one client, in delta, has seen all resources |
 //! | `capture FILE` | they are in the file |
 //! | `open cold` | all clients have all resources |
 //! | `open warm` | at once `{"armed":true}`; then, when all clients, which named the versions that the scout saw, have a change |

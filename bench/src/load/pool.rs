@@ -4,10 +4,11 @@ use std::{
     collections::VecDeque,
     io,
     os::fd::{AsFd, BorrowedFd},
+    rc::Rc,
     sync::Arc,
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use hdrhistogram::Histogram;
 use rustix::event::epoll::{Event, EventFlags};
 use rustls::ClientConfig;
@@ -20,6 +21,7 @@ use super::{
     line::mutual_tls,
     scout::{Held, Scout},
     sockets::{INPUT, NEW, SCOUT, Sockets},
+    variant::Variant,
 };
 use crate::{clock, resources::Resource};
 
@@ -67,7 +69,7 @@ pub struct Pool {
     opening: usize,
     /// Clients that have not said all of their first words.
     new: usize,
-    delayed: VecDeque<(u64, usize, bool, Vec<u8>)>,
+    delayed: VecDeque<(u64, usize, Rc<[u8]>)>,
     scratch: Vec<u8>,
     pub totals: Totals,
     pub goal: Option<Goal>,
@@ -124,8 +126,9 @@ impl Pool {
     /// Opens the one client that remembers what it is sent.
     ///
     /// # Errors
-    /// Of the sockets.
+    /// Of the sockets; in state of the world.
     pub fn send_scout(&mut self) -> Result<()> {
+        ensure!(self.settings.variant == Variant::Delta, "the scout speaks delta");
         let mut scout = self.connect(9_999_999)?;
         scout.scout = Some(Box::default());
         // It asks for everything, whatever the others ask for.
@@ -292,9 +295,9 @@ impl Pool {
 
     fn acknowledge(&mut self) {
         let now = clock::now();
-        while let Some((_, id, cluster, nonce)) = pop_if(&mut self.delayed, |(due, ..)| *due <= now) {
+        while let Some((_, id, ack)) = pop_if(&mut self.delayed, |(due, ..)| *due <= now) {
             let client = self.clients.get_mut(id).and_then(Option::as_mut);
-            if let Some(Err(error)) = client.map(|client| client.acknowledge(cluster, &nonce)) {
+            if let Some(Err(error)) = client.map(|client| client.acknowledge(ack)) {
                 self.fault(id, &error);
             }
         }
@@ -307,6 +310,7 @@ impl Pool {
         let scouting = client.scout.is_some();
         let habits = Habits {
             asks: &self.asks,
+            variant: self.settings.variant,
             eds: scouting || self.settings.mode == Mode::Eds,
             delayed: self.settings.ack_delay_ms > 0 && !scouting,
         };
@@ -355,7 +359,7 @@ impl Pool {
         self.totals.resources += progress.resources;
         self.totals.bytes += progress.bytes;
         let due = now + self.settings.ack_delay_ms * MILLISECOND;
-        self.delayed.extend(progress.delayed.into_iter().map(|(cluster, nonce)| (due, id, cluster, nonce)));
+        self.delayed.extend(progress.delayed.into_iter().map(|ack| (due, id, ack)));
         let Some(client) = self.clients.get_mut(id).and_then(Option::as_mut) else { return };
         if let (Some(ages), Some(stamp), false) = (&mut self.ages, progress.stamp, client.stalled) {
             // It grows with what it is given, so that this cannot fail.

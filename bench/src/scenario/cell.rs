@@ -99,10 +99,14 @@ impl Stage {
             format!("clients={}", cell.clients),
             format!("resources={}", cell.resources),
             cell.asks.words(),
+            format!("variant={}", if cell.kind.sotw() { "sotw" } else { "delta" }),
         ];
         let tls: Vec<String> = server.tls.iter().map(|dir| format!("tls={}", dir.display())).collect();
         let mut load = Generator::start(&setup.dir, &[&words, more, &tls].concat())?;
-        load.order("scout")?;
+        // In state of the world nobody needs to know names, and the scout does not speak it.
+        if !cell.kind.sotw() {
+            load.order("scout")?;
+        }
         std::thread::sleep(Duration::from_millis(300));
         let empty = server.process.memory("VmRSS")?;
         Ok(Self { server, load, empty })

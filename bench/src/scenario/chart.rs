@@ -11,12 +11,13 @@ const TOP: f64 = 44.0;
 
 fn colour(kind: Kind) -> &'static str {
     match kind {
-        Kind::Tidegate | Kind::TidegateTls | Kind::TidegateEtcd => "#1f6feb",
+        Kind::Tidegate | Kind::TidegateTls | Kind::TidegateEtcd | Kind::TidegateSotw => "#1f6feb",
         Kind::Floor => "#8c959f",
         Kind::Naive => "#bf8700",
         Kind::Baseline => "#cf222e",
         Kind::GoLinear => "#1a7f37",
-        Kind::GoSnapshot => "#116329",
+        Kind::GoSnapshot | Kind::GoSnapshotSotw => "#116329",
+        Kind::RustControlPlane => "#8250df",
     }
 }
 

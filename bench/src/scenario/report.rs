@@ -102,6 +102,8 @@ impl Report {
             "Go is missing: its peer was skipped".to_owned()
         };
         let _ = writeln!(head, "- {go}; go-control-plane v0.14.0, GOGC default, GOMAXPROCS 1 by its one core");
+        let rust = if setup.rust.is_some() { "rust-control-plane 0.1.2" } else { "rust-control-plane was skipped" };
+        let _ = writeln!(head, "- {rust}");
         let only = plan.only.as_ref().map(|only| format!(" BENCH={only}")).unwrap_or_default();
         let _ = writeln!(head, "- command: `make bench{only} SCALE={} RUNS={}`", plan.scale, plan.runs);
         head.push_str("- server on core 0, generator, etcd and the scenario itself on core 1, plain text where it does not say TLS, a connection per client, \

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use super::{
     cell::{Asks, Cell, Measured, Stage, measure, middle, number, prepare},
+    generator::beside,
     path::path,
     process::{LOAD, stay_on},
     report::{Report, Table},
@@ -64,6 +65,7 @@ pub fn run(plan: &Plan) -> Result<()> {
         tidegate: plan.tidegate.canonicalize().context("the tidegate binary is missing: cargo build --release")?,
         // It is started in another folder.
         go: plan.go.as_ref().and_then(|path| path.canonicalize().ok()),
+        rust: beside("rust-control-plane-peer").ok().map(PathBuf::from),
     };
     let mut report = Report::new(plan, &setup);
     let wanted = |name: &str| plan.only.as_ref().is_none_or(|only| only.split(',').any(|o| o == name));
@@ -150,6 +152,10 @@ type Runs = Vec<(Cell, Vec<Measured>, Vec<String>)>;
 fn measured_cells(title: &str, note: &str, cells: &[Cell], plan: &Plan, setup: &Setup) -> (Table, Runs) {
     let measured = alternate(cells, plan, setup);
     let floor = |cell: &Cell| {
+        if cell.kind.sotw() {
+            // It sends what has changed, and not whole sets.
+            return None;
+        }
         let same = |c: &Cell| {
             c.kind == Kind::Floor && c.asks == cell.asks && c.clients == cell.clients && c.resources == cell.resources
         };
@@ -228,12 +234,21 @@ fn s8(plan: &Plan, setup: &Setup) -> Result<Table> {
         all.extend(kinds.iter().map(|kind| cell(*kind, clients, resources, rounds)));
     }
     all.push(cell(Kind::Tidegate, 3_000, 1_000, 20));
+    let mut kinds = vec![Kind::TidegateSotw];
+    kinds.extend(setup.go.iter().map(|_| Kind::GoSnapshotSotw));
+    kinds.extend(setup.rust.iter().map(|_| Kind::RustControlPlane));
+    for (clients, resources, rounds) in [(1_000, 100, 20), (1_000, 1_000, 5)] {
+        all.extend(kinds.iter().map(|kind| cell(*kind, clients, resources, rounds)));
+    }
     let note = "Targets: flat in M (≤ 10 % from 100 to 10,000); against go-control-plane ≥ 15 × (linear) and ≥ 30 × \
                 (snapshot) less CPU at N = M = 1,000, ≥ 100 × at M = 10,000, N = 200; ≥ 4 × less memory per idle stream \
-                than linear at M = 1,000.";
+                than linear at M = 1,000. SotW: state of the world, in which a change sends each client all M clusters.";
     let mut table = cells("S8: how cost grows with M and N", note, &all, plan, setup);
     if setup.go.is_none() {
         table.remarks.push("go-control-plane was skipped: Go is missing".to_owned());
+    }
+    if setup.rust.is_none() {
+        table.remarks.push("rust-control-plane was skipped: it did not build".to_owned());
     }
     Ok(table)
 }

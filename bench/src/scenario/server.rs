@@ -30,6 +30,12 @@ pub enum Kind {
     Baseline,
     GoLinear,
     GoSnapshot,
+    /// Tidegate, to clients in state of the world.
+    TidegateSotw,
+    /// go-control-plane's snapshot cache, to clients in state of the world.
+    GoSnapshotSotw,
+    /// In state of the world: its releases know no other.
+    RustControlPlane,
 }
 
 impl Kind {
@@ -43,11 +49,19 @@ impl Kind {
             Self::Baseline => "baseline",
             Self::GoLinear => "go linear",
             Self::GoSnapshot => "go snapshot",
+            Self::TidegateSotw => "tidegate, SotW",
+            Self::GoSnapshotSotw => "go snapshot, SotW",
+            Self::RustControlPlane => "rust-control-plane, SotW",
         }
     }
 
     fn ours(self) -> bool {
-        matches!(self, Self::Tidegate | Self::TidegateTls | Self::TidegateEtcd)
+        matches!(self, Self::Tidegate | Self::TidegateTls | Self::TidegateEtcd | Self::TidegateSotw)
+    }
+
+    /// Its clients speak state of the world.
+    pub fn sotw(self) -> bool {
+        matches!(self, Self::TidegateSotw | Self::GoSnapshotSotw | Self::RustControlPlane)
     }
 }
 
@@ -67,6 +81,8 @@ pub struct Setup {
     pub tidegate: PathBuf,
     /// The Go peer's binary, where there is Go.
     pub go: Option<PathBuf>,
+    /// The binary of rust-control-plane's peer, where that could be built.
+    pub rust: Option<PathBuf>,
 }
 
 impl Setup {
@@ -169,7 +185,11 @@ impl Server {
         }
         let xds = free_port()?;
         let (program, mode) = match kind {
-            Kind::GoLinear | Kind::GoSnapshot => {
+            Kind::RustControlPlane => {
+                let program = setup.rust.as_ref().context("there is no peer with rust-control-plane")?;
+                (program.display().to_string(), "snapshot")
+            }
+            Kind::GoLinear | Kind::GoSnapshot | Kind::GoSnapshotSotw => {
                 let program = setup.go.as_ref().context("there is no Go peer")?.display().to_string();
                 (program, if kind == Kind::GoLinear { "linear" } else { "snapshot" })
             }
@@ -177,7 +197,8 @@ impl Server {
         };
         let file = setup.resources(count).display().to_string();
         let words = [program, mode.to_owned(), xds.to_string(), file];
-        let mut process = Process::start(&kind.name().replace(' ', "-"), SERVER, &setup.dir, &words)?;
+        let mut process =
+            Process::start(&kind.name().replace(", ", "-").replace(' ', "-"), SERVER, &setup.dir, &words)?;
         let mut lines = process.lines()?;
         let line = lines.next(LIMIT)?;
         ensure!(line.trim() == "ready", "{} does not start: {line:?}", kind.name());
