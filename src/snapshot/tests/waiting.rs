@@ -30,6 +30,8 @@ async fn whoever_waits_for_questions_is_woken_by_the_first_and_by_no_other() {
     {
         let mut probe = pin!(views.probe());
         assert!(probe.as_mut().poll(&mut context).is_pending());
+        // Whoever only gives way to others is woken now.
+        tokio::task::yield_now().await;
         assert_eq!(woken.0.load(Ordering::Relaxed), 0, "it does not go round and round");
     }
     let ask = async {
@@ -44,6 +46,21 @@ async fn whoever_waits_for_questions_is_woken_by_the_first_and_by_no_other() {
     }
     let mut next = pin!(views.probe());
     assert!(next.as_mut().poll(&mut context).is_pending(), "nobody has asked since");
+}
+
+#[test]
+fn a_stream_that_ends_is_kept_by_nothing_that_it_followed() {
+    let views = Views::default();
+    let reader = views.open(&audience());
+    let woken = Arc::new(Woken::default());
+    let group = reader.view().read().join(Cluster, &Arc::default());
+    for follows in [None, Some([&group])] {
+        let mut seat = reader.seat();
+        seat.follow(follows.map(IntoIterator::into_iter), &reader.view().read());
+        let waker = Waker::from(Arc::clone(&woken));
+        assert!(seat.poll_woken(&Context::from_waker(&waker)).is_pending());
+    }
+    assert_eq!(Arc::strong_count(&woken), 1);
 }
 
 #[test]
