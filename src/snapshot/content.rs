@@ -183,7 +183,7 @@ impl Content {
     }
 
     /// All names of a type, sorted.
-    pub fn entries(&self, kind: ResourceType) -> impl Iterator<Item = (&Arc<str>, &Entry)> {
+    pub fn entries(&self, kind: ResourceType) -> impl ExactSizeIterator<Item = (&Arc<str>, &Entry)> {
         self.names(kind).entries.iter()
     }
 

@@ -150,6 +150,8 @@ fn a_refused_assignment_is_not_sent_again_because_its_cluster_is() {
     world.nack(Endpoints, "no good");
     world.publish(vec![cluster("a", "2")], &[]);
     assert_eq!(world.settle(), ["CDS +a"]);
+    world.publish(vec![cluster("a", "3"), eds("b", "2")], &[]);
+    assert_eq!(world.settle(), ["CDS +a", "EDS +b"]);
     world.subscribe(Cluster, &["a"]);
     assert_eq!(world.settle(), ["CDS +a"]);
 }

@@ -388,7 +388,7 @@ impl Session {
         if !matches!(kind, ResourceType::Cluster | ResourceType::Listener | ResourceType::Extension) {
             return;
         }
-        let whole = sent.len() >= content.entries(kind).size_hint().0;
+        let whole = sent.len() >= content.entries(kind).len();
         for (kind, name) in sent.iter().flat_map(|r| &r.children) {
             match self.slot(*kind) {
                 Some(child) if child.seeded() => child.follow(name, content),
