@@ -302,7 +302,7 @@ impl Session {
     /// ever warm is the exception: without an answer its warming would hold up the CDS ACK.
     fn absence(&self, state: &Kind, name: &Arc<str>, content: &Content) -> bool {
         match state.kind {
-            // That of a collection with members was dropped.
+            // If the collection has members by now, the question was dropped.
             _ if name::is_glob(name) => true,
             ResourceType::Endpoints => {
                 let cluster = self.kind(ResourceType::Cluster).and_then(|k| k.exceptions.get(name));
