@@ -11,6 +11,8 @@ mod beats;
 #[cfg(test)]
 mod bounds_tests;
 #[cfg(test)]
+mod cursor_tests;
+#[cfg(test)]
 mod feature_tests;
 mod gate;
 mod hosts;

@@ -68,6 +68,8 @@ async fn next(stop: CancellationToken, replaced: CancellationToken, mut fleet: F
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::Arc, task::Waker};
+
     use tokio::sync::watch;
 
     use super::*;
@@ -79,21 +81,21 @@ mod tests {
         let (_fresh, fresh_seen) = watch::channel(true);
         let mut fleet = Fleet { sites: sites_seen, watermarks: watermarks_seen, fresh: fresh_seen };
         let mut signals = Signals::new(CancellationToken::new(), CancellationToken::new());
-        let context = Context::from_waker(Waker::noop());
+        let mut context = Context::from_waker(Waker::noop());
         for _ in 0..2 {
-            assert!(signals.poll(&context, &fleet, true).is_pending());
+            assert!(signals.poll(&mut context, &fleet, true).is_pending());
             watermarks.send_replace(Arc::default());
-            assert_eq!(signals.poll(&context, &fleet, true), Poll::Ready(Signal::Watermarks));
+            assert_eq!(signals.poll(&mut context, &fleet, true), Poll::Ready(Signal::Watermarks));
             fleet.watermarks.mark_unchanged();
             // What is waited for no more is told no more.
-            assert!(signals.poll(&context, &fleet, true).is_pending());
-            assert!(signals.poll(&context, &fleet, false).is_pending());
+            assert!(signals.poll(&mut context, &fleet, true).is_pending());
+            assert!(signals.poll(&mut context, &fleet, false).is_pending());
             watermarks.send_replace(Arc::default());
-            assert!(signals.poll(&context, &fleet, false).is_pending());
+            assert!(signals.poll(&mut context, &fleet, false).is_pending());
             fleet.watermarks.mark_unchanged();
             for _ in 0..2 {
                 sites.send_replace(Arc::default());
-                assert_eq!(signals.poll(&context, &fleet, false), Poll::Ready(Signal::Sites));
+                assert_eq!(signals.poll(&mut context, &fleet, false), Poll::Ready(Signal::Sites));
                 fleet.sites.mark_unchanged();
             }
         }

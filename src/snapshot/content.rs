@@ -9,7 +9,7 @@ use std::{
 use super::{Group, Origin, Publish, Seq, groups::Groups};
 use crate::{
     model::{ObjectRef, Revision},
-    xds::{ANY_SCOPE, PerType, Resource, ResourceType, ServiceNeed, Subscription},
+    xds::{PerType, Resource, ResourceType, ServiceNeed, Subscription},
 };
 
 /// Changes per type that are found without a scan.
@@ -177,7 +177,7 @@ impl Content {
     }
 
     /// All names of a type, sorted.
-    pub fn entries(&self, kind: ResourceType) -> impl Iterator<Item = (&Arc<str>, &Entry)> {
+    pub fn entries(&self, kind: ResourceType) -> impl ExactSizeIterator<Item = (&Arc<str>, &Entry)> {
         self.names(kind).entries.iter()
     }
 
@@ -275,8 +275,8 @@ impl Content {
     }
 
     #[cfg(test)]
-    pub(super) fn lines(&self) -> usize {
-        self.groups.lines()
+    pub(super) fn kept(&self) -> (usize, usize) {
+        self.groups.kept()
     }
 
     /// No tombstone is older than this; none without tombstones.
@@ -318,6 +318,7 @@ impl Content {
         for resource in changes.upserts {
             if self.upsert(seq, now, &resource) {
                 touched.insert((resource.kind, Arc::clone(&resource.name)));
+                // What belongs to a filter each stream sends behind it; as a change it would go before.
                 if matches!(resource.kind, ResourceType::Cluster | ResourceType::Listener) {
                     children.extend(resource.children.iter().cloned());
                 }
@@ -408,7 +409,8 @@ impl Content {
                 ResourceType::Cluster => found(name),
                 // Down the chain only, so that no ring of names is followed for ever.
                 _ if *kind <= resource.kind => {}
-                ResourceType::ScopedRoute if &**name == ANY_SCOPE => {
+                // It always names all of them.
+                ResourceType::ScopedRoute => {
                     self.entries(*kind).for_each(|(_, scope)| self.reach(&scope.resource, found));
                 }
                 _ => self.get(*kind, name).into_iter().for_each(|entry| self.reach(&entry.resource, found)),

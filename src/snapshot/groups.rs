@@ -186,9 +186,11 @@ impl Groups {
         touched
     }
 
+    /// How many there are, those that are gone and still kept among them, and how many lines lead to them.
     #[cfg(test)]
-    pub(super) fn lines(&self) -> usize {
-        self.index().lines
+    pub(super) fn kept(&self) -> (usize, usize) {
+        let index = self.index();
+        (index.interned.values().map(Vec::len).sum(), index.found_by.values().map(Vec::len).sum())
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use super::*;
 use crate::{
     model::{Kind, ObjectRef, Role},
-    xds::{ServiceNeed, Source},
+    xds::{ANY_SCOPE, ServiceNeed, Source},
 };
 
 fn audience() -> Audience {
@@ -30,7 +30,7 @@ fn names(content: &Content, kind: ResourceType, from: u64) -> Vec<String> {
     content.changed(kind, Seq(from)).iter().map(ToString::to_string).collect()
 }
 
-use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
+use ResourceType::{Cluster, Endpoints, Extension, Listener, Route, ScopedRoute, Secret};
 
 #[test]
 fn a_view_is_pending_until_its_first_publish_and_equal_versions_change_nothing() {
@@ -83,6 +83,28 @@ fn a_cluster_that_a_changed_listener_reached_leaves_a_draining_tombstone() {
     let tombstone = |seq, drain| Some(Tombstone { seq: Seq(seq), created: Seq(1), drain, revision: Revision(seq) });
     assert_eq!(view.read().tombstone(Cluster, "a"), tombstone(3, true));
     assert_eq!(view.read().tombstone(Cluster, "b"), tombstone(4, false));
+}
+
+#[test]
+fn what_a_listener_reaches_is_found_through_all_scopes_and_a_ring_of_names_is_followed_once() {
+    let views = Views::default();
+    let reader = views.open(&audience());
+    let view = reader.view();
+    let naming = |kind, name, requires: &[(ResourceType, &str)]| {
+        let requires = requires.iter().map(|(kind, name)| (*kind, (*name).into())).collect();
+        Resource { requires, ..resource(kind, name, "1") }
+    };
+    let listener = naming(Listener, "l", &[(Extension, "x"), (ScopedRoute, ANY_SCOPE)]);
+    let all = vec![
+        naming(Extension, "x", &[(Cluster, "a"), (Extension, "x")]),
+        naming(ScopedRoute, "one", &[(Route, "r")]),
+        naming(Route, "r", &[(Cluster, "b"), (Listener, "l")]),
+        listener.clone(),
+    ];
+    view.publish(Seq(1), Revision(1), up(all));
+    let mut reached = Vec::new();
+    view.read().reach(&listener, &mut |cluster| reached.push(cluster.to_string()));
+    assert_eq!(reached, ["a", "b"]);
 }
 
 #[test]

@@ -162,6 +162,7 @@ fn what_a_group_has_forgotten_counts_as_lacking() {
     let stage = Stage::new();
     let group = stage.group(Endpoints, &["a"]);
     let first = stage.change(Endpoints, "a");
+    stage.change(Endpoints, "b");
     let last = (0..40).map(|_| stage.change(Endpoints, "a")).last().unwrap();
     let extent = |seq| stage.reader.view().read().extent(Endpoints, group.subscription(), [seq])[0];
     assert_eq!((extent(first), group.base(first)), (first, first));
@@ -169,6 +170,17 @@ fn what_a_group_has_forgotten_counts_as_lacking() {
     // One that was made later knows nothing of what was before.
     let late = stage.group(Endpoints, &["a", "b"]);
     assert!(late.touched(first) && !late.touched(last));
+}
+
+#[test]
+fn a_publish_that_concerns_a_group_by_many_names_concerns_it_once() {
+    let stage = Stage::new();
+    let names: Vec<_> = (0..40).map(|n| format!("n{n}")).collect();
+    let group = stage.group(Endpoints, &names.iter().map(String::as_str).collect::<Vec<_>>());
+    let first = stage.change(Endpoints, "n0");
+    let other = stage.change(Endpoints, "other");
+    stage.publish(names.iter().map(|name| Resource::new(Endpoints, name, "all".into())).collect(), &[]);
+    assert_eq!(stage.reader.view().read().extent(Endpoints, group.subscription(), [first]), [other]);
 }
 
 #[test]
@@ -180,7 +192,17 @@ fn equal_subscriptions_are_one_group_and_those_that_are_gone_leave_nothing() {
     for i in 0..5000 {
         stage.group(Endpoints, &["a", &format!("n{i}")]);
     }
-    assert!(stage.reader.view().read().lines() < 3000);
+    let left = || stage.reader.view().read().kept();
+    assert!(left().0 < 1500 && left().1 < 3000);
+    // Nor do those that no publish is ever looked up for.
+    for _ in 0..3 {
+        stage.group(Cluster, &[]);
+    }
+    let one = stage.group(Cluster, &[]);
+    let before = left().0;
+    drop(one);
+    let _again = stage.group(Cluster, &[]);
+    assert_eq!(left().0, before);
     assert!(Arc::ptr_eq(&kept, &stage.group(Endpoints, &["a", "b"])));
     let seat = stage.seat(&[&kept]);
     stage.change(Endpoints, "a");

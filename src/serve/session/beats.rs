@@ -121,10 +121,6 @@ impl Beats {
     pub(super) fn retain(&mut self, wanted: impl Fn(&str) -> bool) {
         self.known.retain(|name, _| wanted(name));
     }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.known.is_empty()
-    }
 }
 
 impl Session {
@@ -135,9 +131,6 @@ impl Session {
         content: &Content,
         moment: &Moment<'_>,
     ) -> Option<Arc<Frame>> {
-        if state.beats.is_empty() {
-            return None;
-        }
         let (kind, now) = (state.kind, moment.now);
         let gone = |e: Option<&Exception>| matches!(e, Some(Exception::Gone { .. }));
         // What went from the view runs out, but for a cluster that is still to be removed in its order.

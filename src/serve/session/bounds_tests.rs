@@ -56,22 +56,60 @@ fn names_of_unknown_types_are_counted_over_all_of_them_until_they_are_answered()
 #[test]
 fn a_stream_has_passed_a_removal_when_it_has_taken_it_over() {
     let mut world = World::running();
-    let passed = |world: &World| {
-        let content = world.reader.view().read();
-        (world.session.passed(&content), content.seq())
-    };
-    let (before, seq) = passed(&world);
+    let (before, seq) = world.passed();
     assert_eq!(before, seq);
     world.publish(vec![], &[(Cluster, "a"), (Listener, "l")]);
-    assert_eq!(passed(&world).0, before);
+    assert_eq!(world.passed().0, before);
     world.out();
-    assert_eq!(passed(&world), (Seq(seq.0 + 1), Seq(seq.0 + 1)));
+    assert_eq!(world.passed(), (Seq(seq.0 + 1), Seq(seq.0 + 1)));
     // Not while it may not remove: the tombstone is all that will tell it.
     world.fresh = false;
     world.publish(vec![], &[(Listener, "l"), (Route, "r")]);
     world.out();
-    let content = world.reader.view().read();
-    assert!(world.session.passed(&content) <= content.seq());
+    let (passed, seq) = world.passed();
+    assert!(passed <= seq);
+}
+
+#[test]
+fn a_removal_is_passed_by_types_that_have_nothing_to_say_of_it_and_by_those_that_never_will() {
+    let mut world = World::running();
+    let passed = |world: &World| {
+        let (passed, seq) = world.passed();
+        passed == seq
+    };
+    world.publish(vec![], &[(Cluster, "a")]);
+    world.out();
+    assert!(passed(&world), "no listener went");
+    world.publish(vec![eds("b", "2")], &[]);
+    assert_eq!(world.out(), ["EDS +b"]);
+    world.publish(vec![], &[(Listener, "l")]);
+    assert_eq!(world.out(), ["LDS -l"]);
+    assert!(passed(&world), "of assignments that are asked for by name no removal is told");
+}
+
+#[test]
+fn a_removal_that_an_open_response_holds_up_is_passed_only_where_the_stream_remembers_it() {
+    let at = |id: &str| format!("xdstp://h/envoy.config.route.v3.RouteConfiguration/{id}");
+    let (glob, one, two) = (at("f/*"), at("f/1"), at("f/2"));
+    for (kind, asked, [stays, goes], remembers) in [
+        (Cluster, vec![], ["a", "b"], true),
+        (Listener, vec!["l", "m"], ["l", "m"], false),
+        (Route, vec![glob.as_str()], [&one, &two], true),
+    ] {
+        let mut world = World::new();
+        world.publish(vec![resource(kind, stays, "0"), resource(kind, goes, "0")], &[]);
+        world.subscribe(kind, &asked);
+        world.settle();
+        // As many as may be on their way.
+        for payload in ["1", "2", "3", "4"] {
+            world.publish(vec![resource(kind, stays, payload)], &[]);
+            world.out();
+        }
+        world.publish(vec![], &[(kind, goes)]);
+        assert_eq!(world.out(), NOTHING);
+        let (passed, seq) = world.passed();
+        assert_eq!(passed == seq, remembers, "{}", kind.short());
+    }
 }
 
 #[test]
@@ -92,6 +130,16 @@ fn a_stream_of_one_type_is_complete_when_that_is_taken() {
     assert!(complete(&mut world));
     world.session.trust(false);
     assert!(!complete(&mut world), "it may have been left with something older");
+    // What is published after it was asked about first is not waited for.
+    let mut world = World::new();
+    world.subscribe(Endpoints, &["a"]);
+    world.publish(vec![eds("a", "1")], &[]);
+    assert_eq!(world.out(), ["EDS +a"]);
+    assert!(!complete(&mut world));
+    world.publish(vec![eds("a", "2")], &[]);
+    world.ack(Endpoints);
+    assert_eq!(world.out(), ["EDS +a"]);
+    assert!(complete(&mut world), "though something is on its way");
 }
 
 #[test]

@@ -8,7 +8,10 @@ use super::{world::*, *};
 use crate::{
     feedback::ProxyId,
     model::Role,
-    serve::{absent::Why, doubts::Doubts},
+    serve::{
+        absent::{MOST, Why},
+        doubts::Doubts,
+    },
     xds::{Resource, name::Fault},
 };
 
@@ -201,6 +204,52 @@ fn an_older_version_that_serves_on_is_renewed_while_the_newer_is_held_back() {
 }
 
 #[test]
+fn a_stall_neither_hurries_a_cluster_that_is_to_go_nor_keeps_others_from_being_renewed() {
+    let mut world = World::running();
+    let short = TTL / 3;
+    world.publish(vec![cluster("c", "1").lasting(short), cluster("d", "1").lasting(TTL)], &[]);
+    world.settle();
+    world.publish(vec![rds("2", &["a"])], &[(Cluster, "c")]);
+    assert_eq!(world.out(), ["RDS +r"]);
+    world.now += short;
+    assert_eq!(world.out(), NOTHING, "its routes are not acknowledged");
+    assert_eq!(next(&mut world), (vec!["d".into()], vec![0]));
+}
+
+#[test]
+fn a_stall_does_not_lengthen_the_wait_of_what_is_held_back() {
+    let mut world = World::running();
+    let short = Duration::from_secs(10);
+    world.publish(vec![rds("2", &["a"]).lasting(short)], &[]);
+    world.settle();
+    world.publish(vec![cluster("c", "1"), rds("3", &["c"]).lasting(short)], &[]);
+    assert_eq!(world.out(), ["CDS +c"]);
+    world.now += short;
+    assert_eq!(world.out(), NOTHING);
+    world.now += Duration::from_secs(5);
+    assert_eq!(world.out(), ["RDS +r"]);
+}
+
+#[test]
+fn what_has_to_be_sent_in_full_after_a_stall_and_is_held_back_is_told_as_pending() {
+    let mut world = World::running();
+    world.publish(vec![rds("2", &["a"]).lasting(TTL)], &[]);
+    world.settle();
+    for changes in [&[(Cluster, "a")][..], &[]] {
+        let again = if changes.is_empty() { vec![cluster("a", "1")] } else { vec![] };
+        world.publish(again, changes);
+        world.out();
+    }
+    world.ack(Endpoints);
+    world.session.reports();
+    world.now += TTL;
+    assert_eq!(world.out(), NOTHING, "its cluster is new and not acknowledged");
+    let reports = world.session.reports();
+    let (_, routes) = reports.iter().find(|(kind, _)| *kind == Route).expect("something new");
+    assert_eq!(**routes.pending, ["r".into()]);
+}
+
+#[test]
 fn what_a_proxy_brings_along_is_renewed_at_once() {
     let mut world = World::new();
     world.publish(vec![lasting("a", "1")], &[]);
@@ -271,6 +320,15 @@ fn an_absent_name_comes_with_its_reason_once_and_a_wildcard_with_none() {
 }
 
 #[test]
+fn reasons_are_given_for_the_first_thousand_names() {
+    let mut world = World::running();
+    let names: Vec<_> = (0..=MOST).map(|n| format!("x{n}")).collect();
+    world.subscribe(Secret, &names.iter().map(String::as_str).collect::<Vec<_>>());
+    let send = world.poll().unwrap();
+    assert_eq!((send.frame.removed.len(), send.frame.errors.len()), (MOST + 1, MOST));
+}
+
+#[test]
 fn whoever_is_not_proven_is_told_the_same_of_every_secret() {
     let mut world = World::new();
     let unproven = Client { proven: false, ..client(Role::Edge) };
@@ -334,11 +392,14 @@ fn an_empty_collection_is_removed_by_its_own_name_until_it_has_members() {
     world.ack(Listener);
     world.publish(vec![resource(Listener, &in_collection("f/1"), "1")], &[]);
     assert_eq!(world.settle(), [format!("LDS +{}", in_collection("f/1"))]);
-    // Asked for in a first request of a stream, and filled before that is looked at.
+    // Asked for in a first request of a stream, or in a later one, and filled before that is looked at.
     let mut world = World::new();
-    world.subscribe(Listener, &[&glob]);
-    world.publish(vec![resource(Listener, &in_collection("f/1"), "1")], &[]);
-    assert_eq!(world.settle(), [format!("LDS +{}", in_collection("f/1"))]);
+    for folder in ["f", "g"] {
+        let one = in_collection(&format!("{folder}/1"));
+        world.subscribe(Listener, &[&in_collection(&format!("{folder}/*"))]);
+        world.publish(vec![resource(Listener, &one, "1")], &[]);
+        assert_eq!(world.settle(), [format!("LDS +{one}")]);
+    }
 }
 
 #[test]
@@ -383,6 +444,12 @@ fn a_member_of_a_type_that_is_never_removed_is_removed_from_its_collection() {
     assert_eq!(world.after(100), NOTHING);
     world.publish(vec![resource(Route, &at("f/1"), "2")], &[]);
     assert_eq!(world.settle(), [format!("RDS +{}", at("f/1"))]);
+    // Of what is no member nothing is said, asked for by name or not at all.
+    world.publish(vec![resource(Route, "named", "1"), resource(Route, "other", "1")], &[]);
+    world.subscribe(Route, &["named"]);
+    assert_eq!(world.settle(), ["RDS +named"]);
+    world.publish(vec![], &[(Route, "named"), (Route, "other")]);
+    assert_eq!(world.settle(), NOTHING);
 }
 
 /// Corner case 10: what is good in a refused response is live, and not reported.

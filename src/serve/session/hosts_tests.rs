@@ -227,6 +227,49 @@ fn hosts_that_go_with_their_route_configuration_stay_until_the_proxy_lets_go_of_
 }
 
 #[test]
+fn hosts_that_stay_with_their_route_configuration_stay_though_another_host_changes() {
+    let mut world = streaming();
+    world.publish(vec![listener("m", "s", "1"), routes("s"), host("s/x", "1", &["a"])], &[]);
+    world.subscribe(Route, &["s"]);
+    world.settle();
+    let gone = [(Route, "r"), (VirtualHost, "r/x"), (VirtualHost, "r/y")];
+    world.publish(vec![listener("l", "w", "2"), resource(Route, "w", "1"), host("s/x", "2", &["a"])], &gone);
+    assert_eq!(world.settle(), ["LDS +l", "VHDS +s/x"]);
+    world.unsubscribe(Route, &["r"]);
+    assert_eq!(world.settle(), ["VHDS -r/x -r/y"]);
+}
+
+#[test]
+fn hosts_wait_for_nothing_at_a_stream_that_has_none_yet() {
+    let mut world = World::new();
+    world.publish(vec![cluster("a", "1"), host("r/x", "1", &["a"])], &[]);
+    world.subscribe(Cluster, &[]);
+    world.subscribe(VirtualHost, &[]);
+    assert_eq!(world.out(), ["CDS +a", "VHDS +r/x"]);
+}
+
+#[test]
+fn new_hosts_come_to_a_proxy_that_brings_their_route_configuration_along_whichever_it_reports_first() {
+    let mut world = streaming();
+    world.reconnect();
+    world.report(VirtualHost, &[], &[("r/x", "1"), ("r/y", "1")]);
+    assert_eq!(world.out(), NOTHING);
+    world.report(Route, &["r"], &[("r", "vhds")]);
+    assert_eq!(world.out(), NOTHING);
+    world.publish(vec![host("r/new", "1", &["a"])], &[]);
+    assert_eq!(world.out(), ["VHDS +r/new"]);
+}
+
+#[test]
+fn a_name_of_another_type_that_is_spelled_like_a_route_configuration_is_none() {
+    let mut world = streaming();
+    world.subscribe(Endpoints, &["r"]);
+    world.settle();
+    world.publish(vec![host("r/new", "1", &["a"])], &[]);
+    assert_eq!(world.settle(), ["VHDS +r/new"]);
+}
+
+#[test]
 fn a_host_that_is_asked_for_on_demand_is_answered_under_the_asked_name() {
     let mut world = streaming();
     world.publish(vec![host("r/*.wide", "1", &["a"]), host("r/*.x.wide", "1", &["a"])], &[]);

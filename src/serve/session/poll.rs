@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use super::{
     Moment, STOOD, Send, Session, Trust, hosts,
-    kind::{self, Before, Edges, Exception, Flight, Kind},
+    kind::{Before, Edges, Exception, Flight, Kind, collects},
 };
 use crate::{
     serve::{
@@ -17,7 +17,7 @@ use crate::{
 
 /// There is nothing to send to a set that grows name by name: it joins a group when it has stood, not at each step.
 fn grows(state: &Kind, content: &Content) -> bool {
-    let alone = state.fanout.is_none() && state.sent > Seq(0) && state.subscription.named_only();
+    let alone = state.fanout.is_none() && state.sent > Seq(0);
     let news = || state.changed(content).iter().any(|name| state.subscription.contains(name));
     alone && state.kind.removal() == Removal::Never && !news()
 }
@@ -33,9 +33,7 @@ pub(super) fn launch(state: &mut Kind, frame: Arc<Frame>, now: Instant) -> Arc<F
     state.in_flight.push_back(Flight { from: state.sent, at: now, frame: Arc::clone(&frame) });
     if state.parts.is_empty() {
         state.sent = state.parts_to;
-        if state.kind.removal() != Removal::Unused {
-            state.removed = state.removed.max(state.sent);
-        }
+        state.removed = state.removed.max(state.sent);
     }
     state.answered = true;
     state.answer_empty = false;
@@ -52,7 +50,7 @@ enum Due {
     /// The frames that everybody with this cursor gets.
     Shared,
     /// Frames of its own: these names, and these removals.
-    Private(BTreeSet<Arc<str>>, Vec<Arc<str>>),
+    Private(BTreeSet<Arc<str>>, BTreeSet<Arc<str>>),
 }
 
 impl Session {
@@ -155,9 +153,7 @@ impl Session {
             return Some(launch(state, frame, now));
         }
         self.nothing(state, content);
-        let renewal = renewal?;
-        state.parts_to = state.sent;
-        Some(launch(state, renewal, now))
+        Some(launch(state, renewal?, now))
     }
 
     /// Nothing to send counts as acknowledged.
@@ -208,7 +204,7 @@ impl Session {
             }
         }
         let frozen = self.frozen(moment);
-        let mut removed = Vec::new();
+        let mut removed = BTreeSet::new();
         let at_once = kind.removal() == Removal::AtOnce;
         if at_once && state.sent > Seq(0) && !frozen {
             let gone = content.gone(kind, state.removed).filter(|(n, _)| state.subscription.contains(n));
@@ -217,7 +213,7 @@ impl Session {
                     private = true;
                     state.exceptions.insert(Arc::clone(name), Exception::draining(tombstone));
                 } else {
-                    removed.push(Arc::clone(name));
+                    removed.insert(Arc::clone(name));
                 }
             }
         }
@@ -233,7 +229,7 @@ impl Session {
             if at_once && !drains && matches!(exception, Exception::Gone { .. }) {
                 private = true;
                 if !frozen {
-                    removed.push(Arc::clone(name));
+                    removed.insert(Arc::clone(name));
                 }
             }
         }
@@ -306,7 +302,8 @@ impl Session {
     /// ever warm is the exception: without an answer its warming would hold up the CDS ACK.
     fn absence(&self, state: &Kind, name: &Arc<str>, content: &Content) -> bool {
         match state.kind {
-            _ if name::is_glob(name) => !kind::collects(content, state.kind, name),
+            // If the collection has members by now, the question was dropped.
+            _ if name::is_glob(name) => true,
             ResourceType::Endpoints => {
                 let cluster = self.kind(ResourceType::Cluster).and_then(|k| k.exceptions.get(name));
                 let in_use = matches!(cluster, Some(Exception::Gone { new: false, .. }));
@@ -337,7 +334,7 @@ impl Session {
         state: &mut Kind,
         content: &Content,
         names: &BTreeSet<Arc<str>>,
-        mut removed: Vec<Arc<str>>,
+        mut removed: BTreeSet<Arc<str>>,
     ) -> Vec<Arc<Frame>> {
         let (mut resources, mut asked, mut errors) = (Vec::new(), Vec::new(), Vec::new());
         for name in names {
@@ -351,24 +348,19 @@ impl Session {
                     let asked = told && state.subscription.names().contains(name) && !name::is_glob(name);
                     let error = || Absent::of(state.kind, state.spelled(name), self.client.proven);
                     errors.extend(asked.then(error));
-                    removed.push(Arc::clone(name));
+                    removed.insert(Arc::clone(name));
                 }
             }
         }
         // First it goes, then it is answered as absent.
-        let (later, asked): (Vec<_>, Vec<_>) = asked.into_iter().partition(|name| removed.contains(name));
+        let (later, asked): (Vec<_>, Vec<_>) = asked.into_iter().partition(|name| removed.contains(*name));
         asked.iter().for_each(|name| drop(state.exceptions.remove(*name)));
         hosts::answer(&asked, &mut resources, content);
-        removed.sort();
-        removed.dedup();
         for name in removed.iter().filter(|name| !later.contains(name)) {
             let new = state.exceptions.remove(name).is_none_or(|e| e.is_new());
             if state.kind == ResourceType::Route && state.subscription.names().contains(name) && !name::is_glob(name) {
                 state.exceptions.insert(Arc::clone(name), Exception::Absent { new });
             }
-        }
-        if resources.is_empty() && removed.is_empty() {
-            return Vec::new();
         }
         let whole = (state.kind.wildcard() && !state.answered) || state.kind == ResourceType::VirtualHost;
         let identifier = &self.fanouts.identifier;
@@ -387,15 +379,16 @@ impl Session {
         frames
     }
 
-    /// Assignments, secrets and filters follow each Cluster and Listener that is sent, unless the cursor will bring them anyway.
+    /// Assignments, secrets and filters follow each Cluster, Listener and filter that is sent, unless the cursor will bring
+    /// them anyway.
     fn follow(&mut self, kind: ResourceType, sent: &[Arc<Resource>], content: &Content) {
         if kind == ResourceType::Route {
             return self.follow_routes(sent, content);
         }
-        if !matches!(kind, ResourceType::Cluster | ResourceType::Listener) {
+        if !matches!(kind, ResourceType::Cluster | ResourceType::Listener | ResourceType::Extension) {
             return;
         }
-        let whole = sent.len() >= content.entries(kind).size_hint().0;
+        let whole = sent.len() >= content.entries(kind).len();
         for (kind, name) in sent.iter().flat_map(|r| &r.children) {
             match self.slot(*kind) {
                 Some(child) if child.seeded() => child.follow(name, content),
@@ -462,7 +455,7 @@ fn absorb(state: &mut Kind, content: &Content, frozen: bool) {
     state.exceptions.retain(|name, exception| {
         let present = content.get(kind, name).is_some();
         match exception {
-            Exception::Wanted { .. } if super::kind::collects(content, kind, name) => false,
+            Exception::Wanted { .. } if collects(content, kind, name) => false,
             Exception::Gone { .. } => !present,
             Exception::Parked { .. } | Exception::Held { .. } => present || kind.removal() == Removal::AtOnce,
             _ => true,

@@ -15,12 +15,6 @@ fn with_nonce(world: &mut World, kind: ResourceType, request: Request) {
     world.request(kind, Request { nonce: format!("{nonce:x}"), ..request });
 }
 
-fn acked(world: &mut World, kind: ResourceType, name: &str) -> Acked {
-    let seq = world.reader.view().read().get(kind, name).unwrap().content;
-    let reports: BTreeMap<_, _> = world.session.reports().into_iter().collect();
-    reports[&kind].acked(name, seq)
-}
-
 /// 2
 #[test]
 fn types_on_a_stream_have_nonces_and_subscriptions_of_their_own() {
@@ -30,7 +24,7 @@ fn types_on_a_stream_have_nonces_and_subscriptions_of_their_own() {
     // The nonce of one type says nothing about another.
     let nonce = world.open[&Endpoints][0];
     world.answer(Route, nonce, None);
-    assert_eq!(acked(&mut world, Route, "r"), Acked::Pending);
+    assert_eq!(world.acked(Route, "r"), Acked::Pending);
     world.unsubscribe(Route, &["r"]);
     world.ack(Endpoints);
     world.publish(vec![eds("a", "3"), rds("3", &["a"])], &[]);
@@ -187,7 +181,7 @@ fn one_request_may_acknowledge_or_refuse_and_subscribe_and_unsubscribe() {
     let names = Request { subscribe: owned(&["c", "d"]), unsubscribe: owned(&["b", "d"]), ..Request::default() };
     with_nonce(&mut world, Endpoints, names);
     assert_eq!(world.out(), ["EDS +c"], "what stands in both lists is not asked for");
-    assert_eq!(acked(&mut world, Endpoints, "a"), Acked::Acked);
+    assert_eq!(world.acked(Endpoints, "a"), Acked::Acked);
     let names = Request {
         subscribe: owned(&["d"]),
         unsubscribe: owned(&["c"]),
@@ -242,7 +236,7 @@ fn a_later_refusal_takes_no_earlier_acknowledgement_back() {
     world.out();
     world.ack(Cluster);
     world.nack(Cluster, "Error adding/updating cluster(s) b: no");
-    assert_eq!(acked(&mut world, Cluster, "a"), Acked::Acked);
+    assert_eq!(world.acked(Cluster, "a"), Acked::Acked);
     world.settle();
     assert!(matches!(world.session.kind(Cluster).unwrap().exceptions.get("b"), Some(kind::Exception::Parked { .. })));
     assert_eq!(world.settle(), NOTHING);
@@ -391,7 +385,7 @@ fn a_proxy_that_acknowledges_late_is_waited_for_and_served() {
     assert_eq!(world.after(100_000), NOTHING);
     world.ack(Cluster);
     world.ack(Endpoints);
-    assert_eq!(acked(&mut world, Cluster, "a"), Acked::Acked);
+    assert_eq!(world.acked(Cluster, "a"), Acked::Acked);
     world.publish(vec![cluster("a", "3")], &[]);
     assert_eq!(world.out(), ["CDS +a", "EDS +a"]);
 }

@@ -70,6 +70,22 @@ fn a_changed_cluster_that_the_stream_has_gates_nothing_and_brings_its_endpoints(
 }
 
 #[test]
+fn a_cluster_that_names_a_new_one_waits_for_it() {
+    let aggregate = |payload: &str, of: &str| {
+        let mut aggregate = resource(Cluster, "all", payload);
+        aggregate.requires = vec![(Cluster, of.into())];
+        aggregate
+    };
+    let mut world = World::running();
+    world.publish(vec![aggregate("1", "a")], &[]);
+    world.settle();
+    world.publish(vec![aggregate("2", "c"), cluster("c", "1")], &[]);
+    assert_eq!(world.out(), ["CDS +c"]);
+    world.ack(Cluster);
+    assert_eq!(world.out(), ["CDS +all"]);
+}
+
+#[test]
 fn a_route_that_the_stream_lacks_is_never_delayed_but_its_listener_is() {
     let mut world = World::running();
     let mut listener = lds("2");
@@ -136,6 +152,17 @@ fn a_cluster_that_is_present_again_is_not_removed() {
     world.publish(vec![cluster("a", "1"), eds("a", "1")], &[]);
     assert_eq!(world.settle(), ["CDS +a", "EDS +a"]);
     assert_eq!(world.after(1000), NOTHING);
+}
+
+#[test]
+fn a_cluster_that_went_and_came_again_is_waited_for_as_a_new_one() {
+    let mut world = World::running();
+    world.publish(vec![rds("2", &["b"])], &[(Cluster, "a"), (Endpoints, "a")]);
+    world.settle();
+    world.publish(vec![cluster("a", "1"), eds("a", "1"), rds("3", &["a"])], &[]);
+    assert_eq!(world.out(), ["CDS +a", "EDS +a"]);
+    world.ack(Cluster);
+    assert_eq!(world.out(), ["RDS +r"]);
 }
 
 #[test]
@@ -596,6 +623,22 @@ fn a_filter_follows_the_listener_that_names_it() {
     world.settle();
     world.publish(vec![scoped("2")], &[]);
     assert_eq!(world.out(), ["LDS +l", "ECDS +x"]);
+}
+
+/// O21: the filter may begin a provider of its own.
+#[test]
+fn secrets_follow_the_filter_that_names_them() {
+    let mut world = scoped_world();
+    let filter = |payload: &str| {
+        let mut filter = resource(Extension, "x", payload);
+        filter.children = vec![(Secret, "token".into())];
+        filter
+    };
+    world.publish(vec![filter("2"), resource(Secret, "token", "1")], &[]);
+    world.subscribe(Secret, &["token"]);
+    world.settle();
+    world.publish(vec![filter("3")], &[]);
+    assert_eq!(world.settle(), ["ECDS +x", "SDS +token"]);
 }
 
 #[test]

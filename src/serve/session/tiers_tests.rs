@@ -362,6 +362,46 @@ fn an_edge_whose_gateways_go_is_waited_for_as_long_as_one_that_does_not_come_on(
 }
 
 #[test]
+fn a_core_looks_again_when_an_edge_has_been_away_for_long_enough() {
+    let mut world = core();
+    let passes = |world: &World| world.session.next_deadline().map(|at| (at - world.now).as_secs());
+    world.site("e1", Role::Edge, at(8, true, &[]));
+    assert_eq!(world.out(), NOTHING);
+    assert_eq!(world.after(300), ["CDS -a"]);
+    world.ack(Cluster);
+    world.site("e1", Role::Edge, at(8, false, &[]));
+    assert_eq!(world.out(), NOTHING);
+    assert_eq!(passes(&world), None, "nothing waits for it");
+    world.now += Duration::from_secs(20);
+    world.revision = 9;
+    world.site("e2", Role::Edge, at(9, true, &[]));
+    world.publish(vec![], &[(Cluster, "b"), (Endpoints, "b")]);
+    world.settle();
+    assert_eq!(passes(&world), Some(5), "no request is under way any more");
+    world.now += Duration::from_secs(5);
+    assert_eq!(world.out(), NOTHING);
+    assert_eq!(passes(&world), Some(35), "a minute since it went");
+    world.now += Duration::from_secs(35);
+    assert_eq!(world.out(), NOTHING);
+    assert_eq!(passes(&world), Some(300), "what was under way there has drained by then");
+}
+
+#[test]
+fn an_edge_that_comes_back_and_goes_again_is_missed_anew() {
+    let mut world = core();
+    for (connected, seconds) in [(false, 40), (true, 1), (false, 40)] {
+        world.site("e1", Role::Edge, at(8, connected, &[]));
+        world.out();
+        world.now += Duration::from_secs(seconds);
+    }
+    world.site("e2", Role::Edge, at(9, true, &[]));
+    world.revision = 9;
+    world.publish(vec![], &[(Cluster, "b"), (Endpoints, "b")]);
+    world.settle();
+    assert!(world.session.awaits_watermarks());
+}
+
+#[test]
 fn a_cluster_that_went_while_a_core_was_away_waits_for_the_edges_too() {
     let mut world = core();
     world.watermarks.remove("off");
@@ -384,5 +424,6 @@ fn an_edge_removes_its_clusters_whatever_the_watermarks_say() {
     world.site("e1", Role::Edge, at(0, true, &[]));
     world.publish(vec![rds("2", &["b"])], &[(Cluster, "a"), (Endpoints, "a")]);
     world.settle();
+    assert!(!world.session.awaits_watermarks());
     assert_eq!(world.after(5), ["CDS -a"]);
 }

@@ -382,6 +382,40 @@ fn a_name_that_is_asked_for_wakes_its_stream_before_its_set_has_stood_and_is_a_g
 }
 
 #[test]
+fn a_set_that_grows_name_by_name_is_a_group_when_it_has_stood_for_a_second() {
+    let mut world = World::running();
+    world.after(1);
+    let edits = std::cell::Cell::new(0);
+    let follows_everything = |world: &mut World| {
+        let seat = world.seat();
+        edits.set(edits.get() + 1);
+        world.publish(vec![resource(Secret, "nobody's", &edits.get().to_string())], &[]);
+        assert_eq!(world.out().len(), 0);
+        woken(&seat)
+    };
+    assert!(!follows_everything(&mut world));
+    for name in ["c", "d"] {
+        world.subscribe(Endpoints, &[name]);
+        assert_eq!(world.settle(), [format!("EDS -{name}")]);
+        assert_eq!(world.session.next_deadline(), Some(world.now + STOOD));
+        assert!(follows_everything(&mut world));
+    }
+    world.now += STOOD;
+    assert_eq!(world.out().len(), 0);
+    assert!(!follows_everything(&mut world));
+}
+
+#[test]
+fn a_stream_that_has_all_is_woken_by_what_concerns_it_alone() {
+    let mut world = World::running();
+    world.after(1);
+    assert!(world.session.complete(&world.reader.view().read(), None));
+    let seat = world.seat();
+    world.publish(vec![eds("other", "1")], &[]);
+    assert!(!woken(&seat));
+}
+
+#[test]
 fn what_waits_is_woken_by_names_that_its_stream_does_not_ask_for() {
     let mut world = World::new();
     world.publish(vec![cluster("a", "1")], &[]);

@@ -11,6 +11,7 @@ use ResourceType::{Cluster, Endpoints, Listener, Route, Secret};
 
 use super::*;
 use crate::{
+    feedback::Acked,
     model::{Audience, Revision, Role, SiteEntry, SiteState, Sites, Watermark, Watermarks},
     snapshot::{Publish, Reader, Seat, Views},
     xds::Resource,
@@ -125,6 +126,19 @@ impl World {
             self.open.entry(*kind).or_default().push(frame.nonce);
         }
         send
+    }
+
+    /// What is told of a name, if something new is told of its type.
+    pub(super) fn acked(&mut self, kind: ResourceType, name: &str) -> Acked {
+        let seq = self.reader.view().read().get(kind, name).unwrap().content;
+        let reports: BTreeMap<_, _> = self.session.reports().into_iter().collect();
+        reports[&kind].acked(name, seq)
+    }
+
+    /// Up to where it has taken over removals, and the last publish.
+    pub(super) fn passed(&self) -> (Seq, Seq) {
+        let content = self.reader.view().read();
+        (self.session.passed(&content), content.seq())
     }
 
     /// Everything that goes out now, a line a response.

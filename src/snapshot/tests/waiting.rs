@@ -30,6 +30,8 @@ async fn whoever_waits_for_questions_is_woken_by_the_first_and_by_no_other() {
     {
         let mut probe = pin!(views.probe());
         assert!(probe.as_mut().poll(&mut context).is_pending());
+        // Whoever only gives way to others is woken now.
+        tokio::task::yield_now().await;
         assert_eq!(woken.0.load(Ordering::Relaxed), 0, "it does not go round and round");
     }
     let ask = async {
@@ -44,6 +46,57 @@ async fn whoever_waits_for_questions_is_woken_by_the_first_and_by_no_other() {
     }
     let mut next = pin!(views.probe());
     assert!(next.as_mut().poll(&mut context).is_pending(), "nobody has asked since");
+}
+
+#[test]
+fn a_wake_is_a_waker_and_ready_once_for_all_that_woke_it() {
+    let wake = Arc::new(crate::snapshot::Wake::default());
+    let (context, waker) = (Context::from_waker(Waker::noop()), Waker::from(Arc::clone(&wake)));
+    let seen = || [wake.poll(&context).is_ready(), wake.poll(&context).is_ready()];
+    waker.wake_by_ref();
+    assert_eq!(seen(), [true, false]);
+    waker.wake_by_ref();
+    waker.wake();
+    assert_eq!(seen(), [true, false]);
+}
+
+#[test]
+fn an_edition_is_another_after_a_publish_and_when_a_view_was_opened_or_closed() {
+    let views = Views::default();
+    let mut editions = vec![views.edition()];
+    let mut other = || {
+        editions.push(views.edition());
+        let (last, before) = editions.split_last().unwrap();
+        !before.contains(last)
+    };
+    let reader = views.open(&audience());
+    assert!(other());
+    reader.view().publish(views.next_seq(), Revision(1), up(vec![]));
+    assert!(other());
+    let second = views.open(&Audience { proven: false, ..audience() });
+    assert!(other());
+    second.view().publish(views.next_seq(), Revision(1), up(vec![]));
+    assert!(other());
+    drop(reader);
+    let now = Instant::now();
+    views.idle(now);
+    assert_eq!(views.idle(now + Duration::from_secs(600)), [audience()]);
+    assert!(other());
+}
+
+#[test]
+fn a_stream_that_ends_is_kept_by_nothing_that_it_followed() {
+    let views = Views::default();
+    let reader = views.open(&audience());
+    let woken = Arc::new(Woken::default());
+    let group = reader.view().read().join(Cluster, &Arc::default());
+    for follows in [None, Some([&group])] {
+        let mut seat = reader.seat();
+        seat.follow(follows.map(IntoIterator::into_iter), &reader.view().read());
+        let waker = Waker::from(Arc::clone(&woken));
+        assert!(seat.poll_woken(&Context::from_waker(&waker)).is_pending());
+    }
+    assert_eq!(Arc::strong_count(&woken), 1);
 }
 
 #[test]
