@@ -181,7 +181,7 @@ impl Session {
         }
         // An answer to an older response is not looked at: one to the last will come, with all names. Not from a client
         // that asks for nothing any more, though: it drops what is on its way without a word (O12).
-        if state.stale(&request.nonce) && !(request.names.is_empty() && state.asked_for_names()) {
+        if state.stale(&request.nonce) && !request.names.is_empty() {
             state.waver(&request.names);
             return Ok(());
         }

@@ -204,11 +204,6 @@ impl Kind {
         self.subscription.is_empty() && self.collections.is_empty()
     }
 
-    /// An empty list means nothing, and not everything.
-    pub(super) fn asked_for_names(&self) -> bool {
-        self.explicit || !self.kind.wildcard()
-    }
-
     /// The names that it asks for by name.
     pub(super) fn names(&self) -> &Names {
         self.subscription.names()

@@ -134,6 +134,17 @@ fn a_cluster_that_a_response_refused_as_a_whole_names_stays_until_the_names_are_
 }
 
 #[test]
+fn a_cluster_that_is_refused_and_gone_goes_back_to_what_was_accepted_until_it_may_go() {
+    let mut world = named(Route, &["r"]);
+    world.publish(vec![cluster("b", "2")], &[]);
+    let refused = world.sent(Cluster, &["a", "b"]);
+    world.request(Cluster, &[], refused.nonce, Some("no"));
+    world.quiet();
+    world.publish(vec![], &[(Cluster, "b")]);
+    assert_eq!(world.sent(Cluster, &["a", "b"]).resources[1].payload, "1");
+}
+
+#[test]
 fn a_removal_that_is_refused_is_not_tried_again_until_something_changes() {
     let mut world = named(Route, &["r"]);
     world.publish(vec![], &[(Cluster, "a")]);

@@ -89,6 +89,16 @@ fn everything_is_answered_even_where_it_is_what_was_asked_for_by_name() {
     world.sent(Cluster, &["a", "b"]);
 }
 
+/// 27
+#[test]
+fn a_name_that_is_asked_for_beside_everything_is_answered_though_the_client_has_it() {
+    let mut world = two();
+    let first = world.takes(Endpoints, &["*"], &["a", "b"]);
+    world.quiet();
+    world.request(Endpoints, &["*", "a"], first.nonce, None);
+    world.sent(Endpoints, &["a"]);
+}
+
 /// 36
 #[test]
 fn an_assignment_follows_its_cluster_that_is_asked_for_again_though_it_was_never_dropped() {
