@@ -1,7 +1,8 @@
 //! What proxies may have half accepted: names that stood in a response which was refused, and that were not taken since.
 //!
 //! Envoy applies what is good in a response that it refuses, but does not report it when it reconnects (O9, O10). What
-//! is deleted in between would stay at the proxy for ever, unless it is told that the name is gone. The memory is this
+//! is deleted in between would stay at the proxy for ever, unless it is told that the name is gone. In state of the world
+//! a response that is not answered is remembered too, since the refusal may be lost with the stream. The memory is this
 //! process's: a proxy that moves to another replica between the refusal and the answer to the next response (which has
 //! the names one by one) may keep one that is deleted at that moment, until it restarts.
 
@@ -52,6 +53,13 @@ impl Doubt {
     pub(super) fn names(&self, kind: ResourceType) -> BTreeSet<Arc<str>> {
         let all = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.names.get(&(self.who.clone(), kind)).map(|(_, names)| names.clone()).unwrap_or_default()
+    }
+
+    /// Adds to that.
+    pub(super) fn add(&self, kind: ResourceType, more: impl Iterator<Item = Arc<str>>) {
+        let mut names = self.names(kind);
+        names.extend(more.take(NAMES));
+        self.set(kind, &names);
     }
 
     /// Replaces that, up to a limit for each.

@@ -28,7 +28,11 @@ mod model_tests;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Instant,
+};
 
 use self::kind::{Flight, Kind};
 use super::{
@@ -177,18 +181,18 @@ impl Session {
         }
         // An answer to an older response is not looked at: one to the last will come, with all names. Not from a client
         // that asks for nothing any more, though: it drops what is on its way without a word (O12).
-        if state.stale(&request.nonce) && !(request.names.is_empty() && state.asked_for_names()) {
+        if state.stale(&request.nonce) && !request.names.is_empty() {
             state.waver(&request.names);
             return Ok(());
         }
         if state.answered(&request.nonce, request.error.as_deref(), content) {
             self.first_ack.get_or_insert(now);
+            if let Some(doubt) = self.doubt.as_ref().filter(|_| kind.wildcard() && request.error.is_none()) {
+                doubt.set(kind, &BTreeSet::new());
+            }
         }
         state.subscribe(&request.names, content);
         state.asked.get_or_insert(now);
-        if let Some((doubt, names)) = self.doubt.as_ref().zip(state.take_doubted()) {
-            doubt.set(kind, &names);
-        }
         Ok(())
     }
 
@@ -203,10 +207,8 @@ impl Session {
             // What names a cluster was looked at after the clusters: perhaps nothing does any more.
             response = self.turn(ResourceType::Cluster, content, moment);
         }
-        if response.is_none() {
-            let joins: Vec<_> = self.kinds.values_mut().filter_map(|state| state.join(content, moment.now)).collect();
-            joins.into_iter().for_each(|at| self.wake_at(at, moment.now));
-        }
+        let joins: Vec<_> = self.kinds.values_mut().filter_map(|state| state.join(content, moment.now)).collect();
+        joins.into_iter().for_each(|at| self.wake_at(at, moment.now));
         response
     }
 
@@ -219,6 +221,10 @@ impl Session {
             self.nonce += 1;
             let (nonce, seq) = (self.nonce, content.seq());
             state.launch(Flight { nonce, version, seq, sent: sent.clone(), set }, moment.now);
+            if let Some(doubt) = self.doubt.as_ref().filter(|_| kind.wildcard()) {
+                // It may take a part of it, and the stream end before it says so.
+                doubt.add(kind, state.news().map(|resource| Arc::clone(&resource.name)));
+            }
             Response { kind, version, nonce, resources: sent, errors, wraps: self.expires() }
         });
         self.kinds.insert(kind, state);
@@ -268,6 +274,7 @@ impl Session {
         if state.flying() || !state.stirred(content) {
             return None;
         }
+        state.forgo(content);
         if state.idle() {
             state.settle(content);
             return None;
@@ -281,7 +288,7 @@ impl Session {
         }
         // What a client half accepted is in no version that it says.
         let doubted = self.doubt.as_ref().is_some_and(|doubt| !doubt.names(state.kind).is_empty());
-        if !doubted && state.resumes(content, moment.now) {
+        if !doubted && state.resumes(content) {
             return None;
         }
         let mut delayed = false;
@@ -326,8 +333,10 @@ impl Session {
                 }
             }
         }
-        state.unused.retain(|name, _| content.get(state.kind, name).is_none());
-        let errors = self.absent(state, content, moment);
+        let (kind, held, before) = (state.kind, &state.held, &state.before);
+        let has = |name: &str| held.contains_key(name) || before.contains_key(name);
+        state.unused.retain(|name, _| content.get(kind, name).is_none() && has(name));
+        let errors = self.absent(state, content, moment, delayed);
         let version = version_of(set.values());
         let due = state.due_again(version) || !errors.is_empty();
         due.then(|| Due { version, sent: set.values().cloned().collect(), set: Some(set), errors })
@@ -366,7 +375,7 @@ impl Session {
             let entries = group.iter().filter_map(|name| content.get(state.kind, name));
             sent.extend(entries.map(|entry| Arc::clone(&entry.resource)));
         }
-        let errors = self.absent(state, content, moment);
+        let errors = self.absent(state, content, moment, delayed);
         if sent.is_empty() && errors.is_empty() {
             return None;
         }

@@ -27,7 +27,13 @@ pub(super) const LINGER: Duration = Duration::from_secs(5);
 impl Session {
     /// Names that the client asks for, that are not there, and of which it was not told so. Not of an assignment or route
     /// configuration whose parent it has: that is still to come.
-    pub(super) fn absent(&mut self, state: &mut Kind, content: &Content, moment: &Moment<'_>) -> Vec<Absent> {
+    pub(super) fn absent(
+        &mut self,
+        state: &mut Kind,
+        content: &Content,
+        moment: &Moment<'_>,
+        delayed: &mut bool,
+    ) -> Vec<Absent> {
         let kind = state.kind;
         let held = |name: &str| state.held.contains_key(name) || state.before.contains_key(name);
         let lacks = |name: &str| content.get(kind, name).is_none() && !held(name);
@@ -36,15 +42,17 @@ impl Session {
         absent.extend(
             collections.map(|name| (Arc::clone(name), Absent { name: state.spelled(name), why: Why::Collection })),
         );
-        if moment.fresh && self.trust != Trust::Stale {
-            let names = state.names().iter().filter(|name| lacks(name) && !state.told.contains(*name));
-            for name in names.filter(|name| !self.awaited(kind, name, content)) {
+        let names = state.names().iter().filter(|name| lacks(name) && !state.told.contains(*name));
+        for name in names.filter(|name| !self.awaited(kind, name, content)) {
+            if moment.fresh && self.trust != Trust::Stale {
                 absent.push((Arc::clone(name), Absent::of(kind, state.spelled(name), self.client.proven)));
+            } else {
+                *delayed = true;
             }
         }
         absent.truncate(MOST);
         let (names, errors): (Vec<_>, Vec<_>) = absent.into_iter().unzip();
-        state.told.retain(|name| state.collections.contains(name) || content.get(kind, name).is_none());
+        state.told.retain(|name| content.get(kind, name).is_none());
         state.told.extend(names);
         errors
     }
@@ -83,9 +91,6 @@ impl Session {
         content: &Content,
         moment: &Moment<'_>,
     ) -> bool {
-        if !ResourceType::NAMING.contains(&resource.kind) {
-            return false;
-        }
         let now = moment.now;
         let known = state.held.get(&resource.name).map(|old| &old.services);
         let newly = |need: &&ServiceNeed| known.is_none_or(|known| !known.contains(need));
@@ -101,7 +106,6 @@ impl Session {
             });
         }
         if !lacks {
-            state.since.remove(&resource.name);
             return false;
         }
         state.hold_back();
@@ -130,41 +134,34 @@ impl Session {
         }
         let at = *state.unused.entry(Arc::clone(name)).or_insert(now) + wait;
         self.wake_at(at, now);
-        if now < at {
-            return false;
-        }
-        state.unused.remove(name);
-        true
+        now >= at && !self.behind(content)
     }
 
     /// Whether the client may still send requests to a cluster: something that it has, or may have, names it.
     fn uses(&mut self, cluster: &str, content: &Content, now: Instant) -> bool {
         for kind in ResourceType::NAMING.into_iter().filter(|kind| !kind.delta_only()) {
-            let Some(state) = self.kinds.get(&kind) else {
-                if !kind.common() && content.entries(kind).next().is_none() {
-                    continue;
-                }
-                let at = self.first_ack.map_or(self.started + 4 * UNREQUESTED, |ack| ack + UNREQUESTED);
-                self.wake_at(at, now);
-                if now < at {
-                    return true;
-                }
+            let awaited = kind.common() || content.entries(kind).next().is_some();
+            if self.kinds.contains_key(&kind) || !awaited {
                 continue;
-            };
-            let behind = state.flying() || state.seen < content.seq();
-            if behind || state.may_have().any(|r| r.requires.iter().any(|(_, name)| **name == *cluster)) {
+            }
+            let at = self.first_ack.map_or(self.started + 4 * UNREQUESTED, |ack| ack + UNREQUESTED);
+            self.wake_at(at, now);
+            if now < at {
                 return true;
             }
         }
-        false
+        self.sent_naming(cluster)
+    }
+
+    /// Something that may name a cluster has not been looked at yet: what is there may name it again.
+    fn behind(&self, content: &Content) -> bool {
+        ResourceType::NAMING.iter().filter_map(|kind| self.kinds.get(kind)).any(|state| state.seen < content.seq())
     }
 
     /// Assignments follow each new or changed Cluster, Secrets and filters each such Cluster and Listener (rules 36 and 79).
     pub(super) fn follow(&mut self, sent: &Response, content: &Content) {
-        let children: BTreeSet<_> = match self.kinds.get(&sent.kind) {
-            Some(parent) if sent.kind.wildcard() => parent.news().flat_map(|r| r.children.iter().cloned()).collect(),
-            _ => return,
-        };
+        let Some(parent) = self.kinds.get(&sent.kind) else { return };
+        let children: BTreeSet<_> = parent.news().flat_map(|r| r.children.iter().cloned()).collect();
         for (kind, name) in children {
             let child = self.kinds.get_mut(&kind).filter(|child| child.wants(&name));
             if let Some(child) = child.filter(|_| content.get(kind, &name).is_some()) {

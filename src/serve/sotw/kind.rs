@@ -49,8 +49,6 @@ pub(super) struct Kind {
     pub(super) before: BTreeMap<Arc<str>, Arc<Resource>>,
     /// What it refused in part, we know not which: it may have it.
     doubtful: Vec<Arc<Resource>>,
-    /// What a refused set brought, to be remembered beyond the stream; empty when a set was accepted after that.
-    half_taken: Option<BTreeSet<Arc<str>>>,
     /// The version of `held`.
     version: Option<Version>,
     refused_version: Option<Version>,
@@ -103,7 +101,6 @@ impl Kind {
             held: BTreeMap::new(),
             before: BTreeMap::new(),
             doubtful: Vec::new(),
-            half_taken: None,
             version: None,
             refused_version: None,
             parked: BTreeMap::new(),
@@ -166,6 +163,9 @@ impl Kind {
         }
         let wanted = |name: &Arc<str>| next.contains(name) || self.collections.contains(name);
         self.told.retain(wanted);
+        if !self.collections.is_subset(&self.told) {
+            self.stir();
+        }
         if next.is_empty() {
             // A client that asks for nothing does not answer what is on its way (O12).
             self.flight = None;
@@ -190,8 +190,6 @@ impl Kind {
         self.held.retain(|name, _| next.contains(name));
         self.parked.retain(|name, _| next.contains(name));
         self.again.retain(|name| next.contains(name));
-        self.since.retain(|name, _| next.contains(name));
-        self.lives.retain(|name, _| next.contains(name));
         self.doubtful.retain(|resource| next.contains(&resource.name));
         self.suspects.iter_mut().for_each(|group| group.retain(|name| next.contains(name)));
         self.subscription = Arc::new(next);
@@ -204,16 +202,6 @@ impl Kind {
     /// It asks for nothing.
     pub(super) fn idle(&self) -> bool {
         self.subscription.is_empty() && self.collections.is_empty()
-    }
-
-    /// An empty list means nothing, and not everything.
-    pub(super) fn asked_for_names(&self) -> bool {
-        self.explicit || !self.kind.wildcard()
-    }
-
-    /// What the client may have without saying so, if that changed since the last call.
-    pub(super) fn take_doubted(&mut self) -> Option<BTreeSet<Arc<str>>> {
-        self.half_taken.take()
     }
 
     /// The names that it asks for by name.
@@ -282,8 +270,9 @@ impl Kind {
         self.dirty = true;
     }
 
-    /// A client that reconnects with the version of exactly what there is, of everything, has it (rule 26).
-    pub(super) fn resumes(&mut self, content: &Content, now: Instant) -> bool {
+    /// A client that reconnects with the version of exactly what there is, of everything, has it (rule 26), and needs
+    /// none of it again.
+    pub(super) fn resumes(&mut self, content: &Content) -> bool {
         // Of other types what is held back is in the version, but not in the response.
         let whole = self.kind.wildcard() && self.subscription.wildcard() && self.subscription.names().is_empty();
         let reported = std::mem::take(&mut self.reported);
@@ -300,11 +289,11 @@ impl Kind {
         if self.seed.is_some() {
             // Nobody knows for how long it still lives.
             let lasting = self.held.values().filter(|r| r.ttl.is_some());
-            self.lives = lasting.map(|r| (Arc::clone(&r.name), now)).collect();
+            self.again = lasting.map(|r| Arc::clone(&r.name)).collect();
         }
         (self.version, self.first) = (Some(version), false);
         self.settle(content);
-        true
+        self.again.is_empty()
     }
 
     /// The client said that it has something, and that is not compared yet.
@@ -333,6 +322,17 @@ impl Kind {
         }
     }
 
+    /// What is gone, dropped, refused, or again as the client has it, waits for nothing.
+    pub(super) fn forgo(&mut self, content: &Content) {
+        let mut since = std::mem::take(&mut self.since);
+        since.retain(|name, _| {
+            let version = content.get(self.kind, name).map(|entry| entry.resource.version);
+            let has = self.held.get(name).map(|old| old.version);
+            self.wants(name) && version != has && version.is_some_and(|version| !self.refuses(name, version))
+        });
+        self.since = since;
+    }
+
     pub(super) fn refuses(&self, name: &str, version: Version) -> bool {
         self.parked.get(name).is_some_and(|parked| parked.version == version)
     }
@@ -354,7 +354,6 @@ impl Kind {
         }
         for resource in &flight.sent {
             self.again.remove(&resource.name);
-            self.since.remove(&resource.name);
             if let (Some(ttl), Some(seed)) = (resource.ttl, self.seed) {
                 let due = now + interval(ttl, &resource.name, seed);
                 self.lives.insert(Arc::clone(&resource.name), due);
@@ -370,10 +369,11 @@ impl Kind {
         self.dirty = true;
     }
 
-    /// The next time at which something would run out, without what is not there any more.
+    /// The next time at which something would run out, without what is dropped or not there any more.
     pub(super) fn ends(&mut self, content: &Content) -> Option<Instant> {
-        let (kind, held) = (self.kind, &self.held);
-        self.lives.retain(|name, _| content.get(kind, name).is_some() || (kind.wildcard() && held.contains_key(name)));
+        let (kind, held, asked) = (self.kind, &self.held, &self.subscription);
+        let there = |name: &str| content.get(kind, name).is_some() || (kind.wildcard() && held.contains_key(name));
+        self.lives.retain(|name, _| asked.contains(name) && there(name));
         self.lives.values().min().copied()
     }
 

@@ -1,6 +1,10 @@
 //! Claims about state-of-the-world streams.
 
+mod again;
 mod bounds;
+mod order;
+mod refusals;
+mod requests;
 mod rules;
 mod waits;
 
@@ -32,6 +36,11 @@ struct World {
     reader: Reader,
     session: Session,
     now: Instant,
+    /// The replica follows the store.
+    fresh: bool,
+    sites: Sites,
+    /// What feedback was told of each type last.
+    told: BTreeMap<ResourceType, feedback::TypeState>,
 }
 
 fn resource(kind: ResourceType, name: &str, payload: &'static str) -> Resource {
@@ -70,7 +79,7 @@ impl World {
         let reader = views.open(&audience);
         let now = Instant::now();
         let session = Session::new(Client { role, ..CLIENT }, now);
-        Self { views, reader, session, now }
+        Self { views, reader, session, now, fresh: true, sites: Sites::default(), told: BTreeMap::new() }
     }
 
     fn publish(&self, upserts: Vec<Resource>, removals: &[(ResourceType, &str)]) {
@@ -92,8 +101,8 @@ impl World {
     fn poll(&mut self) -> Option<Response> {
         let view = Arc::clone(self.reader.view());
         let content = view.read();
-        let (sites, watermarks) = (Sites::default(), Watermarks::default());
-        let moment = Moment { now: self.now, fresh: true, sites: &sites, watermarks: &watermarks };
+        let watermarks = Watermarks::default();
+        let moment = Moment { now: self.now, fresh: self.fresh, sites: &self.sites, watermarks: &watermarks };
         self.session.poll(&content, &moment)
     }
 
@@ -128,6 +137,23 @@ impl World {
         let response = self.sent(kind, names);
         self.request(kind, ask, response.nonce, None);
         response
+    }
+
+    /// What feedback knows of a type.
+    fn state(&mut self, kind: ResourceType) -> feedback::TypeState {
+        self.told.extend(self.session.reports());
+        self.told.get(&kind).cloned().unwrap_or_default()
+    }
+
+    fn seq(&self) -> Seq {
+        self.reader.view().read().seq()
+    }
+
+    /// The first request of a type on a stream whose client says to have that version.
+    fn report(&mut self, kind: ResourceType, version: &str, names: &[&str]) {
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        let request = Request { url: kind.url().into(), version: version.into(), names, ..Request::default() };
+        self.session.on_request(&request, &self.reader.view().read(), self.now).unwrap();
     }
 
     /// Where it is woken by what it follows now.

@@ -31,7 +31,6 @@ impl Kind {
             Some(set) => {
                 self.held = set;
                 self.before.clear();
-                self.half_taken = self.version.is_none().then(BTreeSet::new);
                 self.doubtful.clear();
             }
             None => {
@@ -75,17 +74,15 @@ impl Kind {
             let parked = feedback::Parked { version: resource.version, error: Arc::clone(&error), since };
             self.parked.insert(Arc::clone(&resource.name), parked);
         }
-        let (blamed, known) = (culprits.len() < news.len(), self.parked.keys().cloned().collect::<BTreeSet<_>>());
         for resource in &flight.sent {
             // What is good in a response is taken although the response is refused (O9, gRFC A46).
-            if blamed && !known.contains(&resource.name) {
-                self.held.insert(Arc::clone(&resource.name), Arc::clone(resource));
-            } else {
+            if self.parked.contains_key(&resource.name) {
                 self.doubtful.push(Arc::clone(resource));
+            } else {
+                self.held.insert(Arc::clone(&resource.name), Arc::clone(resource));
             }
         }
         // The set that the client accepted last is not what it has, even if that comes again.
         (self.refused_version, self.version) = (Some(flight.version), None);
-        self.half_taken = flight.set.map(|set| set.into_keys().collect());
     }
 }
