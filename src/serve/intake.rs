@@ -5,8 +5,8 @@
 //!
 //! 1. The kernel's accept queue is long and emptied at once: a connection that waits here costs a file. Where it was
 //!    short, the kernel forgot handshakes, clients tried for a minute, and were reset.
-//! 2. So many connections are *being opened* at a time: TLS, preface, and the first request with its 61 kB of node and
-//!    up to as much again of versions per thousand resources. By turns of addresses; a silent one takes no turn.
+//! 2. So many connections are *being opened* at a time: TLS, preface, and the first requests with 61 kB of node and up to
+//!    as much again of versions per thousand resources. By turns of addresses; a silent one takes no turn.
 //! 3. So many bytes of *large responses* are under way at a time, by turns of sites. A proxy that reports what it has is
 //!    sent little, and does not wait here for those that come with nothing.
 //!
@@ -71,8 +71,9 @@ pub struct Limits {
     pub connections: usize,
     /// Connections at a time from one address.
     pub per_address: usize,
-    /// Connections being opened at a time, until their first request is read, or for as long as a handshake may take. Each takes two to four round trips and
-    /// 0.1 to 0.4 ms of CPU, so that fewer would leave a core idle where clients are far away; and up to some 200 kB.
+    /// Connections being opened at a time, until their first requests are compared, or for as long as a handshake may
+    /// take. Each takes two to four round trips and 0.1 to 1 ms of CPU, so that fewer would leave a core idle where
+    /// clients are far away; and up to some 400 kB.
     pub openings: usize,
     /// Bytes of large responses under way at a time: 0.2 s of one core's work, and what 10 Gbit/s carry in as long, so
     /// that more would only make each of them later.

@@ -28,7 +28,7 @@ use crate::{
     feedback::{self, Connected, ProxyId},
     identity::{self, NodeClaim, Peer},
     model::{Audience, Role, Sites},
-    snapshot::{Reader, Seat},
+    snapshot::{Reader, Seat, Views},
     xds::ResourceType,
 };
 
@@ -60,6 +60,9 @@ pub(super) async fn run(
     mut requests: Requests,
     slot: Slot,
 ) -> Result<(), Status> {
+    // Asked before it is known that it matters: the answer is there when the first request is, and what that reports is
+    // not kept for as long as a storm's questions take.
+    let confirming = confirmed(&inner.shared.views);
     let first = timeout(FIRST_REQUEST, requests.message());
     let first = first.await.map_err(|_| Status::deadline_exceeded("no request"))??;
     let Some(mut first) = first else { return Ok(()) };
@@ -72,7 +75,6 @@ pub(super) async fn run(
     let who = Who { inner, peer, claim };
     let name = |claim| cut(claim, CLAIM_MAX).into();
     let id = ProxyId { site: name(&who.claim.site), node: name(&who.claim.id) };
-    arrival.opened();
     let mut fleet = who.inner.shared.fleet.clone();
     let resolved = who.resolve(&mut fleet.sites);
     let mut kept = vec![first];
@@ -84,6 +86,7 @@ pub(super) async fn run(
         Ok(audience) => audience,
         Err(reason) => {
             tracing::warn!(node = %id.node, site = %id.site, %reason, "a proxy is answered nothing");
+            arrival.opened();
             match who.wait(&mut fleet.sites, &mut requests, (&mut kept, arrival.hold()), &proxy).await? {
                 Some(audience) => audience,
                 None => return Ok(()),
@@ -117,7 +120,8 @@ pub(super) async fn run(
         active: true,
         complete: false,
         alarmed: false,
-        confirming: None,
+        confirming: Some(confirming),
+        opening: Some(Opening(arrival)),
         ends: None,
         told: None,
     };
@@ -144,6 +148,12 @@ fn machine(who: &Who, variant: Variant, audience: &Audience, client: Client, id:
         }
         Variant::World => Machine::World(Box::new(sotw::Session::new(client, now()).doubting(doubt))),
     }
+}
+
+/// Whether this replica has read everything that was written before now.
+fn confirmed(views: &Views) -> Boxed<bool> {
+    let asked = views.confirm();
+    Box::pin(async move { timeout(CONFIRM, asked).await.unwrap_or(false) })
 }
 
 /// Words of somebody else as far as they are kept: a claim that is longer is refused, but named.
@@ -244,10 +254,22 @@ struct Stream {
     alarmed: bool,
     /// The question whether the replica has read everything.
     confirming: Option<Boxed<bool>>,
+    /// It is being opened until it has something to send, or has compared all that has come: who reports what it has does
+    /// so in several requests, and those of ten thousand would pile up in memory.
+    opening: Option<Opening>,
     /// When it ends so that the proxy is compared anew.
     ends: Option<Instant>,
     /// When a refusal was last told of in the log.
     told: Option<Instant>,
+}
+
+/// A place among the connections that are being opened, until it is dropped.
+struct Opening(Arrival);
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.0.opened();
+    }
 }
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -306,7 +328,8 @@ impl Stream {
         if full && !self.slot.is_full() {
             return Poll::Ready(Ok(Event::Poll));
         }
-        if let Some(confirming) = &mut self.confirming
+        let asks = self.session.unsure() || self.session.stale();
+        if let Some(confirming) = self.confirming.as_mut().filter(|_| asks)
             && let Poll::Ready(confirmed) = confirming.as_mut().poll(context)
         {
             self.confirming = None;
@@ -317,7 +340,11 @@ impl Stream {
         }
         let deadline = self.session.next_deadline().filter(|_| attentive).map(Instant::from_std);
         let at = deadline.into_iter().chain(self.ends).fold(self.idle, Instant::min);
-        self.reached(at, context).map(|()| Ok(Event::Poll))
+        let due = self.reached(at, context).map(|()| Ok(Event::Poll));
+        if due.is_pending() && !self.session.unsure() {
+            self.opening = None;
+        }
+        due
     }
 
     /// The timer is set anew when it rings, or for an earlier time: most times that a stream names pass unused.
@@ -390,6 +417,7 @@ impl Stream {
             // Encoded outside the lock, by whoever is first.
             if let Some(send) = out {
                 self.slot.put(send.bytes(&self.who.inner.shared.identifier, self.features));
+                self.opening = None;
             }
         }
         for (kind, state) in self.session.reports() {
@@ -401,7 +429,7 @@ impl Stream {
             self.proxy.set_complete();
         }
         if self.session.unsure() && self.confirming.is_none() {
-            self.confirm(Duration::ZERO);
+            self.confirming = Some(confirmed(&self.who.inner.shared.views));
         }
         full
     }
@@ -423,16 +451,11 @@ impl Stream {
         if !self.session.stale() || !*self.fleet.fresh.borrow() {
             self.ends = None;
         } else if self.ends.is_none() && self.confirming.is_none() {
-            self.confirm(AGAIN);
+            let views = Arc::clone(&self.who.inner.shared.views);
+            self.confirming = Some(Box::pin(async move {
+                tokio::time::sleep(AGAIN).await;
+                confirmed(&views).await
+            }));
         }
-    }
-
-    /// Asks whether the replica has read everything.
-    fn confirm(&mut self, after: Duration) {
-        let views = Arc::clone(&self.who.inner.shared.views);
-        self.confirming = Some(Box::pin(async move {
-            tokio::time::sleep(after).await;
-            timeout(CONFIRM, views.confirm()).await.unwrap_or(false)
-        }));
     }
 }

@@ -37,7 +37,7 @@ impl Arrival {
         self.opening(Some(opening));
     }
 
-    /// Its first request is read: the next may be opened.
+    /// What it began with is read: the next may be opened.
     pub fn opened(&self) {
         self.opening(None);
     }

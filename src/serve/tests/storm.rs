@@ -163,6 +163,23 @@ async fn so_many_connections_are_opened_at_a_time_and_a_silent_one_is_none_of_th
 }
 
 #[tokio::test]
+async fn who_reports_what_it_has_is_being_opened_until_that_is_compared() {
+    let server = server(Limits { openings: 1, handshake: NEVER, ..Limits::default() }).await;
+    let mut first = server.client("first", "fra").await;
+    timeout(SOON, server.views.interest()).await.unwrap();
+    server.publish("one");
+    first.next().await;
+    let _reporting = moved(&server, "other").await;
+    server.until(|_| server.has("envoy-1")).await;
+    let mut second = std::pin::pin!(server.client("second", "fra"));
+    assert!(timeout(Duration::from_millis(50), &mut second).await.is_err(), "it may have much to say yet");
+    let probe = timeout(SOON, server.views.probe()).await.expect("somebody asks");
+    server.views.confirmed(probe, true);
+    let _second = timeout(SOON, second).await.expect("the next comes when it is compared");
+    server.until(|_| server.has("second")).await;
+}
+
+#[tokio::test]
 async fn a_storm_that_nobody_accepts_yet_waits_and_is_not_forgotten() {
     let listener = intake::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
