@@ -265,12 +265,11 @@ impl Session {
         let seed = (self.client.expires && beats::beats(kind)).then_some(self.started);
         // An empty list is nothing to gRPC clients (rule 46).
         let legacy = kind.empty_is_all() && self.client.role != Role::Grpc;
+        // It counts in the first request only, but has to be readable in any.
+        let reported = request.initial.versions(kind, content)?;
         let slot = self.slot(kind);
         let first = slot.is_none();
-        let state = match slot {
-            Some(state) => state,
-            None => slot.insert(Box::new(Kind::new(kind, request.initial.versions(kind, content)?, seed))),
-        };
+        let state = slot.get_or_insert_with(|| Box::new(Kind::new(kind, reported, seed)));
         // A nonce that is not in flight is of another stream or of a dropped subscription: its ACK half is ignored,
         // its subscription half never (rule 58).
         let matched = u64::from_str_radix(&request.nonce, 16).is_ok_and(|nonce| {

@@ -32,6 +32,18 @@ fn names_and_types_are_taken_up_to_their_limits_and_no_further() {
     }
     let initial = std::iter::once((&b"\xff"[..], &b""[..])).collect();
     assert_eq!(request(Request { url: url(), initial, ..Request::default() }), Err(Violation::NotText));
+    let mut world = World::running();
+    let mut again = |initial| {
+        let request = Request { url: url(), initial, ..Request::default() };
+        world.session.on_request(request, &world.reader.view().read(), world.now)
+    };
+    assert_eq!(again(Reported::default()), Ok(()));
+    assert_eq!(
+        again([(long.as_str(), "")].into_iter().collect()),
+        Err(Violation::LongName),
+        "though it does not count"
+    );
+    assert_eq!(again(vec![bytes::Bytes::from_static(b"\x0a\x05few")].into()), Err(Violation::NoEntry));
     let unknown = |url: &str, names: Vec<String>| Request { url: url.into(), subscribe: names, ..Request::default() };
     assert_eq!(request(unknown(&full, vec![])), Ok(()));
     assert_eq!(request(unknown(&long, vec![])), Err(Violation::LongType));
