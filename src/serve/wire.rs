@@ -334,6 +334,17 @@ mod tests {
     use crate::xds::{ResourceType, Version};
 
     #[test]
+    fn an_entry_of_a_map_is_read_past_what_it_has_beside_and_not_past_its_end() {
+        assert_eq!(pair(&entry(b"name", b"1")), Some((&b"name"[..], &b"1"[..])));
+        assert_eq!(pair(b""), Some((&b""[..], &b""[..])));
+        // A number as field 3 before the name, which comes twice.
+        assert_eq!(pair(b"\x18\x07\x0a\x01a\x0a\x01b"), Some((&b"b"[..], &b""[..])));
+        for bad in [&b"\x0a\x05few"[..], b"\x0a", b"\x08\x01x", b"\x18"] {
+            assert_eq!(pair(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
     fn of_the_words_of_a_refusal_so_many_are_kept_and_no_half_letter() {
         let words = |message: &str| Rpc { message: message.to_owned() }.words();
         assert_eq!(words("bad"), "bad");
