@@ -1,6 +1,6 @@
 //! Virtual hosts that come one by one: behind their route configuration, whole at first, and as careful as routes after.
 
-use ResourceType::{Cluster, Endpoints, Listener, Route, VirtualHost};
+use ResourceType::{Cluster, Endpoints, Listener, Route, Runtime, VirtualHost};
 
 use super::{hosts::answering, world::*, *};
 use crate::{
@@ -142,6 +142,18 @@ fn hosts_wait_for_a_route_configuration_that_came_without_any_to_come_again() {
         world.publish(vec![rds(&format!("none {round}"), &["a"])], &[(VirtualHost, "r/x")]);
         assert_eq!(world.settle(), ["RDS +r", "VHDS -r/x"]);
     }
+}
+
+#[test]
+fn hosts_wait_for_their_route_configuration_whatever_else_the_stream_begins_to_ask_for() {
+    let mut world = World::running();
+    world.subscribe(VirtualHost, &[]);
+    assert_eq!(world.settle(), ["VHDS"]);
+    world.publish(vec![host("r/x", "1", &["a"])], &[]);
+    world.subscribe(Runtime, &["rt"]);
+    assert_eq!(world.settle(), ["RTDS -rt"]);
+    world.publish(vec![rds("hosts", &["a"])], &[]);
+    assert_eq!(world.settle(), ["RDS +r", "VHDS +r/x"]);
 }
 
 #[test]

@@ -36,6 +36,18 @@ fn a_route_that_the_proxy_has_and_the_view_lacks_is_an_update_when_it_appears_an
 }
 
 #[test]
+fn a_name_alone_is_compared_with_the_view_wherever_it_stands_there() {
+    for (name, has) in [("a", "1"), ("b", "1"), ("b", "0"), ("c", "1")] {
+        let mut world = World::running();
+        world.publish(vec![cluster("c", "1")], &[]);
+        world.reconnect();
+        world.report(Cluster, &[name], &[(name, has)]);
+        let expected = if has == "1" { vec![] } else { vec![format!("CDS +{name}")] };
+        assert_eq!(world.settle(), expected, "{name}");
+    }
+}
+
+#[test]
 fn nothing_is_removed_that_the_stream_does_not_ask_for_though_the_proxy_may_have_it() {
     let doubts = Arc::new(Doubts::default());
     let proxy = ProxyId { site: "fra".into(), node: "e".into() };
@@ -122,6 +134,16 @@ fn what_a_proxy_has_is_told_once_it_is_compared_and_then_not_again() {
     assert_eq!(world.out(), NOTHING);
     assert_eq!(told(&mut world, Route).unwrap().acked, world.reader.view().read().seq());
     assert_eq!(told(&mut world, Route), None);
+}
+
+#[test]
+fn what_is_on_its_way_is_told_before_it_is_answered() {
+    let mut world = World::running();
+    let before = told(&mut world, Endpoints).unwrap();
+    world.publish(vec![eds("a", "2")], &[]);
+    assert_eq!(world.out(), ["EDS +a"]);
+    let after = told(&mut world, Endpoints).unwrap();
+    assert_eq!((after.sent, after.acked), (world.reader.view().read().seq(), before.acked));
 }
 
 #[test]

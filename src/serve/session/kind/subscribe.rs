@@ -31,7 +31,8 @@ impl Kind {
     /// Every name is answered, whatever we think that the proxy has (rule 51); those of a first request when it is
     /// compared with what that reports.
     pub(in crate::serve::session) fn subscribe(&mut self, names: &[String], first: bool, content: &Content) {
-        // Those of a first request at once: a stream that comes back names a thousand.
+        // Those of a first request at once: a stream that comes back names a thousand. Nothing stands on its subscription
+        // yet that would have to be told of a change.
         let mut together = Vec::new();
         for name in names {
             if name == "*" {
@@ -51,7 +52,6 @@ impl Kind {
         }
         if !together.is_empty() {
             Arc::make_mut(&mut self.subscription).extend(together);
-            self.changed_subscription();
         }
     }
 
