@@ -183,7 +183,7 @@ impl<'a> Term<'a> {
                 conditions.push(condition);
             }
         }
-        self.books.take(surveyed.found);
+        self.books.take(surveyed.found, Instant::now().into_std());
     }
 
     /// Reads what stands, so that nothing is written that stands already.
@@ -271,7 +271,9 @@ impl<'a> Term<'a> {
             (Ok(TxnOutcome::Committed(revision)), Work::Watermarks(_, written)) => {
                 self.marks.written(written, revision);
             }
-            (Ok(TxnOutcome::Committed(_)), Work::Conditions(_, written)) => self.books.written(written),
+            (Ok(TxnOutcome::Committed(_)), Work::Conditions(_, written)) => {
+                self.books.written(written, Instant::now().into_std());
+            }
             (outcome, work) => {
                 match outcome {
                     Err(error) => tracing::warn!(%error, "the leader could not write; trying again"),

@@ -1,7 +1,8 @@
 //! Which objects' conditions have to be looked at, and which of them have to be written. No I/O.
 //!
 //! Objects that changed come first, then those that proxies have not all taken, then one after the other in a slow
-//! sweep. What is written stands under `observed/v1/status/<kind-plural>/[<namespace>/]<name>`: the status as `get`
+//! sweep. A status of which nothing but counts and laggards differs from what stands is not written for a while: while
+//! ten thousand proxies connect or take a change, every look finds other counts. What is written stands under `observed/v1/status/<kind-plural>/[<namespace>/]<name>`: the status as `get`
 //! shows it, and under `by` the replica that wrote it.
 
 use std::{
@@ -26,21 +27,35 @@ use crate::{
 const UNFINISHED: Duration = Duration::from_millis(500);
 /// How often the sweep looks at its next objects.
 const SWEEP: Duration = Duration::from_secs(1);
+/// How long counts and laggards may stand that are not true any more.
+const PROGRESS: Duration = Duration::from_secs(10);
 /// How much of a proxy's words about a refusal is kept.
 const ERROR_MAX: usize = 300;
 
-/// The fingerprint of a status without its author.
-type Digest = blake3::Hash;
+/// The fingerprints of a status without its author.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Digest {
+    whole: blake3::Hash,
+    /// Without counts and laggards.
+    verdict: blake3::Hash,
+}
 
-/// What a transaction has put in place: a key and its fingerprint, none where it was deleted.
+/// What a transaction has put in place: a key and its fingerprints, none where it was deleted.
 pub(super) type Written = Vec<(String, Option<Digest>)>;
+
+/// What stands under a key.
+struct Standing {
+    digest: Digest,
+    /// When it was written, if in this term.
+    since: Option<Instant>,
+}
 
 /// What stands, and what is to be done.
 pub(super) struct Books {
     prefix: String,
     by: Arc<str>,
     /// What stands in the store.
-    standing: BTreeMap<String, Digest>,
+    standing: BTreeMap<String, Standing>,
     /// What has to stand there, where it differs; none: nothing.
     wanted: BTreeMap<String, Option<(Bytes, Digest)>>,
     /// All objects of the newest state.
@@ -79,12 +94,12 @@ impl Books {
 
     /// Takes note of what stands at the beginning of a term.
     pub(super) fn reset(&mut self, listing: &Listing) {
-        let digest = |value: &Bytes| {
+        let standing = |value: &Bytes| {
             let mut status: Value = serde_json::from_slice(value).unwrap_or_default();
             status.as_object_mut().and_then(|fields| fields.remove("by"));
-            fingerprint(&status)
+            Standing { digest: Digest::of(status), since: None }
         };
-        self.standing = listing.entries.iter().map(|entry| (entry.key.clone(), digest(&entry.value))).collect();
+        self.standing = listing.entries.iter().map(|entry| (entry.key.clone(), standing(&entry.value))).collect();
     }
 
     /// Takes note of a state: what was written since the one before is looked at first, and what is gone goes.
@@ -151,7 +166,7 @@ impl Books {
     }
 
     /// Takes in what was found out about objects: the status, and whether it is final until something changes.
-    pub(super) fn take(&mut self, found: Vec<(ObjectRef, Value, bool)>) {
+    pub(super) fn take(&mut self, found: Vec<(ObjectRef, Value, bool)>, now: Instant) {
         for (object, mut status, finished) in found {
             if !self.objects.contains(&object) {
                 continue;
@@ -161,8 +176,8 @@ impl Books {
             }
             shorten(&mut status);
             let key = self.key(&object);
-            let digest = fingerprint(&status);
-            if self.standing.get(&key) == Some(&digest) {
+            let digest = Digest::of(status.clone());
+            if self.standing.get(&key).is_some_and(|standing| standing.will_do(&digest, now)) {
                 self.wanted.remove(&key);
                 continue;
             }
@@ -185,14 +200,14 @@ impl Books {
     }
 
     /// A transaction of [`Books::plan`] was committed.
-    pub(super) fn written(&mut self, written: Written) {
+    pub(super) fn written(&mut self, written: Written, now: Instant) {
         for (key, digest) in written {
             let same = |status: &Option<(Bytes, Digest)>| status.as_ref().map(|(_, digest)| *digest) == digest;
             if self.wanted.get(&key).is_some_and(same) {
                 self.wanted.remove(&key);
             }
             match digest {
-                Some(digest) => drop(self.standing.insert(key, digest)),
+                Some(digest) => drop(self.standing.insert(key, Standing { digest, since: Some(now) })),
                 None => drop(self.standing.remove(&key)),
             }
         }
@@ -205,9 +220,38 @@ impl Books {
     }
 }
 
-fn fingerprint(status: &Value) -> Digest {
-    // Keys of a JSON value are in order here, whatever the text's was.
-    blake3::hash(status.to_string().as_bytes())
+impl Standing {
+    /// Nothing has to be written in its place yet.
+    fn will_do(&self, found: &Digest, now: Instant) -> bool {
+        let young = || self.since.is_some_and(|since| now < since + PROGRESS);
+        self.digest == *found || (self.digest.verdict == found.verdict && young())
+    }
+}
+
+impl Digest {
+    fn of(mut status: Value) -> Self {
+        // Keys of a JSON value are in order here, whatever the text's was.
+        let fingerprint = |status: &Value| blake3::hash(status.to_string().as_bytes());
+        let whole = fingerprint(&status);
+        if let Some(fields) = status.as_object_mut() {
+            fields.remove("proxies");
+            fields.remove("laggards");
+        }
+        uncount(&mut status);
+        let parents = status.get_mut("parents").and_then(Value::as_array_mut);
+        parents.into_iter().flatten().for_each(uncount);
+        Self { whole, verdict: fingerprint(&status) }
+    }
+}
+
+/// The message of a condition `Programmed` says how many proxies.
+fn uncount(conditioned: &mut Value) {
+    let conditions = conditioned.get_mut("conditions").and_then(Value::as_array_mut);
+    for condition in conditions.into_iter().flatten().filter_map(Value::as_object_mut) {
+        if condition.get("type").is_some_and(|kind| kind == "Programmed") {
+            condition.remove("message");
+        }
+    }
 }
 
 /// A proxy's words may be long, and fifty proxies say the same.

@@ -70,12 +70,12 @@ fn conditions_are_written_once_again_when_they_differ_and_go_with_their_objects(
     let first = books.next(now);
     assert_eq!(first.len(), 2);
     assert!(books.next(now).len() <= 2, "the sweep at most");
-    books.take(found(first, "x"));
+    books.take(found(first, "x"), now);
     let (txn, written) = books.plan(&fence()).unwrap();
     assert_eq!(txn.compares, [fence().compare()]);
     let prefix = "/tidegate/observed/v1/status/services/shop";
     assert_eq!(keys(&txn), [format!("{prefix}/a"), format!("{prefix}/b")]);
-    books.written(written);
+    books.written(written, now);
     assert!(books.plan(&fence()).is_none());
 
     // What is no object changes none, and a state that differs only in that is no reason to look at any.
@@ -87,11 +87,11 @@ fn conditions_are_written_once_again_when_they_differ_and_go_with_their_objects(
     now += Duration::from_secs(2);
     let swept = books.next(now);
     assert_eq!(swept.len(), 2);
-    books.take(found(swept[..1].to_vec(), "y"));
-    books.take(found(swept[1..].to_vec(), "x"));
+    books.take(found(swept[..1].to_vec(), "y"), now);
+    books.take(found(swept[1..].to_vec(), "x"), now);
     let (txn, written) = books.plan(&fence()).unwrap();
     assert_eq!(keys(&txn), [format!("{prefix}/a")]);
-    books.written(written);
+    books.written(written, now);
 
     world.remove(&ObjectRef::new(Kind::Service, "shop", "a"));
     world.agree();
@@ -99,25 +99,72 @@ fn conditions_are_written_once_again_when_they_differ_and_go_with_their_objects(
     books.observe(&state(&world));
     let (txn, written) = books.plan(&fence()).unwrap();
     assert_eq!(keys(&txn), [format!("-{prefix}/a")]);
-    books.written(written);
+    books.written(written, now);
     // What a look finds out that began before the object went is too late.
-    books.take(found(vec![ObjectRef::new(Kind::Service, "shop", "a")], "z"));
+    books.take(found(vec![ObjectRef::new(Kind::Service, "shop", "a")], "z"), now);
     assert!(books.plan(&fence()).is_none());
 }
 
 #[test]
 fn a_new_leader_writes_nothing_that_stands_whoever_wrote_it() {
     let world = World::of([service("shop/a", &[80])]);
-    let mut books = books();
+    let (mut books, now) = (books(), Instant::now());
     let key = "/tidegate/observed/v1/status/services/shop/";
     let standing = |by: &str| Bytes::from(json!({ "by": by, "say": "x" }).to_string());
     let (a, gone) = (format!("{key}a"), format!("{key}gone"));
     books.reset(&listing(&[(&a, standing("b")), (&gone, standing("b"))]));
     books.observe(&state(&world));
-    let next = books.next(Instant::now());
-    books.take(found(next, "x"));
+    let next = books.next(now);
+    books.take(found(next, "x"), now);
     let (txn, _) = books.plan(&fence()).unwrap();
     assert_eq!(keys(&txn), [format!("-{gone}")]);
+}
+
+#[test]
+fn counts_alone_are_written_every_ten_seconds_and_all_else_at_once() {
+    let world = World::of([service("shop/a", &[80])]);
+    let (mut books, mut now) = (books(), Instant::now());
+    books.observe(&state(&world));
+    let status = |reason: &str, acked: u32, words: &str| {
+        let programmed = json!({ "type": "Programmed", "reason": reason, "message": format!("{acked} of 9") });
+        let conditions = json!([{ "type": "Accepted", "message": words }, programmed]);
+        json!({
+            "conditions": conditions, "parents": [{ "conditions": conditions }],
+            "proxies": { "acked": acked }, "laggards": [acked],
+        })
+    };
+    let mut wrote = |seconds: u64, status: Value| {
+        now += Duration::from_secs(seconds);
+        let object = ObjectRef::new(Kind::Service, "shop", "a");
+        books.take(vec![(object, status, true)], now);
+        let planned = books.plan(&fence());
+        let wrote = planned.is_some();
+        planned.into_iter().for_each(|(_, written)| books.written(written, now));
+        wrote
+    };
+    assert!(wrote(0, status("Pending", 1, "")));
+    assert!(!wrote(9, status("Pending", 2, "")));
+    assert!(wrote(1, status("Pending", 3, "")));
+    assert!(!wrote(9, status("Pending", 4, "")));
+    assert!(wrote(0, status("Pending", 4, "no such port")));
+    assert!(wrote(0, status("Programmed", 9, "no such port")));
+    assert!(!wrote(99, status("Programmed", 9, "no such port")));
+    assert!(wrote(0, status("Programmed", 8, "no such port")));
+}
+
+#[test]
+fn what_is_not_written_yet_is_not_when_it_has_ceased_to_be_so() {
+    let world = World::of([service("shop/a", &[80])]);
+    let (mut books, now) = (books(), Instant::now());
+    books.observe(&state(&world));
+    let object = ObjectRef::new(Kind::Service, "shop", "a");
+    let status = |reason: &str, acked: u32| json!({ "conditions": [{ "reason": reason }], "proxies": acked });
+    books.take(vec![(object.clone(), status("Programmed", 1), true)], now);
+    let (_, written) = books.plan(&fence()).unwrap();
+    books.written(written, now);
+    books.take(vec![(object.clone(), status("Pending", 1), false)], now);
+    books.take(vec![(object, status("Programmed", 2), true)], now);
+    assert!(books.plan(&fence()).is_none());
 }
 
 #[test]
@@ -132,7 +179,7 @@ fn what_changed_is_looked_at_first_and_what_is_unfinished_again() {
     books.observe(&state(&world));
     let changed = ObjectRef::new(Kind::Service, "shop", "s100");
     assert_eq!(books.next(now), std::slice::from_ref(&changed));
-    books.take(vec![(changed.clone(), json!({}), false)]);
+    books.take(vec![(changed.clone(), json!({}), false)], now);
     let later = now + Duration::from_secs(1);
     assert_eq!(books.next(later), [changed]);
     // Then the sweep, part by part, and from the beginning again.
@@ -144,19 +191,19 @@ fn what_changed_is_looked_at_first_and_what_is_unfinished_again() {
 fn one_transaction_is_never_above_its_limits() {
     let many: Vec<_> = (0..150).map(|n| service(&format!("shop/s{n:03}"), &[80])).collect();
     let world = many.into_iter().fold(World::new(), World::with);
-    let mut books = books();
+    let (mut books, now) = (books(), Instant::now());
     books.observe(&state(&world));
     let laggards: Vec<Value> = (0..50).map(|_| json!({ "error": "x".repeat(10_000) })).collect();
     for _ in 0..3 {
-        let objects = books.next(Instant::now());
-        books.take(objects.into_iter().map(|object| (object, json!({ "laggards": laggards }), true)).collect());
+        let objects = books.next(now);
+        books.take(objects.into_iter().map(|object| (object, json!({ "laggards": laggards }), true)).collect(), now);
     }
     let mut all = 0;
     while let Some((txn, written)) = books.plan(&fence()) {
         let bytes: usize = txn.ops.iter().map(|op| if let Op::Put { value, .. } = op { value.len() } else { 0 }).sum();
         assert!(txn.ops.len() <= 60 && bytes <= BYTES_MAX, "{} operations, {bytes} bytes", txn.ops.len());
         all += txn.ops.len();
-        books.written(written);
+        books.written(written, now);
     }
     assert_eq!(all, 150);
 }
