@@ -29,6 +29,8 @@ const UNFINISHED: Duration = Duration::from_millis(500);
 const SWEEP: Duration = Duration::from_secs(1);
 /// How long counts and laggards may stand that are not true any more.
 const PROGRESS: Duration = Duration::from_secs(10);
+/// Laggards that are named, the worst first; whoever asks a replica is told of more, and the counts are complete.
+const LAGGARDS_MAX: usize = 10;
 /// How much of a proxy's words about a refusal is kept.
 const ERROR_MAX: usize = 300;
 
@@ -254,14 +256,14 @@ fn uncount(conditioned: &mut Value) {
     }
 }
 
-/// A proxy's words may be long, and fifty proxies say the same.
+/// Fifty laggards of each of a thousand objects, every one in its own words, are too much to be written again and again.
 fn shorten(status: &mut Value) {
-    for laggard in status.get_mut("laggards").and_then(Value::as_array_mut).into_iter().flatten() {
-        if let Some(error) = laggard.get("error").and_then(Value::as_str)
-            && error.len() > ERROR_MAX
-        {
-            let short: String = error.chars().take(ERROR_MAX).chain(['…']).collect();
-            laggard["error"] = Value::from(short);
+    let Some(laggards) = status.get_mut("laggards").and_then(Value::as_array_mut) else { return };
+    laggards.truncate(LAGGARDS_MAX);
+    for laggard in laggards {
+        let error = laggard.get("error").and_then(Value::as_str).unwrap_or_default();
+        if let Some((end, _)) = error.char_indices().nth(ERROR_MAX) {
+            laggard["error"] = Value::from(format!("{}…", error.split_at(end).0));
         }
     }
 }

@@ -58,6 +58,10 @@ fn books() -> Books {
     Books::new(&Keyspace::default(), &"a".into())
 }
 
+fn values(txn: &Transaction) -> impl Iterator<Item = &Bytes> {
+    txn.ops.iter().filter_map(|op| if let Op::Put { value, .. } = op { Some(value) } else { None })
+}
+
 fn found(objects: Vec<ObjectRef>, say: &str) -> Vec<(ObjectRef, Value, bool)> {
     objects.into_iter().map(|object| (object, json!({ "say": say }), true)).collect()
 }
@@ -193,19 +197,40 @@ fn one_transaction_is_never_above_its_limits() {
     let world = many.into_iter().fold(World::new(), World::with);
     let (mut books, now) = (books(), Instant::now());
     books.observe(&state(&world));
-    let laggards: Vec<Value> = (0..50).map(|_| json!({ "error": "x".repeat(10_000) })).collect();
+    let conditions = json!([{ "type": "Accepted", "message": "x".repeat(15_000) }]);
     for _ in 0..3 {
         let objects = books.next(now);
-        books.take(objects.into_iter().map(|object| (object, json!({ "laggards": laggards }), true)).collect(), now);
+        let status = |object| (object, json!({ "conditions": conditions }), true);
+        books.take(objects.into_iter().map(status).collect(), now);
     }
     let mut all = 0;
     while let Some((txn, written)) = books.plan(&fence()) {
-        let bytes: usize = txn.ops.iter().map(|op| if let Op::Put { value, .. } = op { value.len() } else { 0 }).sum();
-        assert!(txn.ops.len() <= 60 && bytes <= BYTES_MAX, "{} operations, {bytes} bytes", txn.ops.len());
+        let bytes: usize = values(&txn).map(Bytes::len).sum();
+        assert!(txn.ops.len() < 60 && bytes <= BYTES_MAX, "{} operations, {bytes} bytes", txn.ops.len());
         all += txn.ops.len();
         books.written(written, now);
     }
     assert_eq!(all, 150);
+}
+
+#[test]
+fn ten_laggards_are_written_and_the_beginning_of_what_they_say() {
+    let world = World::of([service("shop/a", &[80])]);
+    let (mut books, now) = (books(), Instant::now());
+    books.observe(&state(&world));
+    let laggards: Vec<Value> = (0..50).map(|n| json!({ "proxy": n, "error": "é".repeat(300 + n) })).collect();
+    let object = ObjectRef::new(Kind::Service, "shop", "a");
+    books.take(vec![(object, json!({ "laggards": laggards }), true)], now);
+    let (txn, _) = books.plan(&fence()).unwrap();
+    let written: Value = serde_json::from_slice(values(&txn).next().unwrap()).unwrap();
+    let written = written["laggards"].as_array().unwrap();
+    assert_eq!(
+        written.iter().map(|laggard| laggard["proxy"].as_u64().unwrap()).collect::<Vec<_>>(),
+        (0..10).collect::<Vec<_>>()
+    );
+    let all = "é".repeat(300);
+    let said = |n: usize| written[n]["error"].as_str().unwrap().strip_prefix(&all);
+    assert_eq!((said(0), said(1)), (Some(""), Some("…")));
 }
 
 #[test]
