@@ -1,7 +1,7 @@
 //! The requests of a stream, cut out of its body.
 //!
-//! Between two of them nothing is kept: tonic's own reader keeps a buffer of the largest, which for an Envoy is the 61 kB
-//! of its node, once for each of ten thousand streams.
+//! Between two of them no bytes are kept: tonic's own reader keeps a buffer of the largest, which for an Envoy is the
+//! 61 kB of its node, once for each of ten thousand streams.
 
 use std::{future::poll_fn, pin::Pin};
 
@@ -58,6 +58,7 @@ impl Requests {
                             return Err(Status::resource_exhausted("too much has come of this connection's requests"));
                         }
                         self.buffer.extend_from_slice(&data);
+                        self.held.keep(data);
                     }
                 }
             }

@@ -427,6 +427,8 @@ impl Stream {
         if complete {
             self.complete = true;
             self.proxy.set_complete();
+            // A type that comes later and reports something asks anew.
+            self.confirming = None;
         }
         if self.session.unsure() && self.confirming.is_none() {
             self.confirming = Some(confirmed(&self.who.inner.shared.views));

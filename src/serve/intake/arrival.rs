@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::gate::Permit;
@@ -28,6 +29,9 @@ struct Inner {
     site: OnceLock<Arc<str>>,
     /// Bytes of requests, of [`HELD`].
     held: AtomicUsize,
+    /// The last piece of a request. HTTP/2 reads into a buffer that grows to twice the largest frame, for good, if nobody
+    /// else has a part of it when that frame comes; since somebody has, the next begins with 8 KiB again.
+    last: Mutex<Bytes>,
     evicted: Notify,
 }
 
@@ -93,6 +97,11 @@ impl Held {
         taken
     }
 
+    /// Keeps a piece of a request, as it came, in place of the one before: of all streams of the connection that one.
+    pub(in crate::serve) fn keep(&self, piece: Bytes) {
+        *self.arrival.0.last.lock().unwrap_or_else(PoisonError::into_inner) = piece;
+    }
+
     /// Holds so many less.
     pub(in crate::serve) fn give_back(&mut self, bytes: usize) {
         let bytes = bytes.min(self.bytes);
@@ -124,5 +133,13 @@ mod tests {
         assert!(second.take(HELD - 14) && !second.take(1));
         drop(second);
         assert_eq!(one.0.held.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn of_all_streams_of_a_connection_the_last_piece_is_kept_and_no_other() {
+        let arrival = Arrival::default();
+        let buffers = [0; 3].map(|_| Bytes::from(vec![0; 100]));
+        buffers.iter().for_each(|buffer| arrival.hold().keep(buffer.slice(..1)));
+        assert_eq!(buffers.each_ref().map(Bytes::is_unique), [true, true, false]);
     }
 }
