@@ -356,6 +356,11 @@ impl Session {
             // What the client lacks is never delayed: an empty route configuration is 404s.
             if old.is_some() && self.waits(state, resource, content, moment) {
                 *delayed = true;
+                // What the client has would run out meanwhile.
+                let lapses =
+                    |old: &&Arc<Resource>| state.kind.expires() && old.ttl.is_some() && state.again.contains(&name);
+                let due = state.held.get(&name).filter(lapses);
+                sent.extend(due.cloned());
                 continue;
             }
             if !rest.is_empty() || (size > 0 && size + resource.body.len() > SPLIT) {

@@ -179,7 +179,7 @@ impl Session {
             }
             ResourceType::Endpoints | ResourceType::Secret | ResourceType::Runtime => false,
         };
-        if !gated && state.exceptions.is_empty() && state.withheld.is_empty() {
+        if !gated && state.exceptions.is_empty() && state.withheld.is_empty() && !state.spells() {
             return if grows(state, content) { Due::Nothing } else { Due::Shared };
         }
         let mut private = false;
@@ -217,7 +217,7 @@ impl Session {
                 }
             }
         }
-        private |= removed.iter().any(|n| state.exceptions.contains_key(n));
+        private |= removed.iter().any(|n| state.exceptions.contains_key(n) || state.spelled(n) != *n);
         let (wanted, held) = self.ripe(state, content, moment, plain.is_empty());
         private |= held || !wanted.is_empty();
         if held && kind.wildcard() && !state.answered && state.sent == Seq(0) {

@@ -119,6 +119,11 @@ impl Kind {
         Arc::clone(self.spelled.get(name).unwrap_or(name))
     }
 
+    /// It writes names otherwise than in normal form.
+    pub(in crate::serve::session) fn spells(&self) -> bool {
+        !self.spelled.is_empty()
+    }
+
     /// Names to be answered that neither the view has nor the subscription: they are bounded by nothing else.
     pub(in crate::serve::session) fn strangers(&self, content: &Content) -> usize {
         if self.exceptions.len() <= self.subscription.names().len() {

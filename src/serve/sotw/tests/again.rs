@@ -81,6 +81,29 @@ fn what_a_client_brought_along_and_may_run_out_is_renewed_at_once() {
 }
 
 #[test]
+fn what_may_run_out_is_renewed_while_its_new_version_waits() {
+    use ResourceType::Extension;
+    let lasting =
+        |payload, clusters: &[&str]| naming(Extension, "e", payload, clusters).lasting(Duration::from_secs(12));
+    let mut world = World::new(vec![cluster("a", "1"), lasting("1", &["a"]), resource(Extension, "f", "1")]);
+    world.takes(Cluster, &[], &["a"]);
+    world.takes(Listener, &[], &[]);
+    world.takes(Extension, &["e", "f"], &["e", "f"]);
+    world.stands();
+    world.publish(vec![cluster("c", "1"), lasting("2", &["c"]), naming(Extension, "f", "2", &["c"])], &[]);
+    let clusters = world.sent(Cluster, &["a", "c"]);
+    for _ in 0..2 {
+        world.quiet();
+        world.pass(world.session.next_deadline().unwrap() - world.now);
+        let renewed = world.sent(Extension, &["e"]);
+        assert_eq!(&*renewed.resources[0].payload, b"1");
+        world.request(Extension, &["e", "f"], renewed.nonce, None);
+    }
+    world.request(Cluster, &[], clusters.nonce, None);
+    assert_eq!(&*world.sent(Extension, &["e", "f"]).resources[0].payload, b"2");
+}
+
+#[test]
 fn what_was_there_before_the_comparison_stays_while_something_sent_meanwhile_names_it() {
     let mut world = World::new(vec![cluster("a", "1"), cluster("b", "1"), naming(Route, "r", "1", &["a"])]);
     world.report(Cluster, "another", &[]);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ResourceType::{Cluster, Endpoints, Listener, Route};
+use ResourceType::{Cluster, Endpoints, Listener, Route, Runtime};
 
 use crate::{
     serve::session::{Request, Seq, world::*},
@@ -122,6 +122,21 @@ fn a_name_is_answered_in_the_spelling_in_which_it_was_asked_for_last() {
     world.subscribe(Endpoints, &[&odd]);
     world.unsubscribe(Endpoints, &[&odd]);
     assert!(world.session.kinds.get(Endpoints).as_ref().unwrap().spelled.is_empty());
+}
+
+#[test]
+fn what_goes_is_called_as_it_was_asked_for() {
+    for kind in [Listener, Runtime] {
+        let at = |id: &str| format!("xdstp://h/{}/{id}", kind.url().trim_start_matches("type.googleapis.com/"));
+        let [odd, normal] = ["x?b=2&a=1", "x?a=1&b=2"].map(at);
+        let mut world = World::new();
+        world.publish(vec![resource(kind, &normal, "1"), resource(kind, "plain", "1")], &[]);
+        world.subscribe(kind, &[&odd, "plain"]);
+        world.settle();
+        world.after(2);
+        world.publish(vec![], &[(kind, &normal), (kind, "plain")]);
+        assert_eq!(world.out(), [format!("{} -plain -{odd}", kind.short())]);
+    }
 }
 
 #[test]
