@@ -16,6 +16,7 @@ use crate::{
 };
 
 const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+const ROUTE: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
 /// What one attacker may cost in memory, KiB.
 const GROWTH_MAX: u64 = 64 << 10;
 /// Names of one type on a stream, and their bytes.
@@ -34,13 +35,16 @@ fn grown(target: &mut Target, before: u64) {
     assert!(grown <= GROWTH_MAX, "{grown} KiB more");
 }
 
+fn names(from: usize, count: usize) -> Vec<String> {
+    (from..from + count).map(|n| format!("no/such-{n}:80")).collect()
+}
+
 /// 15
 #[test]
 fn more_names_than_a_proxy_can_have_and_names_without_an_end_close_the_stream() {
     let _machine = Machine::shared();
     let (mut target, before) = target();
     let xds = target.control.xds();
-    let names = |from: usize, count: usize| (from..from + count).map(|n| format!("no/such-{n}:80")).collect::<Vec<_>>();
     let mut many = Client::core(xds, "many");
     many.send(ask(ENDPOINTS, &names(0, NAMES_MAX)));
     comes(&mut many, "shop/first:80");
@@ -60,6 +64,21 @@ fn more_names_than_a_proxy_can_have_and_names_without_an_end_close_the_stream() 
     drop(many);
     target.still_serves("after");
     grown(&mut target, before);
+}
+
+/// 15
+#[test]
+fn more_names_of_several_types_than_a_connection_may_ask_for_close_the_stream() {
+    let _machine = Machine::shared();
+    let (mut target, before) = target();
+    let mut all = Client::core(target.control.xds(), "all");
+    for url in [ENDPOINTS, SECRET, ROUTE] {
+        all.send(ask(url, &names(0, NAMES_MAX)));
+    }
+    assert_eq!(all.end().code(), Code::ResourceExhausted, "too many of all types together");
+    target.still_serves("after");
+    // Each type of them may cost as much.
+    grown(&mut target, before + GROWTH_MAX);
 }
 
 /// 15

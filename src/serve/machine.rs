@@ -72,6 +72,14 @@ impl Machine {
         }
     }
 
+    /// How many names it asks for.
+    pub(super) fn names(&self) -> usize {
+        match self {
+            Self::Delta(session) => session.names(),
+            Self::World(session) => session.names(),
+        }
+    }
+
     /// It has to be told whether the view is as new as all that was written before the stream began.
     pub(super) fn unsure(&self) -> bool {
         match self {

@@ -388,6 +388,11 @@ impl Session {
         self.kinds.iter_mut().flatten().filter_map(|kind| kind.report()).collect()
     }
 
+    /// How many names it asks for, of all types.
+    pub fn names(&self) -> usize {
+        self.all().map(|kind| kind.subscription.names().len()).sum()
+    }
+
     /// What it asks for, type by type.
     fn all(&self) -> impl Iterator<Item = &Kind> + Clone {
         self.kinds.iter().flatten().map(|kind| &**kind)

@@ -246,6 +246,11 @@ impl Session {
         settled.then(|| kinds.filter_map(|kind| kind.group.as_ref()))
     }
 
+    /// How many names it asks for, of all types.
+    pub fn names(&self) -> usize {
+        self.kinds.values().map(|kind| kind.names().len()).sum()
+    }
+
     /// When to poll again at the latest; known once `poll` has said that there is nothing to send.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.deadline

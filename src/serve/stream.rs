@@ -120,6 +120,7 @@ pub(super) async fn run(
         active: true,
         complete: false,
         alarmed: false,
+        names: arrival.asks(),
         confirming: Some(confirming),
         opening: Some(Opening(arrival)),
         ends: None,
@@ -252,6 +253,8 @@ struct Stream {
     complete: bool,
     /// It was said that a set of it is large.
     alarmed: bool,
+    /// How many names it asks for, of those of its connection.
+    names: Held,
     /// The question whether the replica has read everything.
     confirming: Option<Boxed<bool>>,
     /// It is being opened until it has something to send, or has compared all that has come: who reports what it has does
@@ -378,8 +381,11 @@ impl Stream {
             let error = cut(error, REFUSAL_MAX);
             tracing::warn!(node = %self.proxy.id.node, site = %self.proxy.id.site, kind, error, "a response is refused");
         }
-        let content = self.reader.view().read();
-        self.session.on_request(request, &content, now()).map_err(closed)
+        self.session.on_request(request, &self.reader.view().read(), now()).map_err(closed)?;
+        if self.names.set(self.session.names()) {
+            return Ok(());
+        }
+        Err(Status::resource_exhausted("the streams of this connection ask for too many names"))
     }
 
     /// A stream never changes audience: another one means another stream.

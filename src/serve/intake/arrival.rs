@@ -17,6 +17,9 @@ use super::gate::Permit;
 /// that are kept for a proxy that is answered nothing. Two of the largest, since a reconnect names everything that a
 /// proxy has, and few streams do so at a time.
 const HELD: usize = 32 << 20;
+/// Names that the streams of one connection ask for together: two types of a proxy to the full, or a thousand streams of a gRPC
+/// client with two hundred each.
+const NAMES: usize = 200_000;
 
 /// One connection, to the handlers of its requests, which find it in their extensions: they say who it is.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +32,8 @@ struct Inner {
     site: OnceLock<Arc<str>>,
     /// Bytes of requests, of [`HELD`].
     held: AtomicUsize,
+    /// Of [`NAMES`].
+    names: AtomicUsize,
     /// The last piece of a request. HTTP/2 reads into a buffer that grows to twice the largest frame, for good, if nobody
     /// else has a part of it when that frame comes; since somebody has, the next begins with 8 KiB again.
     last: Mutex<Bytes>,
@@ -52,9 +57,14 @@ impl Arrival {
         self.0.site.get_or_init(|| Arc::clone(site));
     }
 
-    /// What one of its streams holds of requests; nothing yet.
+    /// What one of its streams holds of requests, in bytes; nothing yet.
     pub(in crate::serve) fn hold(&self) -> Held {
-        Held { arrival: self.clone(), bytes: 0 }
+        Held { arrival: self.clone(), counter: |inner| &inner.held, most: HELD, amount: 0 }
+    }
+
+    /// How many names one of its streams asks for; none yet.
+    pub(in crate::serve) fn asks(&self) -> Held {
+        Held { arrival: self.clone(), counter: |inner| &inner.names, most: NAMES, amount: 0 }
     }
 
     fn opening(&self, permit: Option<Permit<IpAddr>>) {
@@ -81,38 +91,46 @@ impl Arrival {
     }
 }
 
-/// Bytes that one stream holds of requests, until it is dropped.
+/// What one stream holds of something that all streams of its connection share, until it is dropped.
 #[derive(Debug)]
 pub(in crate::serve) struct Held {
     arrival: Arrival,
-    bytes: usize,
+    counter: fn(&Inner) -> &AtomicUsize,
+    most: usize,
+    amount: usize,
 }
 
 impl Held {
-    /// Holds so many more, if all streams of the connection leave room for them.
-    pub(in crate::serve) fn take(&mut self, bytes: usize) -> bool {
-        let room = |held: usize| held.checked_add(bytes).filter(|held| *held <= HELD);
-        let taken = self.arrival.0.held.fetch_update(Relaxed, Relaxed, room).is_ok();
-        self.bytes += if taken { bytes } else { 0 };
+    /// Holds so much more, if all streams of the connection leave room for it.
+    pub(in crate::serve) fn take(&mut self, more: usize) -> bool {
+        let room = |held: usize| held.checked_add(more).filter(|held| *held <= self.most);
+        let taken = (self.counter)(&self.arrival.0).fetch_update(Relaxed, Relaxed, room).is_ok();
+        self.amount += if taken { more } else { 0 };
         taken
+    }
+
+    /// Holds so much less.
+    pub(in crate::serve) fn give_back(&mut self, less: usize) {
+        let less = less.min(self.amount);
+        self.amount -= less;
+        (self.counter)(&self.arrival.0).fetch_sub(less, Relaxed);
+    }
+
+    /// Holds so much in all, if the others leave room for it.
+    pub(in crate::serve) fn set(&mut self, amount: usize) -> bool {
+        self.give_back(self.amount.saturating_sub(amount));
+        self.take(amount.saturating_sub(self.amount))
     }
 
     /// Keeps a piece of a request, as it came, in place of the one before: of all streams of the connection that one.
     pub(in crate::serve) fn keep(&self, piece: Bytes) {
         *self.arrival.0.last.lock().unwrap_or_else(PoisonError::into_inner) = piece;
     }
-
-    /// Holds so many less.
-    pub(in crate::serve) fn give_back(&mut self, bytes: usize) {
-        let bytes = bytes.min(self.bytes);
-        self.bytes -= bytes;
-        self.arrival.0.held.fetch_sub(bytes, Relaxed);
-    }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.give_back(self.bytes);
+        self.give_back(self.amount);
     }
 }
 
@@ -133,6 +151,17 @@ mod tests {
         assert!(second.take(HELD - 14) && !second.take(1));
         drop(second);
         assert_eq!(one.0.held.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn the_streams_of_a_connection_ask_for_so_many_names_together_whatever_they_hold_of_requests() {
+        let arrival = Arrival::default();
+        let (mut first, mut second) = (arrival.asks(), arrival.asks());
+        assert!(first.set(NAMES - 10) && second.set(10) && !second.set(11));
+        assert!(first.set(NAMES - 20) && second.set(20) && !second.set(21));
+        assert!(arrival.hold().take(HELD));
+        drop((first, second));
+        assert_eq!(arrival.0.names.load(Relaxed), 0);
     }
 
     #[test]
