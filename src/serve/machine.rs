@@ -178,15 +178,17 @@ mod tests {
             session::Client { role: Role::Edge, proven: true, drain: Duration::ZERO, expires: false, unwraps: false };
         let url = || kind.url().to_owned();
         let mut delta = session::Session::new(Arc::new(Fanouts::new("test".into())), client, now);
-        let request = session::Request { url: url(), subscribe: vec!["a".into()], ..session::Request::default() };
+        let request =
+            session::Request { url: url(), subscribe: vec!["a".into(), "c".into()], ..session::Request::default() };
         delta.on_request(request, &reader.view().read(), now).unwrap();
         let mut world = sotw::Session::new(client, now);
-        let request = sotw::Request { url: url(), names: vec!["a".into()], ..sotw::Request::default() };
+        let request = sotw::Request { url: url(), names: vec!["a".into(), "c".into()], ..sotw::Request::default() };
         world.on_request(&request, &reader.view().read(), now).unwrap();
         for mut machine in [Machine::Delta(Box::new(delta)), Machine::World(Box::new(world))] {
             let mut seat = reader.seat();
             let (sites, watermarks) = (Sites::default(), Watermarks::default());
             let moment = |now| Moment { now, fresh: true, sites: &sites, watermarks: &watermarks };
+            assert_eq!(machine.names(), 2);
             let content = reader.view().read();
             assert!(machine.poll(&content, &moment(now)).is_some());
             assert!(machine.poll(&content, &moment(now)).is_none());

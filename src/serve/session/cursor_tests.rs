@@ -204,8 +204,12 @@ fn a_child_that_is_asked_for_after_its_parent_was_sent_comes_though_the_proxy_re
     assert_eq!(world.settle(), ["EDS +a +b"]);
 }
 
-/// What two streams are sent for `changes` that asked for the same, and whether as one frame.
-fn shared(world: &mut World, ask: impl Fn(&mut World), changes: Vec<Resource>) -> Vec<(ResourceType, bool)> {
+/// What two streams are sent for a change that asked for the same, and whether as one frame.
+fn shared(
+    world: &mut World,
+    ask: impl Fn(&mut World),
+    change: (Vec<Resource>, &[(ResourceType, &str)]),
+) -> Vec<(ResourceType, bool)> {
     let fanouts = Arc::clone(&world.session.fanouts);
     let both = [0, 1].map(|_| {
         world.open.clear();
@@ -213,11 +217,11 @@ fn shared(world: &mut World, ask: impl Fn(&mut World), changes: Vec<Resource>) -
         ask(world);
         std::mem::replace(&mut world.session, session(Role::Edge, world.now))
     });
-    world.publish(changes, &[]);
+    world.publish(change.0, change.1);
     let [one, two] = both.map(|stream| {
         world.session = stream;
         let sent = std::iter::from_fn(|| world.poll()).collect::<Vec<_>>();
-        let asks = world.session.kind(Endpoints).map(|state| Arc::clone(&state.subscription));
+        let asks = world.session.all().next().map(|state| Arc::clone(&state.subscription));
         (sent, asks, std::mem::replace(&mut world.session, session(Role::Edge, world.now)))
     });
     assert!(one.1.zip(two.1).is_some_and(|(one, two)| Arc::ptr_eq(&one, &two)), "the names are kept once");
@@ -234,7 +238,7 @@ fn what_follows_its_parent_as_a_change_comes_in_the_frame_that_all_get() {
         world.subscribe(Endpoints, &["a", "b"]);
         world.settle();
     };
-    let sent = shared(&mut world, ask, vec![cluster("a", "2"), eds("a", "2")]);
+    let sent = shared(&mut world, ask, (vec![cluster("a", "2"), eds("a", "2")], &[]));
     assert_eq!(sent, [(Cluster, true), (Endpoints, true)]);
 }
 
@@ -245,5 +249,21 @@ fn an_assignment_that_was_absent_comes_in_the_frame_that_all_get() {
         world.subscribe(Endpoints, &["a", "x"]);
         assert_eq!(world.settle(), ["EDS +a -x"]);
     };
-    assert_eq!(shared(&mut world, ask, vec![eds("x", "1")]), [(Endpoints, true)]);
+    assert_eq!(shared(&mut world, ask, (vec![eds("x", "1")], &[])), [(Endpoints, true)]);
+}
+
+#[test]
+fn what_goes_goes_in_the_frame_that_all_get_who_call_it_the_same() {
+    let mut world = World::running();
+    let glob = "xdstp://h/envoy.config.listener.v3.Listener/*?b=2&a=1";
+    for names in [&["l"][..], &["l", glob]] {
+        let ask = |world: &mut World| {
+            world.subscribe(Listener, names);
+            world.settle();
+            world.after(2);
+        };
+        let gone = shared(&mut world, ask, (vec![], &[(Listener, "l")]));
+        assert_eq!(gone, [(Listener, true)], "{names:?}");
+        world.publish(vec![lds("1")], &[]);
+    }
 }
