@@ -2,8 +2,9 @@
 //!
 //! Objects that changed come first, then those that proxies have not all taken, then one after the other in a slow
 //! sweep. A status of which nothing but counts and laggards differs from what stands is not written for a while: while
-//! ten thousand proxies connect or take a change, every look finds other counts. What is written stands under `observed/v1/status/<kind-plural>/[<namespace>/]<name>`: the status as `get`
-//! shows it, and under `by` the replica that wrote it.
+//! ten thousand proxies connect or take a change, every look finds other counts. What is written stands under
+//! `observed/v1/status/<kind-plural>/[<namespace>/]<name>`: the status as `get` shows it, and under `by` the replica that
+//! wrote it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -17,8 +17,8 @@ use super::gate::Permit;
 /// that are kept for a proxy that is answered nothing. Two of the largest, since a reconnect names everything that a
 /// proxy has, and few streams do so at a time.
 const HELD: usize = 32 << 20;
-/// Names that the streams of one connection ask for together: two types of a proxy to the full, or a thousand streams of a gRPC
-/// client with two hundred each.
+/// Names that the streams of one connection ask for together: two types of a proxy to the full, or a thousand streams of
+/// a gRPC client with two hundred each.
 const NAMES: usize = 200_000;
 
 /// One connection, to the handlers of its requests, which find it in their extensions: they say who it is.
@@ -118,6 +118,9 @@ impl Held {
 
     /// Holds so much in all, if the others leave room for it.
     pub(in crate::serve) fn set(&mut self, amount: usize) -> bool {
+        if amount == self.amount {
+            return true;
+        }
         self.give_back(self.amount.saturating_sub(amount));
         self.take(amount.saturating_sub(self.amount))
     }
